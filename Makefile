@@ -1,0 +1,41 @@
+# Two commands on a fresh machine: `make demo` runs the main job, `make test` checks everything.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint test-fast test-slow test-browser dashboard bench clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/fairsims retarget --attr gender --target 0.5
+
+test: install lint test-fast
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-fast: install
+	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pytest -m slow
+
+test-browser: install
+	$(BIN)/pytest -m browser
+
+dashboard: install
+	$(BIN)/fairsims dashboard runs
+
+bench: install
+	$(BIN)/python bench/sampling.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Attribute shares with intervals, quality metrics, before/after comparison."""

@@ -1,0 +1,141 @@
+"""A small residual network over images of one size, and the classifier that wraps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairsims.classifiers.base import Confusion
+from fairsims.datasets.attributes import Attribute
+from fairsims.datasets.base import to_float
+from fairsims.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the network."""
+
+    input_size: int
+    """Native resolution in pixels."""
+    channels: int
+    """1 (grey) or 3 (RGB)."""
+    classes: int
+    widths: tuple[int, ...]
+    """Channels of the full-resolution stem, then of every stage; a stage halves the resolution. The last is d."""
+    dropout: float = 0.2
+    """Before the last layer, in training."""
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; expected 1 or 3")
+        if self.classes < 2:
+            raise ValueError(f"classes is {self.classes}; expected 2 or more")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths is {self.widths}; expected at least one positive number")
+        if self.input_size < 2 ** (len(self.widths) - 1):
+            raise ValueError(f"input_size is {self.input_size}; too small for {len(self.widths) - 1} halvings")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a probability below 1")
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a skip (He et al. 2016), same width and resolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _convolution(width, width)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.second(self.first(x)))
+
+
+class ConvNet(nn.Module):
+    """Stem, stages of a halving convolution and a residual block, spatial mean, linear layer."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = [_convolution(config.channels, config.widths[0])]
+        for before, width in zip(config.widths, config.widths[1:], strict=False):
+            layers += [_convolution(before, width, stride=2), Residual(width)]
+        self.body = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.widths[-1], config.classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """float32 `(B, C, H, W)` in [-1, 1] to `(B, d)`."""
+        return torch.as_tensor(self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 `(B, C, H, W)` in [-1, 1] to logits `(B, K)`."""
+        return torch.as_tensor(self.head(self.dropout(self.features(x))))
+
+
+class CNNClassifier:
+    """A `ConvNet` as an `AttributeClassifier`: uint8 images in, calibrated probabilities out, float32, `eval()`."""
+
+    def __init__(
+        self,
+        network: ConvNet,
+        *,
+        name: str,
+        attribute: Attribute,
+        digest: str,
+        temperature: float,
+        confusions: Mapping[str, Confusion],
+        default_split: str,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.name = name
+        self.attribute = attribute
+        self.digest = digest
+        self.temperature = temperature
+        self.confusions = dict(confusions)
+        self.default_split = default_split
+
+    @property
+    def input_size(self) -> int:
+        return self.network.config.input_size
+
+    @property
+    def channels(self) -> int:
+        return self.network.config.channels
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """uint8 `(B, C, H, W)` to float32 `(B, K)`. Raises InputError when the images are not of a usable shape."""
+        with torch.inference_mode():
+            return F.softmax(self.network(self._prepared(images)) / self.temperature, dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when the images are not of a usable shape."""
+        with torch.inference_mode():
+            return self.network.features(self._prepared(images))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        size = self.input_size
+        usable = images.ndim == 4 and images.shape[1] == self.channels and images.shape[2] == images.shape[3]
+        if images.dtype != torch.uint8 or not usable or images.shape[3] == 0 or images.shape[3] % size:
+            raise InputError(
+                f"{self.name} got {str(images.dtype).removeprefix('torch.')} images {tuple(images.shape)}; "
+                f"expected uint8 (B, {self.channels}, {size}, {size}) or a whole multiple of {size} pixels"
+            )
+        images = images.to(next(self.network.parameters()).device)
+        return to_float(box_reduced(images, images.shape[3] // size))
+
+
+def box_reduced(images: Tensor, factor: int) -> Tensor:
+    """uint8 `(B, C, H, W)` to `(B, C, H/factor, W/factor)`: means of boxes, halves rounded up, as Pillow's `reduce`."""
+    if factor == 1:
+        return images
+    return torch.floor(F.avg_pool2d(images.to(torch.float32), factor) + 0.5).to(torch.uint8)
+
+
+def _convolution(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.SiLU()
+    )

@@ -1,0 +1,137 @@
+"""Training of a small classifier network: augmented, class-balanced, weights averaged. The same seed repeats it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairsims.classifiers.augment import Augmentation, augment
+from fairsims.classifiers.cnn import ConvNet, NetworkConfig
+from fairsims.datasets.base import to_float
+from fairsims.errors import Diverged, InputError
+from fairsims.seeds import derive, torch_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe:
+    """Settings of one training."""
+
+    kimg: float
+    """Budget: thousands of images seen."""
+    batch_size: int = 64
+    lr: float = 2e-3
+    """Peak learning rate of AdamW; a short ramp up to it, half a cosine down to 0."""
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    """Parameter of the Beta that blends half of the images of a batch in pairs; 0 blends none."""
+    average_from: float = 0.5
+    """Share of the budget after which the weights are averaged (half-life about 70 steps)."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: str = "bfloat16"
+    """Autocast type in training; a finished network runs in float32."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name in ("weight_decay", "mixup"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("label_smoothing", "average_from"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share below 1")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; expected float32 or bfloat16")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps the budget makes, at least one."""
+        return max(1, math.ceil(self.kimg * 1000 / self.batch_size))
+
+
+def train_network(images: Tensor, labels: np.ndarray, config: NetworkConfig, recipe: ClassifierRecipe) -> ConvNet:
+    """A network trained on uint8 images `(N, C, H, W)` of classes `labels` `(N,)`, in evaluation mode.
+
+    Every batch holds the classes in equal numbers. Raises InputError when a class has no image, Diverged when the
+    loss is not finite.
+    """
+    members = [torch.from_numpy(np.flatnonzero(labels == k)) for k in range(config.classes)]
+    if any(len(m) == 0 for m in members):
+        raise InputError(f"the training images per class are {[len(m) for m in members]}; expected some of every class")
+    generator = torch_generator("classifier", recipe.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("classifier weights", recipe.seed))
+        network = ConvNet(config).to(memory_format=torch.channels_last).train()
+        average = copy.deepcopy(network)
+        optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), betas=(0.9, 0.99))
+        for step in range(recipe.steps):
+            ramp = min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / recipe.steps)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * ramp
+            x, target = _batch(images, members, recipe, generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = network(x)
+            loss = F.cross_entropy(logits.float(), target)
+            if not torch.isfinite(loss):
+                raise Diverged(f"the classifier's loss is {loss.item()} at step {step}; lower lr ({recipe.lr})")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if step >= recipe.average_from * recipe.steps:
+                _accumulate(average, network, 0.01)
+            else:
+                _accumulate(average, network, 1.0)
+    return average.eval().requires_grad_(False)
+
+
+def predict_logits(network: ConvNet, images: Tensor, batch_size: int = 256) -> Tensor:
+    """Logits of uint8 images `(N, C, H, W)`, `(N, K)` float32."""
+    with torch.inference_mode():
+        return torch.cat([network(to_float(chunk)) for chunk in torch.split(images, batch_size)])
+
+
+def _batch(
+    images: Tensor, members: list[Tensor], recipe: ClassifierRecipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented images and smoothed targets `(B, K)`; B is a multiple of K."""
+    each = max(1, recipe.batch_size // len(members))
+    chosen = torch.cat([m[torch.randint(len(m), (each,), generator=generator)] for m in members])
+    classes = torch.arange(len(members)).repeat_interleave(each)
+    x = augment(to_float(images[chosen]), recipe.augmentation, generator)
+    target = F.one_hot(classes, len(members)).float()
+    if recipe.mixup:
+        order = torch.randperm(len(x), generator=generator)
+        keep = _beta(recipe.mixup, len(x), generator)
+        keep = torch.where(torch.rand(len(x), generator=generator) < 0.5, keep, torch.ones(()))
+        x = torch.lerp(x[order], x, keep[:, None, None, None])
+        target = torch.lerp(target[order], target, keep[:, None])
+    return x, target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(members)
+
+
+def _beta(parameter: float, n: int, generator: torch.Generator) -> Tensor:
+    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    return torch.from_numpy(draw.beta(parameter, parameter, n)).float()
+
+
+def _groups(network: ConvNet, weight_decay: float) -> list[dict[str, object]]:
+    """Decay for the kernels only: norms and biases have no scale to hold down."""
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def _accumulate(average: ConvNet, network: ConvNet, rate: float) -> None:
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, rate)
+        else:
+            mean.copy_(value)

@@ -1,0 +1,146 @@
+"""Checkpoint folders: `config.json` + `model.safetensors`. Nothing is unpickled, loading is strict."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairsims.denoisers.base import Denoiser
+from fairsims.denoisers.guidance import SIMSGuidance
+from fairsims.denoisers.precondition import EDMDenoiser
+from fairsims.errors import InputError, closest
+from fairsims.runs import atomic, read_json, sha256_file, sha256_json, write_json
+
+FORMAT = "fairsims-checkpoint/1"
+
+
+def save_checkpoint(folder: Path, denoiser: EDMDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
+    """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    state = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
+    with atomic(folder / "model.safetensors") as temporary:
+        save_file(state, temporary)
+    write_json(
+        folder / "config.json",
+        {"format": FORMAT, "class": "EDMDenoiser", "config": denoiser.config, "recipe": dict(recipe or {})},
+    )
+
+
+def save_guided(
+    folder: Path,
+    base: str,
+    aux: str,
+    omega: float,
+    *,
+    interval: tuple[float, float] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Write SIMS guidance as a checkpoint folder that names its two networks.
+
+    `base` and `aux` are names of embedded models, absolute paths or paths relative to `folder`.
+    """
+    config = {"base": base, "aux": aux, "omega": omega, "interval": interval}
+    write_json(
+        folder / "config.json",
+        {"format": FORMAT, "class": "SIMSGuidance", "config": config, "recipe": dict(recipe or {})},
+    )
+
+
+def load_checkpoint(path: str | Path) -> Denoiser:
+    """The denoiser in a checkpoint folder (or the embedded one of that name), in evaluation mode.
+
+    Raises InputError, naming the file, when something is missing, corrupt or does not fit its configuration.
+    """
+    folder = find_checkpoint(path)
+    meta = _meta(folder)
+    if meta.get("class") == "SIMSGuidance":
+        base, aux, config = *_guided_parts(folder, meta), meta["config"]
+        return SIMSGuidance(load_network(base), load_network(aux), config["omega"], interval=config["interval"]).eval()
+    return load_network(folder)
+
+
+def load_network(path: str | Path) -> EDMDenoiser:
+    """A single network's checkpoint. Raises InputError as `load_checkpoint`, and for a guided checkpoint."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = find_checkpoint(path)
+    meta = _meta(folder)
+    if meta.get("class") != "EDMDenoiser":
+        raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
+    weights = folder / "model.safetensors"
+    try:
+        denoiser = EDMDenoiser(**meta["config"])
+        state = load_file(weights)
+    except FileNotFoundError:
+        raise InputError(f"{weights} is missing; restore it or train the model again") from None
+    except (SafetensorError, OSError) as e:
+        raise InputError(f"{weights} is corrupt ({e}); restore it or train the model again") from None
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{folder}/config.json does not describe a model ({e}); restore it") from None
+    try:
+        denoiser.load_state_dict(state, strict=True)
+    except RuntimeError as e:
+        raise InputError(f"{weights} does not fit {folder}/config.json ({_first_mismatch(e)}); restore both") from None
+    return denoiser.eval().requires_grad_(False)
+
+
+def checkpoint_recipe(path: str | Path) -> dict[str, Any]:
+    """How a checkpoint was made, as far as it says."""
+    return dict(_meta(find_checkpoint(path)).get("recipe") or {})
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of a checkpoint given by path or by the name of an embedded one."""
+    if Path(path).is_dir():
+        return Path(path)
+    names = embedded_models()
+    if str(path) in names:
+        return _assets() / str(path)
+    raise InputError(
+        f"no checkpoint folder {str(path)!r} and no embedded model of that name{closest(str(path), names)}"
+    )
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(p.name for p in _assets().glob("*") if (p / "config.json").exists())
+
+
+def checkpoint_digest(path: str | Path) -> str:
+    """SHA-256 over what decides the samples: the weights and the networks' configuration."""
+    folder = find_checkpoint(path)
+    meta = _meta(folder)
+    if meta.get("class") == "SIMSGuidance":
+        config = meta["config"]
+        return sha256_json([*map(checkpoint_digest, _guided_parts(folder, meta)), config["omega"], config["interval"]])
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise InputError(f"{weights} is missing; restore it or train the model again")
+    return sha256_json([sha256_file(weights), meta.get("class"), meta.get("config")])
+
+
+def _assets() -> Path:
+    return Path(str(importlib.resources.files("fairsims") / "assets" / "models"))
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    meta = read_json(folder / "config.json")
+    if meta.get("format") != FORMAT:
+        raise InputError(f"{folder}/config.json has format {meta.get('format')!r}; expected {FORMAT!r}")
+    return meta
+
+
+def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, str | Path]:
+    parts = [meta["config"]["base"], meta["config"]["aux"]]
+    base, aux = (folder / p if (folder / p).is_dir() else p for p in parts)
+    return base, aux
+
+
+def _first_mismatch(e: RuntimeError) -> str:
+    lines = [line.strip() for line in str(e).splitlines()[1:] if line.strip()]
+    return lines[0][:160] if lines else str(e)[:160]

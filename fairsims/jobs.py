@@ -1,0 +1,328 @@
+"""What the commands call: single stages put together from the rooms, and a whole retargeting with its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairsims.audit.compare import AuditPlan, audit, label_pool, predicted_counts, write_audit
+from fairsims.audit.shares import ShareEstimate, corrected_shares
+from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
+from fairsims.datasets import open_dataset
+from fairsims.denoisers import (
+    Denoiser,
+    EDMDenoiser,
+    checkpoint_digest,
+    checkpoint_recipe,
+    fastest_precision,
+    load_checkpoint,
+    load_network,
+    merge,
+    save_checkpoint,
+    save_guided,
+)
+from fairsims.errors import InputError
+from fairsims.pools import Pool, pool_dataset, write_pool
+from fairsims.presets import preset
+from fairsims.report.figures import calibration_figure, shares_figure
+from fairsims.report.grids import image_grid
+from fairsims.report.html import write_report
+from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
+from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.pipeline import prepare, retarget
+from fairsims.retarget.targets import as_mapping, describe, parse_target, resampling_cost
+from fairsims.runs import atomic, new_run_folder, read_json, write_manifest
+from fairsims.sampling import SamplerConfig
+from fairsims.seeds import derive, noise_for
+from fairsims.training import Tick, finetune_config, train_folder
+
+Report = Callable[[str, int, int], None]
+GRID = 64
+
+
+def device() -> torch.device:
+    """The first GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(name: str) -> str:
+    """`auto` -> the fastest that the hardware does natively; anything else unchanged."""
+    return fastest_precision(device()) if name == "auto" else name
+
+
+def train_preset(
+    name: str, out: Path, *, data: str | None = None, kimg: float | None = None, seed: int = 0, precision: str = "auto"
+) -> Iterator[Tick]:
+    """Train a base by its preset into a checkpoint folder, resuming what a killed run left."""
+    recipe = preset(name)
+    dataset = open_dataset(data or recipe.data, resolution=recipe.resolution)
+    config = replace(recipe.train, seed=seed, kimg=recipe.train.kimg if kimg is None else kimg)
+    if precision != "auto":
+        config = replace(config, precision=precision)
+    torch.manual_seed(derive(seed, "init"))
+    denoiser = EDMDenoiser(img_resolution=dataset.resolution, img_channels=dataset.channels, **recipe.network)
+    yield from train_folder(
+        denoiser.to(device()), dataset, config, out, recipe={"preset": name, "data": data or recipe.data}
+    )
+
+
+def finetune_pool(
+    model: str, pool: Pool, complement: Path | None, out: Path, *, budget: float, batch_size: int, lr: float,
+    seed: int, precision: str,
+) -> Iterator[Tick]:  # fmt: skip
+    """Fine-tune a copy of `model` on a pool, or on the part of it that a complement table names."""
+    data = pool_dataset(pool)
+    if complement is not None:
+        data = data.subset(complement_positions(pool, complement), name="complement")
+    config = finetune_config(
+        budget, batch_size=batch_size, lr=lr, seed=seed, precision=precision,
+        xflip=bool(checkpoint_recipe(model).get("train", {}).get("xflip", False)),
+        tick_kimg=max(0.05, budget / 40), state_kimg=max(0.05, budget / 8),
+    )  # fmt: skip
+    aux = load_network(model).to(device())
+    yield from train_folder(
+        aux, data, config, out, recipe={"kind": "auxiliary", "base_digest": checkpoint_digest(model)}
+    )
+
+
+def complement_positions(pool: Pool, table: Path) -> np.ndarray:
+    """Positions in the pool of the seeds in a `complement.parquet`. Raises InputError when one is not in the pool."""
+    if not table.is_file():
+        raise InputError(f"{table} is missing; make it with `fairsims complement`")
+    seeds = pd.read_parquet(table)["seed"].to_numpy()
+    place = {int(s): i for i, s in enumerate(pool.seeds)}
+    missing = [int(s) for s in seeds if int(s) not in place]
+    if missing:
+        raise InputError(
+            f"{table} names seed {missing[0]}, which is not in {pool.folder}; use the pool it was drawn from"
+        )
+    return np.array([place[int(s)] for s in seeds])
+
+
+def generate_pool(model: str, out: Path, seeds: range, *, steps: int, batch_size: int, precision: str) -> Iterator[int]:
+    """Sample a checkpoint's images into a pool; yields the number finished."""
+    denoiser = load_checkpoint(model).to(device())
+    denoiser.precision = precision
+    made_by = {"kind": "checkpoint", "digest": checkpoint_digest(model)}
+    yield from write_pool(
+        out, denoiser, seeds, made_by=made_by, sampler=SamplerConfig(steps=steps), batch_size=batch_size
+    )
+
+
+def classifier_of(pool: Pool, attr: str, classifier: str | None) -> AttributeClassifier:
+    """The classifier asked for, or the embedded one that fits the pool's images."""
+    channels, resolution, _ = pool.meta["shape"]
+    found = load_classifier(classifier) if classifier else classifier_for(attr, resolution, channels)
+    if found.attribute.name != attr:
+        raise InputError(
+            f"{found.name} labels {found.attribute.name!r}, not {attr!r}; give another --classifier or --attr"
+        )
+    return found
+
+
+def label(pool: Pool, classifier: AttributeClassifier) -> ShareEstimate:
+    """Label a pool and estimate its shares."""
+    counts = predicted_counts(label_pool(pool, classifier))
+    return corrected_shares(classifier.attribute.classes, counts, classifier.confusions[classifier.default_split])
+
+
+def make_complement(
+    pool: Pool, classifier: AttributeClassifier, target: str, out: Path, *, omega: float | None, cap: float,
+    floor: float, size: int | None, seed: int,
+) -> tuple[ComplementPlan, dict[str, Any]]:  # fmt: skip
+    """Plan the complement of a target and draw it from a labelled pool into a Parquet table."""
+    classes = classifier.attribute.classes
+    parsed = parse_target(target, classifier.attribute)
+    pi = np.array(label(pool, classifier).share)
+    tau = parsed.resolve(pi)
+    plan = plan_complement(pi, tau, classes, omega=omega, cap=cap)
+    probabilities = label_pool(pool, classifier)
+    chosen = draw_complement(probabilities, np.array(plan.complement), size=size, floor=floor, seed=seed)
+    table = pd.DataFrame(
+        {
+            "seed": pool.seeds[chosen],
+            classifier.attribute.name: [classes[k] for k in probabilities[chosen].argmax(axis=1)],
+            "probability": probabilities[chosen].max(axis=1),
+        }
+    )
+    with atomic(out) as temporary:
+        table.to_parquet(temporary, index=False)
+    facts = {"base": as_mapping(pi, classes), "target": as_mapping(tau, classes), "size": len(chosen)}
+    return plan, facts | asdict(plan) | {"complement": as_mapping(plan.complement, classes)}
+
+
+def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> str:
+    """Write the merged network or the guided pair as a checkpoint folder; returns its digest."""
+    if not np.isfinite(strength) or strength < 0:
+        raise InputError(f"strength is {strength}; expected 0 or more")
+    recipe = {"kind": mode, "strength": strength, "base_digest": checkpoint_digest(model)}
+    recipe["data"] = checkpoint_recipe(model).get("data")
+    base, auxiliary = load_network(model), load_network(aux)
+    if mode == "merged":
+        save_checkpoint(out, merge(base, auxiliary, strength), recipe=recipe)
+    else:
+        where = str(Path(model).resolve()) if Path(model).is_dir() else model
+        save_guided(out, where, str(aux.resolve()), strength, recipe=recipe)
+    return checkpoint_digest(out)
+
+
+def audit_pools(
+    before: Path, after: Path | None, out: Path, *, attr: str, target: str, classifier: str | None,
+    reference: str | None, tolerance: float, split: str | None, command: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Audit one or two pools into `out/audit/` with figures and `out/report.html`."""
+    pool = Pool(before)
+    labeller = classifier_of(pool, attr, classifier)
+    if split is not None and split not in labeller.confusions:
+        raise InputError(
+            f"{labeller.name} was measured on {', '.join(labeller.confusions)}; there is no split {split!r}"
+        )
+    parsed = parse_target(target, labeller.attribute)
+    tau = parsed.resolve(label(pool, labeller).share)
+    data = open_dataset(reference, resolution=pool.meta["shape"][1]) if reference else None
+    plan = AuditPlan(target=tau, tolerance=tolerance, split=split)
+    later = Pool(after) if after is not None else None
+    result = audit(pool, later, labeller, plan, reference=data, facts={"command": command})
+    nfe = {
+        w: {"evaluations_per_image": p.meta["evaluations_per_image"]}
+        for w, p in [("before", pool), ("after", later)]
+        if p
+    }
+    base = [result["attributes"][attr]["before"][c]["share"] for c in labeller.attribute.classes]
+    kept = resampling_cost(base, tau)
+    evaluations = kept * pool.meta["evaluations_per_image"]
+    result["cost"] = nfe | {"resampling_base": {"images_per_kept": kept, "evaluations_per_kept": evaluations}}
+    finish(out, result, pool, later)
+    return result
+
+
+def finish(run: Path, result: dict[str, Any], before: Pool, after: Pool | None) -> None:
+    """Write `audit.json`, its figures, the grids from the same seeds, and the report."""
+    write_audit(run / "audit", result)
+    for when, pool in (("before", before), ("after", after)):
+        if pool is not None:
+            image_grid(pool.read(range(min(GRID, len(pool)))), 16, run / "audit" / f"grid-{when}.png")
+    shares_figure(result, run / "audit" / "shares.png")
+    if result.get("calibration"):
+        calibration_figure(result, run / "audit" / "calibration.png")
+    write_report(run)
+
+
+def find_run(config: RetargetConfig, root: Path) -> Path:
+    """The run under `root` that these settings began, else a new numbered folder."""
+    settings = read_settings(config)
+    for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{config.label}")):
+        path = folder / "config.json"
+        if not path.exists() or read_json(path) == settings:
+            return folder
+    return new_run_folder(root, config.label)
+
+
+def read_settings(config: RetargetConfig) -> dict[str, Any]:
+    """What `config.json` of a run with this configuration holds."""
+    import json
+
+    return dict(json.loads(json.dumps(prepare(config).settings)))
+
+
+def run_retarget(config: RetargetConfig, run: Path, *, report: Report, command: str) -> dict[str, Any]:
+    """A whole retargeting with its report. A finished run is read, not repeated."""
+    status = run / "status.json"
+    done = (run / "report.html").exists() and status.exists() and read_json(status).get("state") == "finished"
+    if done and read_json(run / "config.json") == read_settings(config):
+        return read_json(run / "audit" / "audit.json")
+    result = retarget(config, run, report=report, command=command)
+    finish(run, result, Pool(run / "before"), Pool(run / "after"))
+    write_manifest(run, {k: str(v) for k, v in read_json(run / "config.json").items() if k.endswith("_digest")})
+    return result
+
+
+def dry_run(config: RetargetConfig) -> dict[str, Any]:
+    """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
+    job = prepare(config)
+    x, sigma = noise_for(range(config.sample_batch), job.base.shape).to(job.device), torch.ones(1, device=job.device)
+    with torch.inference_mode():
+        job.base(x, sigma)
+        start = time.perf_counter()
+        for _ in range(3):
+            job.base(x, sigma)
+    rate = 3 * len(x) / (time.perf_counter() - start)
+    nfe = job.sampler.evaluations(job.base)
+    factor = 2 if config.mode == "guided" else 1
+    forwards = {
+        "pool": config.pool * nfe,
+        # A training step costs about three forwards: one forward, and a backward of twice its work.
+        "auxiliary": round(config.budget * 1000) * 3,
+        "calibration": sum(config.pilots) * nfe * factor,
+        "before": config.audit * nfe,
+        "after": config.audit * nfe * factor,
+    }
+    return {
+        "settings": job.settings,
+        "classifier": job.classifier.name,
+        "target": "the rarer class"
+        if job.target.shares is None
+        else describe(job.target.shares, job.classifier.attribute.classes),
+        "seeds": {
+            use: [s[0], s[-1]]
+            for use, n in (("pool", config.pool), ("calibration", max(config.pilots)), ("audit", config.audit))
+            for s in [config.seeds(use, n)]
+        },
+        "forwards": forwards,
+        "forwards_per_second": round(rate),
+        "estimated_seconds": {k: round(v / rate) for k, v in forwards.items()},
+        "estimated_total_seconds": round(sum(forwards.values()) / rate),
+    }
+
+
+def describe_path(path: str) -> dict[str, Any]:
+    """What a checkpoint, pool or run folder is."""
+    folder = Path(path)
+    if (folder / "pool.json").exists():
+        pool = Pool(folder)
+        return {"kind": "pool", "images": len(pool), "labels": pool.label_names, **pool.meta}
+    if (folder / "status.json").exists():
+        return {
+            "kind": "run",
+            "status": read_json(folder / "status.json"),
+            "settings": read_json(folder / "config.json"),
+        }
+    denoiser: Denoiser = load_checkpoint(path)
+    return {
+        "kind": "checkpoint",
+        "class": type(denoiser).__name__,
+        "shape": list(denoiser.shape),
+        "parameters": sum(p.numel() for p in denoiser.parameters()),
+        "digest": checkpoint_digest(path),
+        "recipe": checkpoint_recipe(path),
+    }
+
+
+def overview() -> dict[str, Any]:
+    """Versions, hardware and what ships with the package."""
+    import platform
+
+    from fairsims import __version__
+    from fairsims.classifiers.checkpoints import embedded_classifiers
+    from fairsims.datasets.embedded import EMBEDDED
+    from fairsims.denoisers.checkpoints import embedded_models
+
+    return {
+        "fairsims": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
+        "precision": fastest_precision(device()),
+        "models": embedded_models(),
+        "datasets": list(EMBEDDED),
+        "classifiers": sorted(embedded_classifiers()),
+    }

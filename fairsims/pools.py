@@ -1,0 +1,248 @@
+"""Generated images on disk: write, resume, label, read, export.
+
+A pool is a folder of `pool.json`, Parquet shards (`seed: int64`, `image: struct<bytes, path>`) and
+`labels/<classifier>.parquet`. Hugging Face `load_dataset("parquet", ...)` opens the shards as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fairsims import __version__
+from fairsims.datasets.base import HeldSource, ImageDataset, to_uint8
+from fairsims.denoisers.base import Denoiser
+from fairsims.errors import InputError
+from fairsims.runs import atomic, read_json, settle_settings, sha256_file, sha256_json
+from fairsims.sampling import SamplerConfig, generate
+
+SHARD_SIZE = 512
+FORMAT = "fairsims-pool/1"
+
+
+class Pool:
+    """A finished or growing folder of generated images, addressed by position; `seeds[i]` is image i's identity.
+
+    Raises InputError when the folder is no pool or a shard is broken.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.meta = read_json(self.folder / "pool.json")
+        if self.meta.get("format") != FORMAT:
+            raise InputError(f"{self.folder}/pool.json has format {self.meta.get('format')!r}; expected {FORMAT!r}")
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.parquet"))
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        if not self.shards:
+            raise InputError(f"{self.folder} has no finished shard; generate images into it first")
+        try:
+            return pd.concat([pd.read_parquet(s) for s in self.shards], ignore_index=True)
+        except (OSError, ValueError) as e:
+            raise InputError(f"a shard of {self.folder} is broken ({e}); delete it and generate again") from None
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """Seeds in order of position, `(N,)` int64."""
+        return self._table["seed"].to_numpy(dtype=np.int64)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """Images at these positions, `(n, C, H, W)` uint8."""
+        return torch.stack([decode_png(self._pngs[int(i)]) for i in indices])
+
+    def batches(self, size: int = 256) -> Iterator[Tensor]:
+        """All images in order, `(<=size, C, H, W)` uint8 at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(range(start, min(start + size, len(self))))
+
+    @cached_property
+    def _pngs(self) -> list[bytes]:
+        return [image["bytes"] for image in self._table["image"].tolist()]
+
+    @property
+    def label_names(self) -> list[str]:
+        return sorted(p.stem for p in (self.folder / "labels").glob("*.parquet"))
+
+    def labels(self, name: str) -> pd.DataFrame:
+        """One label table: `seed` and a probability column per class (`gender.woman`), rows in pool order.
+
+        Raises InputError when it is missing or its seeds are not the pool's.
+        """
+        path = self.folder / "labels" / f"{name}.parquet"
+        if not path.exists():
+            raise InputError(f"{self.folder} has no labels by {name!r}; run `fairsims label {self.folder}` first")
+        table = pd.read_parquet(path)
+        if not np.array_equal(table["seed"].to_numpy(), self.seeds):
+            raise InputError(f"the seeds of {path} are not those of the pool; label it again")
+        return table
+
+    def write_labels(self, name: str, attribute: str, classes: Sequence[str], probabilities: np.ndarray) -> None:
+        """Store class probabilities `(N, K)` for all images. Raises InputError when they are not finite."""
+        if probabilities.shape != (len(self), len(classes)) or not np.isfinite(probabilities).all():
+            raise InputError(
+                f"the labels of {self.folder} have shape {probabilities.shape} or are not finite; "
+                f"expected ({len(self)}, {len(classes)}) probabilities"
+            )
+        columns = {f"{attribute}.{c}": probabilities[:, k].astype(np.float32) for k, c in enumerate(classes)}
+        with atomic(self.folder / "labels" / f"{name}.parquet") as temporary:
+            pd.DataFrame({"seed": self.seeds, **columns}).to_parquet(temporary, index=False)
+
+
+def write_pool(
+    folder: str | Path,
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    made_by: dict[str, Any],
+    sampler: SamplerConfig | None = None,
+    batch_size: int = 128,
+) -> Iterator[int]:
+    """Generate one image per seed into `folder`, yielding the number of images finished so far.
+
+    `made_by` says what generates (checkpoint digests, omega, ...) and is part of the pool's identity. Finished shards
+    are skipped, so the same call resumes; ChangedSettings is raised when the folder holds another pool.
+    """
+    folder, sampler = Path(folder), sampler or SamplerConfig()
+    seeds = [int(s) for s in seeds]
+    if len(seeds) == 0 or len(set(seeds)) != len(seeds):
+        raise InputError(f"got {len(seeds)} seeds, {len(set(seeds))} of them different; expected distinct seeds")
+    settings = {
+        "format": FORMAT,
+        "made_by": made_by,
+        "sampler": {"solver": "heun", "steps": sampler.steps, "rho": sampler.rho}
+        | {"sigmas": [float(f"{s:.6g}") for s in sampler.sigmas(denoiser)[[0, -2]]]},
+        "evaluations_per_image": sampler.evaluations(denoiser),
+        "precision": denoiser.precision,
+        "batch_size": batch_size,
+        "shape": list(denoiser.shape),
+        "seeds": compact_seeds(seeds),
+        "versions": {"fairsims": __version__, "torch": torch.__version__},
+    }
+    settle_settings(folder / "pool.json", settings)
+    for number, start in enumerate(range(0, len(seeds), SHARD_SIZE)):
+        chunk = seeds[start : start + SHARD_SIZE]
+        path = folder / f"shard-{number:05d}.parquet"
+        if not path.exists():
+            rows: list[bytes] = []
+            for batch in generate(denoiser, chunk, sampler=sampler, batch_size=batch_size):
+                rows += [encode_png(image) for image in to_uint8(batch.images)]
+                yield start + len(rows)
+            write_shard(path, chunk, rows)
+        yield start + len(chunk)
+
+
+def select_pool(source: Pool, positions: np.ndarray, folder: Path, *, made_by: dict[str, Any]) -> None:
+    """Write the images of `source` at these positions as a pool of their own (seeds kept)."""
+    seeds = [int(s) for s in source.seeds[positions]]
+    kept = {k: v for k, v in source.meta.items() if k not in ("made_by", "seeds")}
+    settle_settings(folder / "pool.json", kept | {"made_by": made_by, "seeds": compact_seeds(seeds)})
+    for number, start in enumerate(range(0, len(seeds), SHARD_SIZE)):
+        part = positions[start : start + SHARD_SIZE]
+        pngs = [encode_png(image) for image in source.read(part)]
+        write_shard(folder / f"shard-{number:05d}.parquet", seeds[start : start + SHARD_SIZE], pngs)
+
+
+class PoolImages:
+    """A pool as the image source of an `ImageDataset`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        return self.pool.read(indices).numpy()
+
+
+def pool_dataset(pool: Pool) -> ImageDataset:
+    """A pool's images as a data set to train on, held in memory after the first read; its table has the seeds."""
+    channels, resolution, _ = pool.meta["shape"]
+    return ImageDataset(
+        name=pool.folder.name,
+        digest=sha256_json([sha256_file(s) for s in pool.shards]),
+        resolution=resolution,
+        channels=channels,
+        source=HeldSource(PoolImages(pool), len(pool)),
+        table=pd.DataFrame({"seed": pool.seeds.astype(str)}),
+        attributes={},
+    )
+
+
+def write_shard(path: Path, seeds: Sequence[int], pngs: Sequence[bytes]) -> None:
+    """One Parquet shard in the pool format."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = [{"bytes": png, "path": f"{seed:06d}.png"} for seed, png in zip(seeds, pngs, strict=True)]
+    schema = pa.schema(
+        [("seed", pa.int64()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))],
+        metadata={"huggingface": '{"info": {"features": {"seed": {"dtype": "int64", "_type": "Value"}, '
+                  '"image": {"_type": "Image"}}}}'},
+    )  # fmt: skip
+    with atomic(path) as temporary:
+        pq.write_table(pa.table({"seed": list(seeds), "image": image}, schema=schema), temporary)
+
+
+def compact_seeds(seeds: Sequence[int]) -> list[list[int]] | list[int]:
+    """Consecutive seeds as [[first, last]], others as they are."""
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return [[seeds[0], seeds[-1]]]
+    return list(seeds)
+
+
+def encode_png(image: Tensor) -> bytes:
+    """`(C, H, W)` uint8, one or three channels, as PNG bytes."""
+    array = image.permute(1, 2, 0).cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_png(png: bytes) -> Tensor:
+    """PNG bytes as `(C, H, W)` uint8."""
+    array = np.array(Image.open(io.BytesIO(png)))
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def export_edm_zip(pool: Pool, path: Path, *, labels: tuple[str, Sequence[str]] | None = None) -> None:
+    """The pool as an EDM dataset zip; `labels` = (label table, classes in order) writes class indices."""
+    import json
+
+    names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(pool))]
+    meta: dict[str, Any] = {"labels": None}
+    if labels is not None:
+        table = pool.labels(labels[0])
+        winners = table.drop(columns="seed").to_numpy().argmax(axis=1)
+        meta = {"labels": [[n, int(k)] for n, k in zip(names, winners, strict=True)], "classes": list(labels[1])}
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
+        for i, name in enumerate(names):
+            z.writestr(zipfile.ZipInfo(name), encode_png(pool.read([i])[0]))
+        z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(meta))
+
+
+def export_folder(pool: Pool, folder: Path) -> None:
+    """The pool as PNG files and `metadata.csv` (file name, seed, every label column)."""
+    table = pd.DataFrame({"file_name": [f"{s:06d}.png" for s in pool.seeds], "seed": pool.seeds})
+    for name in pool.label_names:
+        for column, values in pool.labels(name).drop(columns="seed").items():
+            table[str(column)] = values.to_numpy()
+    for i, name in enumerate(table["file_name"]):
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(encode_png(pool.read([i])[0]))
+    with atomic(folder / "metadata.csv") as temporary:
+        table.to_csv(temporary, index=False)

@@ -1,0 +1,168 @@
+"""The report: one HTML file that needs nothing else, no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from fairsims.errors import InputError
+from fairsims.report import words
+from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
+from fairsims.report.view import AuditView, read_audit
+from fairsims.runs import read_json, write_text
+
+Fact = tuple[str, str]
+"""A label and what it says."""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Draw the figures of `<run>/audit/audit.json` beside it, write `<run>/report.html` and return its path.
+
+    The same run folder gives the same bytes. Raises InputError when the audit is missing or broken.
+    """
+    # Drawing imports seaborn, which takes longer than everything else a reader of audits needs.
+    from fairsims.report.figures import calibration_figure, shares_figure
+
+    folder = run_folder / "audit"
+    audit = read_json(folder / "audit.json")
+    view = read_audit(audit)
+    shares_figure(audit, folder / "shares.png")
+    pictures = {"shares": _picture(folder / "shares.png", shares_alt(view))}
+    if view.calibration:
+        calibration_figure(audit, folder / "calibration.png")
+        pictures["calibration"] = _picture(folder / "calibration.png", calibration_alt(view))
+    grids = [
+        (words.side_name(side, view), _picture(path, grid_alt(side, view.model)))
+        for side in view.sides
+        if (path := folder / f"grid-{side}.png").exists()
+    ]
+    config = read_json(run_folder / "config.json") if (run_folder / "config.json").exists() else None
+    environment = Environment(
+        loader=PackageLoader("fairsims.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in _FILTERS:
+        environment.filters[name] = getattr(words, name)
+    text = environment.get_template("report.html.j2").render(
+        run=run_folder.resolve().name,
+        view=view,
+        main=view.main,
+        two_sided=len(view.sides) == 2,
+        headline=words.headline(view.main),
+        headline_html=_whole_intervals(words.headline(view.main)),
+        verdict=words.verdict(view.main),
+        sentences=[s for s in (words.quality_sentence(view), words.cost_sentence(view)) if s],
+        created=words.moment(view.raw.get("created")),
+        version=view.raw.get("fairsims"),
+        pictures=pictures,
+        grids=grids,
+        confusions=list(_confusions(view)),
+        method=list(_method(view)),
+        reproduction=list(_reproduction(view)),
+        config=None if config is None else json.dumps(config, indent=2, ensure_ascii=False),
+        limit=words.LIMIT,
+        nothing=words.NOTHING,
+        side_name=words.side_name,
+        moved=words.moved_sentence,
+    )
+    path = run_folder / "report.html"
+    write_text(path, text)
+    return path
+
+
+_FILTERS = ("percent", "short_percent", "interval", "points", "points_interval", "number", "fixed", "duration")
+
+
+def _whole_intervals(text: str) -> Markup:
+    """Escaped text whose intervals a narrow screen does not break across lines."""
+    return Markup(re.sub(r"\[[\d., ]+\]", r'<span class="whole">\g<0></span>', str(escape(text))))
+
+
+def _picture(path: Path, alt: str) -> dict[str, str]:
+    """A PNG as a data URI with its alternative text."""
+    data = path.read_bytes()
+    if not data.startswith(b"\x89PNG"):
+        raise InputError(f"{path} is no PNG; delete it and run the audit again")
+    return {"uri": "data:image/png;base64," + base64.b64encode(data).decode("ascii"), "alt": alt}
+
+
+def _confusions(view: AuditView) -> Iterator[dict[str, Any]]:
+    """Each confusion split of the classifier: rows of counts `[true][predicted]` and the share called right."""
+    classifier = view.section("classifier")
+    classes = next((a.classes for a in view.attributes if a.name == classifier.get("attribute")), view.main.classes)
+    for split in view.section("classifier", "confusions"):
+        value = view.section("classifier", "confusions", split)
+        counts = value.get("counts")
+        k = len(classes)
+        if (
+            not isinstance(counts, list)
+            or len(counts) != k
+            or any(not isinstance(r, list) or len(r) != k for r in counts)
+        ):
+            raise InputError(
+                f"classifier.confusions.{split}.counts of the audit is no {k} x {k} table; run the audit again"
+            )
+        rows = [
+            (c, row, row[i] / sum(row) if sum(row) else None)
+            for i, (c, row) in enumerate(zip(classes, counts, strict=True))
+        ]
+        yield {"split": split, "classes": classes, "rows": rows, "description": str(value.get("description") or "")}
+
+
+def _method(view: AuditView) -> Iterator[Fact]:
+    method = view.section("method")
+    mode = method.get("mode")
+    if mode is not None:
+        yield "mode", words.MODES.get(str(mode), str(mode))
+    for label, key in (
+        ("strength", "strength"),
+        ("planned ω", "planned_omega"),
+        ("least feasible ω", "least_omega"),
+        ("complement set, images", "complement_size"),
+        ("complement set, mix", "complement"),
+        ("fine-tuning, thousands of images", "budget_kimg"),
+    ):
+        if method.get(key) is not None:
+            yield label, words.mix(method[key]) if key == "complement" else _value(method[key])
+    if method.get("reason"):
+        yield "why this mode", str(method["reason"])
+
+
+def _reproduction(view: AuditView) -> Iterator[Fact]:
+    raw = view.raw
+    for label, key in (("command", "command"), ("model", "model")):
+        if raw.get(key):
+            yield label, str(raw[key])
+    for side in view.sides:
+        pool = view.section("pools", side)
+        if pool:
+            n = f"{_value(pool['n'])} images, " if pool.get("n") is not None else ""
+            yield f"{words.side_name(side, view)}: images", f"{n}seeds {words.seeds(pool.get('seeds'))}"
+            if pool.get("checkpoint"):
+                yield f"{words.side_name(side, view)}: checkpoint", f"{pool['checkpoint']}"
+    classifier, reference = view.section("classifier"), view.section("quality", "reference")
+    for label, source in (("classifier", classifier), ("reference images", reference)):
+        if source.get("name") is not None:
+            yield label, f"{source['name']}  {source.get('digest') or ''}".strip()
+    if raw.get("fairsims"):
+        yield "fairsims", str(raw["fairsims"])
+    for name in view.section("versions"):
+        yield name, str(view.section("versions")[name])
+    if view.section("cost").get("peak_memory_gb") is not None:
+        yield "peak memory", f"{_value(view.section('cost')['peak_memory_gb'])} GB"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list) else str(value)
+    return words.number(float(value))

@@ -1,0 +1,171 @@
+"""Numbers and results in words, the same in every output. `—` stands for what was not measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fairsims.report.view import QUALITY_NAMES, AttributeView, AuditView, Share
+
+NOTHING = "—"
+LIMIT = (
+    "Attribute classes are perceived presentation as labelled by a classifier; "
+    "this report is evidence, not a certificate."
+)
+MODES = {
+    "merged": "merged weights: (1 + w)·base − w·auxiliary, one network at sampling time",
+    "guided": "SIMS guidance: (1 + ω)·base − ω·auxiliary at each noise level, two networks at sampling time",
+    "sims": "SIMS guidance: (1 + ω)·base − ω·auxiliary at each noise level, two networks at sampling time",
+    "resampled": "classifier resampling: images are generated and kept or dropped to match the target",
+}
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.251 -> "25.1%"."""
+    return NOTHING if value is None else f"{100 * value:.{digits}f}%"
+
+
+def short_percent(value: float | None) -> str:
+    """0.5 -> "50%", 0.125 -> "12.5%": a target is shown as it was given."""
+    return NOTHING if value is None else f"{100 * value:.4g}%"
+
+
+def interval(share: Share | None) -> str:
+    """ "[23.2, 27.0]" in percent, or "" without an interval."""
+    if share is None or share.low is None or share.high is None:
+        return ""
+    return f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def share_text(share: Share | None) -> str:
+    """ "25.1% [23.2, 27.0]"."""
+    return NOTHING if share is None else f"{percent(share.share)} {interval(share)}".rstrip()
+
+
+def points(value: float | None, *, signed: bool = True) -> str:
+    """0.247 -> "+24.7": percentage points, with a true minus sign."""
+    if value is None:
+        return NOTHING
+    return f"{100 * value:{'+' if signed else ''}.1f}".replace("-", "−")
+
+
+def points_interval(delta: Share | None) -> str:
+    """ "[+22.0, +27.4]", or "" without an interval."""
+    if delta is None or delta.low is None or delta.high is None:
+        return ""
+    return f"[{points(delta.low)}, {points(delta.high)}]"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands separated, no exponent for everyday sizes: 6.48, 70,656, 0.0012."""
+    if value is None:
+        return NOTHING
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1e6 or 0 < abs(value) < 1e-4:
+        return f"{value:.3g}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def fixed(value: float | None, digits: int = 2) -> str:
+    """A fixed number of decimals, so that columns line up."""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """250.3 -> "4 min 10 s"."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def seeds(ranges: object) -> str:
+    """Seed ranges as the pools record them: [[200000, 202047]] -> "200000–202047"; a plain list is cut after eight."""
+    if not isinstance(ranges, Sequence) or isinstance(ranges, str) or not ranges:
+        return NOTHING
+    parts = [f"{r[0]}–{r[-1]}" if isinstance(r, Sequence) and not isinstance(r, str) and r else str(r) for r in ranges]
+    return ", ".join(parts[:8]) + (f", … ({len(parts)} in all)" if len(parts) > 8 else "")
+
+
+def mix(shares: object) -> str:
+    """{"man": 1.0, "woman": 0.0} -> "man 100%, woman 0%"."""
+    if not isinstance(shares, dict) or not shares:
+        return NOTHING
+    return ", ".join(f"{k} {short_percent(v)}" if isinstance(v, int | float) else f"{k} {v}" for k, v in shares.items())
+
+
+def headline(attribute: AttributeView) -> str:
+    """ "woman share 25.1% [23.2, 27.0] → 49.8% [47.5, 52.1]; target 50%"."""
+    c = attribute.focus
+    text = f"{c} share {share_text(attribute.before[c])}"
+    if attribute.after:
+        text += f" → {share_text(attribute.after[c])}"
+    if c in attribute.target:
+        text += f"; target {short_percent(attribute.target[c])}"
+    return text
+
+
+def verdict(attribute: AttributeView) -> str | None:
+    """Whether the target was reached, in neutral words; None when the audit does not say."""
+    if attribute.reached is None:
+        return None
+    within = "" if attribute.tolerance is None else f" (tolerance ±{100 * attribute.tolerance:.3g} points)"
+    return f"Target {'reached' if attribute.reached else 'not reached'}{within}."
+
+
+def short_verdict(attribute: AttributeView) -> str | None:
+    """`verdict` in two words and the tolerance."""
+    if attribute.reached is None:
+        return None
+    within = "" if attribute.tolerance is None else f", ±{100 * attribute.tolerance:.3g} points"
+    return f"{'reached' if attribute.reached else 'not reached'}{within}"
+
+
+def quality_sentence(audit: AuditView) -> str | None:
+    """The quality numbers in one sentence; None when none were measured."""
+    if "after" not in audit.sides:
+        return None
+    distances = [q for q in audit.quality if q.name in QUALITY_NAMES.values()]
+    if not distances:
+        return None
+    parts = [f"{q.name} {fixed(q.before)} → {fixed(q.after)}" for q in distances]
+    return f"{audit.metric or 'Quality'}, lower is closer: {'; '.join(parts)}."
+
+
+def cost_sentence(audit: AuditView) -> str | None:
+    """Evaluations per kept image of the retargeted model beside resampling of the base; None when not measured."""
+    for row in audit.cost:
+        if row.name == "network evaluations per kept image" and row.base is not None and row.retargeted is not None:
+            return (
+                f"An image in the target mix costs {number(row.retargeted)} network evaluations; "
+                f"resampling the base to the same mix costs {number(row.base)}."
+            )
+    return None
+
+
+def moved_sentence(attribute: AttributeView, sides: Sequence[str]) -> str | None:
+    """How far the headline share depends on which confusion split corrects it; None with fewer than two splits."""
+    moved = {s: m for s in sides if (m := attribute.moved_between_splits(s)) is not None}
+    if not moved:
+        return None
+    if len(moved) == 1:
+        return f"Between the splits the {attribute.focus} share moves by {points(next(iter(moved.values())), signed=False)} points."
+    parts = " and ".join(f"{points(m, signed=False)} points {s}" for s, m in moved.items())
+    return f"Between the splits the {attribute.focus} share moves by {parts}."
+
+
+def side_name(side: str, audit: AuditView) -> str:
+    """A side as a reader calls it: an audit of one source has no before."""
+    return side if len(audit.sides) == 2 else "measured"
+
+
+def moment(created: object) -> str | None:
+    """ "2026-11-22T07:00:00Z" -> "2026-11-22 07:00 UTC"; anything else as it is."""
+    text = None if created is None else str(created)
+    if text is None or len(text) < 17 or text[10] != "T" or not text.endswith("Z"):
+        return text
+    return f"{text[:10]} {text[11:16]} UTC"

@@ -1,0 +1,1 @@
+"""Target -> complement set -> calibrated strength; and the pipeline that `fairsims retarget` runs."""

@@ -1,0 +1,141 @@
+"""The complement rule: which mix the auxiliary is trained on, and how its images are drawn from the pool.
+
+pi = shares in the base's pool, tau = target, rho = shares in the auxiliary's training set. Under the deterministic
+sampler the guided share follows `tau = (1 + omega) pi - omega rho` closely, so `rho = ((1 + omega) pi - tau) / omega`.
+The rule is this project's derivation; SIMS (arXiv 2408.16333) states the idea without a formula.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairsims.errors import InfeasibleTarget, InputError
+from fairsims.seeds import numpy_generator
+
+FLOOR = 0.9
+"""Least class probability of an image that enters the complement set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComplementPlan:
+    """The planned mix of the auxiliary's training set."""
+
+    omega: float
+    least_omega: float
+    """Smallest omega at which no share of the complement is negative."""
+    complement: tuple[float, ...]
+    reachable: tuple[float, ...]
+    """Shares that the linear rule promises at `omega`: the target, unless the cap cuts it short."""
+    reason: str
+
+
+def least_omega(pi: np.ndarray, tau: np.ndarray) -> float:
+    """Smallest omega that makes every rho_c >= 0: max_c tau_c / pi_c - 1. Infinite when a wanted class is absent."""
+    wanted = tau > 0
+    if (pi[wanted] <= 0).any():
+        return float("inf")
+    return max(0.0, float((tau[wanted] / pi[wanted]).max() - 1))
+
+
+def complement_shares(pi: np.ndarray, tau: np.ndarray, omega: float) -> np.ndarray:
+    """rho = ((1 + omega) pi - tau) / omega, `(K,)`; entries may be negative when omega is too small."""
+    if not omega > 0:
+        raise InputError(f"omega is {omega}; expected a positive number")
+    return np.asarray(((1 + omega) * pi - tau) / omega)
+
+
+def plan_complement(
+    pi: np.ndarray, tau: np.ndarray, classes: tuple[str, ...], *, omega: float | None = None, cap: float = 2.0
+) -> ComplementPlan:
+    """Plan omega = 1 when feasible, else the least feasible; beyond `cap` the farthest mix that the cap allows.
+
+    Raises InfeasibleTarget when the target wants a class that the base never makes, InputError when the base already
+    has the target or omega is not positive.
+    """
+    least = least_omega(pi, tau)
+    if not np.isfinite(least):
+        absent = [c for c, p, t in zip(classes, pi, tau, strict=True) if t > 0 and p <= 0]
+        raise InfeasibleTarget(
+            f"the base makes no {' or '.join(absent)} at all; retargeting moves shares inside the base's domain, "
+            "so every wanted class has to occur in its images"
+        )
+    if np.abs(pi - tau).max() < 1e-9:
+        raise InputError("the base's shares are the target already; there is nothing to retarget")
+    if omega is not None:
+        chosen, reason = omega, f"omega = {omega:g} as asked"
+    elif least <= 1:
+        chosen, reason = 1.0, f"omega = 1 is feasible (the least is {least:.2f})"
+    else:
+        chosen = min(least, cap)
+        needy = classes[int(np.argmax(np.where(tau > 0, tau / np.maximum(pi, 1e-12), 0)))]
+        reason = (
+            f"omega = 1 would need a negative share of {needy} in the complement; the least feasible is {least:.2f}"
+        )
+        if least > cap:
+            reason += f", above the cap of {cap:g}"
+    rho = complement_shares(pi, tau, chosen)
+    if rho.min() < -1e-9:
+        clipped = ", ".join(c for c, r in zip(classes, rho, strict=True) if r < -1e-9)
+        reason += f"; no {clipped} in the complement, so strength alone may fall short of the target"
+        rho = np.clip(rho, 0, None) / np.clip(rho, 0, None).sum()
+    else:
+        rho = np.clip(rho, 0, None)
+    reachable = np.clip((1 + chosen) * pi - chosen * rho, 0, 1)
+    return ComplementPlan(
+        omega=float(chosen),
+        least_omega=least,
+        complement=tuple(map(float, rho)),
+        reachable=tuple(map(float, reachable / reachable.sum())),
+        reason=reason,
+    )
+
+
+def draw_complement(
+    probabilities: np.ndarray, shares: np.ndarray, *, size: int | None = None, floor: float = FLOOR, seed: int = 0
+) -> np.ndarray:
+    """Positions in the pool that make the complement set, `(size,)` int64, sorted.
+
+    probabilities `(N, K)`, shares `(K,)`. Stratified: class c gets its share of `size` (largest remainders). Candidates
+    are the images whose most probable class is c with at least `floor`; they are drawn with that probability as
+    weight, without replacement while they last, then again from the start. `size` None takes as many as there are
+    without replacement.
+    Raises InputError when a class that the complement needs has no candidate.
+    """
+    winner, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    candidates = [np.flatnonzero((winner == c) & (confidence >= floor)) for c in range(len(shares))]
+    for c, (found, share) in enumerate(zip(candidates, shares, strict=True)):
+        if share > 0 and len(found) == 0:
+            raise InputError(
+                f"no image of class {c} in the pool has a probability of {floor:g} or more; "
+                "lower --floor, make the pool larger or use a better classifier"
+            )
+    if size is None:
+        size = int(min(len(f) / s for f, s in zip(candidates, shares, strict=True) if s > 0))
+    if size < 1:
+        raise InputError(f"the complement set would have {size} images; expected at least 1")
+    rng = numpy_generator(seed, "complement")
+    drawn = [
+        _weighted_draw(found, confidence[found], int(n), rng)
+        for found, n in zip(candidates, largest_remainders(shares, size), strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def largest_remainders(shares: np.ndarray, size: int) -> np.ndarray:
+    """Whole numbers that sum to `size` and follow `shares` as closely as possible, `(K,)` int64."""
+    exact = shares / shares.sum() * size
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - counts), kind="stable")
+    counts[order[: size - counts.sum()]] += 1
+    return np.asarray(counts)
+
+
+def _weighted_draw(items: np.ndarray, weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    if n == 0:
+        return np.empty(0, dtype=np.int64)
+    whole, rest = divmod(n, len(items))
+    # The largest of u**(1/w) are a weighted draw without replacement (Efraimidis and Spirakis 2006).
+    keys = np.log(rng.random(len(items))) / weights
+    return np.concatenate([np.repeat(items, whole), items[np.argsort(-keys)[:rest]]])

@@ -1,0 +1,124 @@
+"""Files that exist whole or not at all, digests, run folders and their settings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fairsims.errors import ChangedSettings, InputError
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; on success it replaces `path`, on any failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically: sorted nowhere (order carries meaning), two spaces, NaN refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError naming the file when it is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; expected a JSON file there") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise InputError(f"{path} is not valid JSON ({e}); restore it or delete its folder and run again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
+    """Append one record to a `stats.jsonl`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as f:
+        f.write(json.dumps(record) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Records of a `stats.jsonl`; a last line cut off by a kill is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    """SHA-256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def settle_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write `settings` to `path`, or check that the folder's earlier settings are the same.
+
+    Raises ChangedSettings naming every key that differs: a stage made with other settings is never mixed with new ones.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_json(path, settings)
+        return
+    earlier = read_json(path)
+    changed = [k for k in dict.fromkeys([*earlier, *settings]) if earlier.get(k) != settings.get(k)]
+    if changed:
+        k = changed[0]
+        more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
+        raise ChangedSettings(
+            f"{path.parent} was made with {k} = {_short(earlier.get(k))}, now {k} = {_short(settings.get(k))}{more}; "
+            "give the earlier settings to resume it, or another folder"
+        )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def new_run_folder(root: Path, label: str) -> Path:
+    """`root/00007-label`, numbered after the highest there is."""
+    numbers = [int(m[1]) for p in root.glob("*") if (m := re.match(r"(\d{5})-", p.name))] if root.exists() else []
+    return root / f"{max(numbers, default=-1) + 1:05d}-{label}"
+
+
+def write_manifest(run: Path, inputs: Mapping[str, str]) -> None:
+    """`manifest.json`: SHA-256 of every input (name to digest) and of every file in the run."""
+    skip = {"manifest.json", "stats.jsonl"}
+    outputs = {
+        p.relative_to(run).as_posix(): sha256_file(p)
+        for p in sorted(run.rglob("*"))
+        if p.is_file() and p.name not in skip and not p.name.startswith(".")
+    }
+    write_json(run / "manifest.json", {"inputs": dict(inputs), "outputs": outputs})

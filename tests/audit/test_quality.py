@@ -1,0 +1,138 @@
+"""The Fréchet distance against scipy and the closed form, weighted moments against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+
+from fairsims.audit.quality import FrechetReference, Moments, frechet_distance, target_weights
+from fairsims.errors import InputError
+
+
+def features(n: int, d: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) * 0.5 + rng.normal(size=d)
+
+
+def by_scipy(m1: np.ndarray, s1: np.ndarray, m2: np.ndarray, s2: np.ndarray) -> float:
+    return float(((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * np.real(sqrtm(s1 @ s2))))
+
+
+@pytest.mark.parametrize("n", [10, 24, 25, 300])
+def test_equals_scipy_on_both_routes(n: int) -> None:
+    """Fewer rows than the 24 features take the low-rank route."""
+    a, b = features(500, 24, 1), features(n, 24, 2)
+    reference = FrechetReference.of(Moments().update(a))
+    found = frechet_distance(reference, Moments().update(b))
+    theirs = by_scipy(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    assert found == pytest.approx(theirs, rel=1e-5)
+
+
+def test_the_routes_agree() -> None:
+    a, b = features(300, 40, 3), features(39, 40, 4)
+    reference, few = FrechetReference.of(Moments().update(a)), Moments().update(b)
+    assert few.factor.shape == (39, 40)
+    full = Moments().update(np.concatenate([b, b[:1]]), np.append(np.ones(39), 1e-15))
+    assert full.factor.shape == (0, 40)
+    assert frechet_distance(reference, full) == pytest.approx(frechet_distance(reference, few), rel=1e-6)
+
+
+def test_gaussians_in_closed_form() -> None:
+    """Commuting covariances: |m1 - m2|^2 + sum (s1 - s2)^2."""
+    s1, s2, gap = np.array([1.0, 2.0, 0.5]), np.array([0.5, 3.0, 0.5]), np.array([1.0, 0.0, -2.0])
+    moments = Moments()
+    corners = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)])
+    moments.update(corners * s2 * np.sqrt(7 / 8) + gap)
+    reference = FrechetReference(mean=np.zeros(3), cov=np.diag(s1**2))
+    assert frechet_distance(reference, moments) == pytest.approx(5 + 0.25 + 1)
+
+
+def test_zero_for_itself() -> None:
+    a = features(200, 16, 5)
+    moments = Moments().update(a)
+    assert 0 <= frechet_distance(FrechetReference.of(moments), moments) < 1e-9
+
+
+def test_singular_covariance() -> None:
+    """A feature that never varies must not turn the distance into NaN or below 0."""
+    a = features(100, 6, 6)
+    a[:, 2] = 1.0
+    moments = Moments().update(a)
+    assert 0 <= frechet_distance(FrechetReference.of(moments), moments) < 1e-6
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**16), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.booleans())
+def test_batches_do_not_matter(seed: int, sizes: list[int], weighted: bool) -> None:
+    x = features(sum(sizes) + 2, 9, seed)
+    w = np.random.default_rng(seed).uniform(0.1, 3, len(x)) if weighted else np.ones(len(x))
+    whole, parts = Moments().update(x, w), Moments()
+    for chunk, weight in zip(np.split(x, np.cumsum(sizes)), np.split(w, np.cumsum(sizes)), strict=True):
+        parts.update(chunk, weight)
+    assert parts.count == len(x)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(parts.cov, whole.cov, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(whole.cov, np.cov(x, rowvar=False, aweights=w), rtol=1e-8, atol=1e-9)
+
+
+def test_far_from_zero_keeps_its_digits() -> None:
+    x = features(400, 5, 7)
+    found = Moments().update(x[:100] + 1e6).update(x[100:] + 1e6).cov
+    np.testing.assert_allclose(found, np.cov(x, rowvar=False), rtol=1e-6)
+
+
+def test_weights_of_zero_are_absent() -> None:
+    x = features(60, 4, 8)
+    weights = np.r_[np.ones(40), np.zeros(20)]
+    assert Moments().update(x, weights).count == 40
+    np.testing.assert_allclose(Moments().update(x, weights).cov, np.cov(x[:40], rowvar=False))
+
+
+def test_moments_refuse() -> None:
+    with pytest.raises(InputError, match="at least 2 images; got 1"):
+        _ = Moments().update(np.zeros((1, 3))).cov
+    with pytest.raises(InputError, match="NaN"):
+        Moments().update([[0.0, np.nan]])
+    with pytest.raises(InputError, match="negative"):
+        Moments().update([[0.0, 1.0]], [-1.0])
+    with pytest.raises(InputError, match="3 wide after 2"):
+        Moments().update([[0.0, 1.0]]).update([[0.0, 1.0, 2.0]])
+    with pytest.raises(InputError, match=r"expected \(n, d\)"):
+        Moments().update([0.0, 1.0])
+    reference = FrechetReference.of(Moments().update(features(9, 3, 1)))
+    with pytest.raises(InputError, match="3 features, the images have 2"):
+        frechet_distance(reference, Moments().update(features(9, 2, 1)))
+
+
+def test_target_weights_reach_the_target() -> None:
+    classes = np.array([0] * 75 + [1] * 25 + [-1] * 10)
+    weights = target_weights(classes, [0.5, 0.5])
+    assert weights[0] == pytest.approx(2 / 3)
+    assert weights[80] == pytest.approx(2)
+    assert (weights[100:] == 0).all()
+    assert weights.sum() == pytest.approx(100)
+
+
+def test_reweighted_reference_is_the_target_population() -> None:
+    rng = np.random.default_rng(9)
+    men, women = rng.normal(0, 1, (7500, 3)), rng.normal(2, 0.5, (2500, 3))
+    classes = np.repeat([0, 1], [7500, 2500])
+    moments = Moments().update(np.concatenate([men, women]), target_weights(classes, [0.5, 0.5]))
+    np.testing.assert_allclose(moments.mean, (men.mean(0) + women.mean(0)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "tau", "words"),
+    [
+        ([0, 1], [0.7, 0.7], "sum to 1"),
+        ([0, 0], [0.5, 0.5], "no image in the reference"),
+        ([0, 2], [0.5, 0.5], "0..1"),
+        ([0, 1], [np.nan, 1.0], "sum to 1"),
+    ],
+)
+def test_target_weights_refuse(classes: list[int], tau: list[float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        target_weights(classes, tau)

@@ -1,0 +1,121 @@
+"""Saving, loading and finding classifiers; one line for everything a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairsims.classifiers import Confusion, classifier_for, load_classifier
+from fairsims.classifiers.checkpoints import embedded_classifiers, save_classifier
+from fairsims.classifiers.cnn import ConvNet, NetworkConfig
+from fairsims.datasets import Attribute
+from fairsims.errors import InputError
+
+
+def save(folder: Path, *, seed: int = 0, temperature: float = 1.5) -> Path:
+    torch.manual_seed(seed)
+    save_classifier(
+        folder,
+        ConvNet(NetworkConfig(input_size=8, channels=1, classes=2, widths=(4, 8))),
+        name="tiny",
+        attribute=Attribute(name="parity", classes=("even", "odd")),
+        temperature=temperature,
+        confusions={"variant": Confusion(counts=((9, 1), (2, 8)), split="variant", description="d")},
+        default_split="variant",
+        provenance={"recipe": {"kimg": 1}},
+    )
+    return folder
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    save(tmp_path / "a")
+    one, two = load_classifier(tmp_path / "a"), load_classifier(str(tmp_path / "a"))
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(one.probabilities(images), two.probabilities(images))
+    assert one.digest == two.digest
+    assert one.confusions["variant"].counts == ((9, 1), (2, 8))
+    assert one.attribute == Attribute(name="parity", classes=("even", "odd"))
+
+
+def test_digest_is_that_of_the_decisions(tmp_path: Path) -> None:
+    """Weights and temperature change it, a note in the configuration does not."""
+    first = load_classifier(save(tmp_path / "a")).digest
+    assert load_classifier(save(tmp_path / "b", seed=1)).digest != first
+    assert load_classifier(save(tmp_path / "c", temperature=2.0)).digest != first
+    path = tmp_path / "a" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"note": "x"}))
+    assert load_classifier(tmp_path / "a").digest == first
+
+
+def edit(key: str, value: object) -> object:
+    def apply(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"not weights"), "model.safetensors is corrupt"),
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+        (edit("format", "other/1"), "format 'other/1'"),
+        (edit("kind", "forest"), "kind 'forest'"),
+        (edit("network", {"channels": 1}), "does not describe a classifier"),
+        (edit("network", None), "does not describe a classifier"),
+        (edit("temperature", "warm"), "does not describe a classifier"),
+        (edit("classes", ["even"]), "contradicts itself"),
+        (edit("default_split", "concept"), "contradicts itself"),
+        (edit("confusions", {"variant": {"counts": [[1, 2]]}}), "rows of"),
+        (
+            edit("network", {"input_size": 8, "channels": 1, "classes": 2, "widths": [4, 9], "dropout": 0.2}),
+            "does not fit",
+        ),
+    ],
+)
+def test_broken_folders(tmp_path: Path, damage: object, words: str) -> None:
+    folder = save(tmp_path / "a")
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(InputError) as caught:
+        load_classifier(folder)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="corrupt"):
+        load_classifier(folder)
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'emoji-gender'"):
+        load_classifier("emoji-gendre")
+
+
+def test_embedded_classifier_by_purpose() -> None:
+    assert classifier_for("gender", 32, 3).name == "emoji-gender"
+    assert classifier_for("gender", 64, 3).name == "emoji-gender"
+    assert classifier_for("parity", 8, 1).name == "digits-parity"
+
+
+@pytest.mark.parametrize("case", [("gender", 48, 3), ("gender", 32, 1), ("age", 32, 3), ("parity", 0, 1)])
+def test_no_classifier_for_it(case: tuple[str, int, int]) -> None:
+    with pytest.raises(InputError) as caught:
+        classifier_for(*case)
+    assert "emoji-gender (gender at 32x32 RGB)" in str(caught.value)
+    assert "digits-parity (parity at 8x8 grey)" in str(caught.value)
+
+
+def test_a_copied_folder_works_anywhere(tmp_path: Path) -> None:
+    shutil.copytree(embedded_classifiers()["digits-parity"], tmp_path / "moved")
+    assert load_classifier(tmp_path / "moved").digest == load_classifier("digits-parity").digest
