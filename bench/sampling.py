@@ -62,7 +62,9 @@ def main() -> None:
         rows = [(timed(raw), timed(sample), timed(pool), timed(lambda: sample(guided))) for _ in range(args.repeats)]
         forwards = args.images * (2 * sampler.steps - 1)
         rate = forwards / statistics.median(r[0] for r in rows)
-        print(f"{precision}: raw forward {rate:.0f} images/s at batch {args.batch}, {rate / (2 * sampler.steps - 1):.1f} samples/s")
+        print(
+            f"{precision}: raw forward {rate:.0f} images/s at batch {args.batch}, {rate / (2 * sampler.steps - 1):.1f} samples/s"
+        )
         for name, k, against in (("generate / raw", 1, 0), ("pool / raw", 2, 0), ("guided / base", 3, 1)):
             ratios = sorted(r[k] / r[against] for r in rows)
             print(f"  {name:<15} {statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]")

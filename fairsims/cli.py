@@ -135,15 +135,17 @@ def retarget(
     from fairsims import jobs
     from fairsims.report.terminal import terminal_table
     from fairsims.retarget.config import RetargetConfig
+    from fairsims.retarget.pipeline import prepare
 
     sizes = _sizes(pilots)
     config = RetargetConfig(**options, pilots=sizes, precision=jobs.resolve_precision(precision))
+    job = prepare(config)
     if dry_run:
-        _print(jobs.dry_run(config), as_json)
+        _print(jobs.dry_run(job), as_json)
         return
-    run = out or jobs.find_run(config, runs)
+    run = out or jobs.find_run(job, runs)
     with _Bars() as bars:
-        result = jobs.run_retarget(config, run, report=bars.report, command=_command())
+        result = jobs.run_retarget(job, run, report=bars.report, command=_command())
     if as_json:
         click.echo(json.dumps({"run": str(run), **result}))
     else:

@@ -35,10 +35,9 @@ from fairsims.report.figures import calibration_figure, shares_figure
 from fairsims.report.grids import image_grid
 from fairsims.report.html import write_report
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
-from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.pipeline import prepare, retarget
+from fairsims.retarget.pipeline import Job, retarget
 from fairsims.retarget.targets import as_mapping, describe, parse_target, resampling_cost
-from fairsims.runs import atomic, new_run_folder, read_json, write_manifest
+from fairsims.runs import atomic, new_run_folder, read_json, settle_settings
 from fairsims.sampling import SamplerConfig
 from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, finetune_config, train_folder
@@ -215,38 +214,30 @@ def finish(run: Path, result: dict[str, Any], before: Pool, after: Pool | None) 
     write_report(run)
 
 
-def find_run(config: RetargetConfig, root: Path) -> Path:
+def find_run(job: Job, root: Path) -> Path:
     """The run under `root` that these settings began, else a new numbered folder."""
-    settings = read_settings(config)
-    for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{config.label}")):
+    for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{job.config.label}")):
         path = folder / "config.json"
-        if not path.exists() or read_json(path) == settings:
+        if not path.exists() or read_json(path) == job.settings:
             return folder
-    return new_run_folder(root, config.label)
+    return new_run_folder(root, job.config.label)
 
 
-def read_settings(config: RetargetConfig) -> dict[str, Any]:
-    """What `config.json` of a run with this configuration holds."""
-    import json
+def run_retarget(job: Job, run: Path, *, report: Report, command: str) -> dict[str, Any]:
+    """A whole retargeting with its report. A finished run is read, not repeated.
 
-    return dict(json.loads(json.dumps(prepare(config).settings)))
-
-
-def run_retarget(config: RetargetConfig, run: Path, *, report: Report, command: str) -> dict[str, Any]:
-    """A whole retargeting with its report. A finished run is read, not repeated."""
+    Raises ChangedSettings when the folder holds a run with other settings.
+    """
     status = run / "status.json"
-    done = (run / "report.html").exists() and status.exists() and read_json(status).get("state") == "finished"
-    if done and read_json(run / "config.json") == read_settings(config):
+    if status.exists() and read_json(status).get("state") == "finished":
+        settle_settings(run / "config.json", job.settings)
         return read_json(run / "audit" / "audit.json")
-    result = retarget(config, run, report=report, command=command)
-    finish(run, result, Pool(run / "before"), Pool(run / "after"))
-    write_manifest(run, {k: str(v) for k, v in read_json(run / "config.json").items() if k.endswith("_digest")})
-    return result
+    return retarget(job, run, report=report, publish=finish, command=command)
 
 
-def dry_run(config: RetargetConfig) -> dict[str, Any]:
+def dry_run(job: Job) -> dict[str, Any]:
     """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
-    job = prepare(config)
+    config = job.config
     x, sigma = noise_for(range(config.sample_batch), job.base.shape).to(job.device), torch.ones(1, device=job.device)
     with torch.inference_mode():
         job.base(x, sigma)

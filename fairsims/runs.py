@@ -115,7 +115,7 @@ def new_run_folder(root: Path, label: str) -> Path:
 
 def write_manifest(run: Path, inputs: Mapping[str, str]) -> None:
     """`manifest.json`: SHA-256 of every input (name to digest) and of every file in the run."""
-    skip = {"manifest.json", "stats.jsonl"}
+    skip = {"manifest.json", "status.json"}
     outputs = {
         p.relative_to(run).as_posix(): sha256_file(p)
         for p in sorted(run.rglob("*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import time
@@ -191,9 +192,10 @@ def train_folder(
     Raises ChangedSettings when the folder was begun with other settings.
     """
     settle_settings(folder / "training.json", {**recipe, "train": asdict(config), "data_digest": dataset.digest})
-    if (folder / "config.json").exists():
-        return
     state_file, stats = folder / "state.pt", folder / "stats.jsonl"
+    if (folder / "config.json").exists():
+        state_file.unlink(missing_ok=True)
+        return
     state = torch.load(state_file, map_location=denoiser.device, weights_only=True) if state_file.exists() else None
     done = state["step"] if state else 0
     kept = [json.dumps(r) + "\n" for r in read_jsonl(stats) if r["step"] <= done]
@@ -205,7 +207,9 @@ def train_folder(
             f.write(json.dumps(tick.record) + "\n")
         if tick.step - done >= state_steps and tick.step < config.steps:
             with atomic(state_file) as temporary:
-                torch.save(tick.state, temporary)
+                buffer = io.BytesIO()
+                torch.save(tick.state, buffer)
+                temporary.write_bytes(buffer.getbuffer())
             done = tick.step
         ema = tick.ema
         yield tick

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls  # type: ignore[import-untyped]
-from scipy.stats import norm  # type: ignore[import-untyped]
+from scipy.optimize import nnls
+from scipy.stats import norm
 
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError

@@ -29,12 +29,13 @@ def save_classifier(
     provenance: Mapping[str, Any],
 ) -> None:
     """Write a classifier; `provenance` says how it was made and measured. The weights come first."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:
-        save_file(state, temporary)
+        # `save_file` would leave a file that only its owner can read.
+        temporary.write_bytes(save(state))
     write_json(
         folder / "config.json",
         {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,7 +48,7 @@ def assign_folds(dataset: ImageDataset, indices: IntArray, labels: IntArray, spl
 
     Raises InputError when a column is missing or there are fewer groups than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # type: ignore[import-untyped]
+    from sklearn.model_selection import StratifiedGroupKFold
 
     missing = [c for c in split.group_by if c not in dataset.table.columns]
     if missing:

@@ -18,12 +18,13 @@ FORMAT = "fairsims-checkpoint/1"
 
 def save_checkpoint(folder: Path, denoiser: EDMDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
     """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:
-        save_file(state, temporary)
+        # As bytes, so that a full disk is an OSError like everywhere else.
+        temporary.write_bytes(save(state))
     write_json(
         folder / "config.json",
         {"format": FORMAT, "class": "EDMDenoiser", "config": denoiser.config, "recipe": dict(recipe or {})},

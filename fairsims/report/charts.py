@@ -38,7 +38,7 @@ def shares_chart(attribute: AttributeView) -> alt.LayerChart:
     bars = base.mark_rule(strokeWidth=3).encode(
         y=y, yOffset=offset, x=alt.X("low:Q", title=""), x2="high:Q", color=color, tooltip=tooltip
     )
-    dots = base.mark_point(size=80, filled=True, opacity=1).encode(
+    dots = base.mark_point(size=45, filled=True, opacity=1).encode(
         y=y, yOffset=offset, x=x, color=color, shape=shape, tooltip=tooltip
     )
     targets = (
@@ -77,7 +77,7 @@ def calibration_chart(audit: AuditView) -> alt.LayerChart:
     bars = base.mark_rule(strokeWidth=3).encode(
         x=x, y=alt.Y("low:Q", title=""), y2="high:Q", color=color, tooltip=tooltip
     )
-    dots = base.mark_point(size=80, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)
+    dots = base.mark_point(size=45, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)
     layers = [line, bars, dots]
     if a.focus in a.target:
         rule = alt.Chart(_data([{"target": a.target[a.focus]}])).mark_rule(

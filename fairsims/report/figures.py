@@ -1,6 +1,7 @@
 """The report's charts as PNG: before and after differ by shape and fill as well as by colour, so they survive grey.
 
-Drawn on figures of their own, never on pyplot's, and without dates or versions: one audit gives one picture, byte for byte.
+Drawn on figures of their own, never on pyplot's, and without dates or versions: one audit gives one picture, byte for
+byte.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import seaborn as sns  # type: ignore[import-untyped]
+import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,8 +28,8 @@ from fairsims.runs import atomic
 WIDTH = 4.8
 """Inches. Narrow on purpose: on a phone the report shrinks it by a third and the labels stay legible."""
 DPI = 220
-BEFORE, AFTER, TARGET = "#B35900", "#0072B2", "#222222"
-"""Okabe and Ito's vermilion, darkened to differ from the blue in grey as well, their blue, and near-black."""
+BEFORE, AFTER, TARGET = "#B85600", "#003F73", "#222222"
+"""Okabe and Ito's vermilion and blue, the blue darkened until the two differ in grey as well, and near-black."""
 
 
 def shares_figure(audit: Mapping[str, Any], path: Path) -> None:

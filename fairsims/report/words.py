@@ -152,9 +152,9 @@ def moved_sentence(attribute: AttributeView, sides: Sequence[str]) -> str | None
     moved = {s: m for s in sides if (m := attribute.moved_between_splits(s)) is not None}
     if not moved:
         return None
-    if len(moved) == 1:
-        return f"Between the splits the {attribute.focus} share moves by {points(next(iter(moved.values())), signed=False)} points."
-    parts = " and ".join(f"{points(m, signed=False)} points {s}" for s, m in moved.items())
+    parts = " and ".join(
+        f"{points(m, signed=False)} points" + (f" {s}" if len(moved) > 1 else "") for s, m in moved.items()
+    )
     return f"Between the splits the {attribute.focus} share moves by {parts}."
 
 

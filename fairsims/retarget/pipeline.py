@@ -6,6 +6,7 @@ Each stage leaves whole files; the same call on the same folder goes on where a 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -46,7 +47,9 @@ from fairsims.training import finetune_config, train_folder
 Report = Callable[[str, int, int], None]
 """(stage, done, total): called as images are made or trained on."""
 
-STAGES = ("pool", "auxiliary", "calibration", "before", "after", "audit")
+Publish = Callable[[Path, dict[str, Any], Pool, Pool], None]
+"""(run, audit, before, after)"""
+
 MIN_CLASS = 10
 
 
@@ -80,6 +83,7 @@ def prepare(config: RetargetConfig) -> Job:
     data = config.reference or checkpoint_recipe(config.model).get("data")
     reference = None if data is None else open_dataset(str(data), resolution=base.img_resolution)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    digest = reference.digest if reference else None
     base.to(device).precision = config.precision
     digests = {"base_digest": checkpoint_digest(config.model), "classifier_digest": classifier.digest}
     return Job(
@@ -88,21 +92,28 @@ def prepare(config: RetargetConfig) -> Job:
         classifier=classifier,
         reference=reference,
         target=target,
-        settings=config.as_dict() | digests | {"reference_digest": reference.digest if reference else None},
+        settings=json.loads(json.dumps(config.as_dict() | digests | {"reference_digest": digest})),
         sampler=SamplerConfig(steps=config.steps),
         device=device,
     )
 
 
 def retarget(
-    config: RetargetConfig, run: Path, *, report: Report = lambda *_: None, command: str = ""
+    job: Job,
+    run: Path,
+    *,
+    report: Report = lambda *_: None,
+    publish: Publish = lambda *_: None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Carry out a retargeting in the folder `run`; returns the content of its `audit/audit.json`.
+
+    `publish` makes figures and pages of the result, before the manifest is written and the run counts as finished.
 
     Raises ChangedSettings when the folder holds a run with other settings, InfeasibleTarget or InputError when the
     target or the pool cannot serve.
     """
-    job = prepare(config)
+    config = job.config
     settle_settings(run / "config.json", job.settings)
     status = _Status(run)
     try:
@@ -124,9 +135,9 @@ def retarget(
         with status.stage("audit"):
             result = _audit(run, job, before, after, selection, tau, plan, chosen, calibration, status, command)
             report("audit", 1, 1)
+        publish(run, result, before, after)
+        write_manifest(run, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
         status.finish()
-        inputs = {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")}
-        write_manifest(run, inputs)
     except BaseException as e:
         status.fail(e)
         raise

@@ -1,0 +1,110 @@
+"""The terminal's summary and the words that every output shares."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import report_fixtures as fixtures
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairsims.report import terminal_table, words
+from fairsims.report.view import read_audit
+
+EXPECTED = """\
+gender                                  before                after   target           difference
+  man                      74.9% [73.0, 76.8]   50.2% [47.9, 52.5]       50%  -24.7 [-27.4, -22.0]
+  woman                    25.1% [23.2, 27.0]   49.8% [47.5, 52.1]       50%  +24.7 [+22.0, +27.4]
+  target reached within 3 points
+
+FD (emoji-gender features)                        before      after
+  against the training set                          1.08       6.02
+  against the target-reweighted training set        6.48       2.36
+
+cost                                                base retargeted
+  network evaluations per image                       23         23
+  images generated per kept image                   1.99       1.00
+  network evaluations per kept image                45.8       23.0
+  (base: resampled to the target with the classifier)
+
+time                                          4 min 10 s
+warning: the share of gender moves by 3.6 points with the confusion split"""
+
+
+def test_whole_table():
+    assert terminal_table(fixtures.AUDIT) == EXPECTED
+
+
+def test_single_source():
+    table = terminal_table(fixtures.single_source())
+    assert "25.1% [23.2, 27.0]" in table
+    for word in ("after", "target ", "retargeted", "difference", "None"):
+        assert word not in table
+
+
+def test_not_reached_and_nothing_but_shares():
+    value = fixtures.audit(cost=None, quality=None, warnings=None)
+    value["attributes"]["gender"]["reached"] = False
+    assert terminal_table(value).splitlines()[-1] == "  target NOT reached within 3 points"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(min_size=1, max_size=200), st.floats(0, 1), st.floats(0, 1e12))
+def test_never_wider_than_100_columns_nor_more_lines(name, share, distance):
+    value = copy.deepcopy(fixtures.AUDIT)
+    gender = value["attributes"].pop("gender")
+    for side in ("before", "after", "difference"):
+        gender[side][name] = gender[side].pop("woman") | {"share": share, "delta": -share}
+    gender["target"] = {name: share}
+    del gender["by_split"]
+    value["attributes"][name] = gender | {"classes": ["man", name], "focus": name}
+    value["quality"]["metric"] = name
+    value["quality"]["after"]["fd_target"] = distance
+    value["warnings"] = [name]
+    table = terminal_table(value)
+    assert len(table.splitlines()) == len(EXPECTED.splitlines())
+    assert max(map(len, table.splitlines())) <= 100
+    assert "\x1b" not in table
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "—"), (0, "0"), (23, "23"), (70656, "70,656"), (6.4812, "6.48"), (45.8, "45.8"), (123.45, "123"),
+        (12345.6, "12,346"), (0.00123, "0.00123"), (0.0000012, "1.2e-06"), (2.5e9, "2,500,000,000"), (1234567.8, "1.23e+06"),
+        (-1.5, "-1.50"),
+    ],
+)  # fmt: skip
+def test_number(value, text):
+    assert words.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "—"), (0, "0.0 s"), (41.04, "41.0 s"), (59.96, "1 min 0 s"), (250.3, "4 min 10 s"), (7300, "2 h 1 min")],
+)
+def test_duration(seconds, text):
+    assert words.duration(seconds) == text
+
+
+def test_seeds():
+    assert words.seeds([[200000, 202047]]) == "200000–202047"
+    assert words.seeds([1, 2, 5]) == "1, 2, 5"
+    assert words.seeds(list(range(100))).endswith("7, … (100 in all)")
+    assert words.seeds(None) == words.seeds([]) == words.seeds("x") == "—"
+
+
+def test_focus_is_the_class_furthest_from_its_target_when_none_is_named():
+    value = fixtures.audit()
+    del value["attributes"]["gender"]["focus"]
+    value["attributes"]["gender"]["target"] = {"man": 0.2, "woman": 0.5}
+    assert read_audit(value).main.focus == "man"
+
+
+def test_main_attribute_is_the_one_with_a_target():
+    value = fixtures.audit()
+    other = copy.deepcopy(value["attributes"]["gender"])
+    del other["target"]
+    value["attributes"] = {"age": other, **value["attributes"]}
+    assert read_audit(value).main.name == "gender"

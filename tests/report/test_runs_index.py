@@ -1,0 +1,123 @@
+"""The index of runs: every state, and nothing that a folder can hold makes it raise."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import report_fixtures as fixtures
+
+from fairsims.errors import InputError
+from fairsims.report import dashboard
+from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
+from fairsims.report.runs_index import list_runs, progress, read_run
+from fairsims.report.tables import cost_table, runs_table, shares_table
+from fairsims.report.view import read_audit
+
+
+def test_newest_first_and_only_runs(tmp_path):
+    fixtures.finished_run(tmp_path)
+    fixtures.running_run(tmp_path)
+    fixtures.finished_run(tmp_path, "00012-age")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    runs = list_runs(tmp_path)
+    assert [(r.name, r.state) for r in runs] == [
+        ("00012-age", "finished"), ("00004-gender-0.50", "running"), ("00003-gender-0.50", "finished")
+    ]  # fmt: skip
+    assert list_runs(tmp_path / "nowhere") == list_runs(tmp_path / "file.txt") == []
+
+
+def test_running_run_has_progress_without_its_cut_off_line(tmp_path):
+    run = fixtures.running_run(tmp_path)
+    entry = read_run(run)
+    assert (entry.stage, entry.message, entry.audit) == ("finetune", "6.4 of 9.6 kimg", None)
+    assert entry.updated == max(os.stat(run / f).st_mtime for f in ("stats.jsonl", "status.json", "config.json"))
+    assert [r["kimg"] for r in progress(run)][:2] == [0.0, 0.8]
+    assert len(progress(run)) == 8
+    (run / "stats.jsonl").write_bytes(b"\xff\xfe")
+    assert progress(run) == []
+
+
+def test_audit_without_status_is_finished(tmp_path):
+    run = fixtures.finished_run(tmp_path, value=fixtures.single_source())
+    (run / "status.json").unlink()
+    assert read_run(run).state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("status.json", '{"stage": "fin', "not valid JSON"),
+        ("status.json", '"x"', "expected an object"),
+        ("status.json", '{"state": "odd"}', "has state 'odd'"),
+        ("status.json", '{"state": ["x"], "stage": 1}', "has state"),
+        ("audit/audit.json", "{", "not valid JSON"),
+        ("audit/audit.json", "{}", "the audit has format None"),
+        ("audit/audit.json", None, "finished but has no audit/audit.json"),
+    ],
+)
+def test_broken_runs_say_why(tmp_path, file, text, message):
+    run = fixtures.finished_run(tmp_path)
+    (run / file).unlink()
+    if text is not None:
+        (run / file).write_text(text)
+    entry = read_run(run)
+    assert entry.state == "broken"
+    assert message in entry.message
+
+
+def test_failed_run_keeps_its_message(tmp_path):
+    run = fixtures.running_run(tmp_path)
+    (run / "status.json").write_text(json.dumps({"stage": "finetune", "state": "failed", "message": "loss is nan"}))
+    assert (read_run(run).state, read_run(run).message) == ("failed", "loss is nan")
+
+
+def rows_of(chart):
+    """The rows behind each layer of a chart."""
+    value = chart.to_dict()
+    return [value["datasets"][layer["data"]["name"]] for layer in value["layer"]]
+
+
+def test_charts_hold_the_audit_and_are_valid():
+    view = read_audit(fixtures.AUDIT)
+    targets, bars, dots = rows_of(shares_chart(view.main))
+    assert bars == dots
+    assert [(r["class"], r["target"]) for r in targets] == [("man", 0.5), ("woman", 0.5)]
+    woman = dots[-1]
+    assert (woman["class"], woman["side"], woman["text"]) == ("woman", "after", "49.8% [47.5, 52.1]")
+    assert woman["low"] == pytest.approx(0.475)
+    assert {r["seeds"] for r in rows_of(calibration_chart(view))[-1]} == {"calibration", "audit"}
+    single = shares_chart(read_audit(fixtures.single_source()).main).to_dict()
+    assert len(single["layer"]) == 2
+    assert {r["side"] for rows in single["datasets"].values() for r in rows} == {"before"}
+    assert loss_chart([{"nimg": 800, "loss": 0.2}, {"nimg": 1600, "loss": 0.1}, {"loss": None}, {}]) is not None
+    assert loss_chart([{"kimg": 1, "loss": 0.2}]) is None
+
+
+def test_tables(tmp_path):
+    view, single = read_audit(fixtures.AUDIT), read_audit(fixtures.single_source())
+    assert shares_table(view, view.main)[1] == {
+        "class": "woman", "target": "50%", "before": "25.1% [23.2, 27.0]", "after": "49.8% [47.5, 52.1]",
+        "difference, points": "+24.7 [+22.0, +27.4]",
+    }  # fmt: skip
+    assert list(shares_table(single, single.main)[0]) == ["class", "measured"]
+    assert list(cost_table(single)[0]) == ["cost", "measured"]
+    fixtures.finished_run(tmp_path)
+    fixtures.running_run(tmp_path)
+    running, finished = runs_table(list_runs(tmp_path))
+    assert list(running) == list(finished)
+    assert finished["share"] == "woman 25.1% → 49.8%"
+    assert finished["FD to the target mix"] == "6.48 → 2.36"
+
+
+def test_dashboard_finds_its_script_and_runs(monkeypatch, tmp_path):
+    assert dashboard.app_file().name == "dashboard.py"
+    monkeypatch.setenv("FAIRSIMS_RUNS", str(tmp_path))
+    assert dashboard.runs_root() == tmp_path
+    monkeypatch.delenv("FAIRSIMS_RUNS")
+    assert str(dashboard.runs_root()) == "runs"
+    monkeypatch.setattr(dashboard.fairsims, "__file__", str(tmp_path / "fairsims" / "__init__.py"))
+    with pytest.raises(InputError, match="reinstall fairsims"):
+        dashboard.app_file()
