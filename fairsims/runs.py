@@ -91,15 +91,24 @@ def settle_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
-    earlier = read_json(path)
-    changed = [k for k in dict.fromkeys([*earlier, *settings]) if earlier.get(k) != settings.get(k)]
+    earlier, now = dict(_flat(read_json(path))), dict(_flat(settings))
+    changed = [k for k in dict.fromkeys([*earlier, *now]) if earlier.get(k) != now.get(k)]
     if changed:
         k = changed[0]
         more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
         raise ChangedSettings(
-            f"{path.parent} was made with {k} = {_short(earlier.get(k))}, now {k} = {_short(settings.get(k))}{more}; "
+            f"{path.parent} was made with {k} = {_short(earlier.get(k))}, now {k} = {_short(now.get(k))}{more}; "
             "give the earlier settings to resume it, or another folder"
         )
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with those of sections under dotted names, so that a message can name the one that changed."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def _short(value: object) -> str:

@@ -83,6 +83,8 @@ def generate(
     denoiser: Denoiser, seeds: Sequence[int], *, sampler: SamplerConfig | None = None, batch_size: int = 128
 ) -> Iterator[SampleBatch]:
     """Sample images, one per seed, batch by batch. Image k depends on seed k alone, up to kernel rounding."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     sampler = sampler or SamplerConfig()
     device, sigmas = denoiser.device, sampler.sigmas(denoiser)
     for start in range(0, len(seeds), batch_size):

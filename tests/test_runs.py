@@ -165,7 +165,7 @@ def test_manifest_holds_every_file(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_text(run / "pool" / "shard.bin", "images")
     write_text(run / "report.html", "<p>")
-    write_text(run / "stats.jsonl", "{}")
+    write_text(run / "status.json", "{}")
     (run / ".left.part").write_text("by a kill")
     write_manifest(run, {"base_digest": "abc"})
     manifest = read_json(run / "manifest.json")
@@ -176,7 +176,7 @@ def test_manifest_holds_every_file(tmp_path: Path) -> None:
     }
     first = (run / "manifest.json").read_bytes()
     write_manifest(run, {"base_digest": "abc"})
-    assert (run / "manifest.json").read_bytes() == first, "the manifest does not name itself"
+    assert (run / "manifest.json").read_bytes() == first, "the manifest must not name itself"
     write_text(run / "report.html", "<b>")
     assert sha256_file(run / "report.html") != manifest["outputs"]["report.html"]
 

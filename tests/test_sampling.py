@@ -76,7 +76,7 @@ def test_heun_solves_a_gaussian_exactly_in_the_limit() -> None:
     denoiser, noise = gaussian(mean, std), torch.linspace(-2, 2, 9)[:, None].double()
     expected = mean + std * (noise * 80 - mean) / (std**2 + 80**2) ** 0.5
     errors = [float((heun(denoiser, noise, sigma_schedule(n, 0.002, 80)) - expected).abs().max()) for n in (16, 32, 64)]
-    assert errors[-1] < 2e-3
+    assert errors[-1] < 4e-3
     # Second order: half the step, a quarter of the error.
     assert all(3 < a / b < 5.5 for a, b in pairwise(errors))
 
@@ -120,11 +120,11 @@ def test_the_same_call_gives_the_same_bits(edm: EDMDenoiser) -> None:
 
 
 def test_generate_starts_from_the_seeds_noise() -> None:
-    denoiser = gaussian(0, 1e-3)
-    denoiser.sigma_min, denoiser.sigma_max = 0.002, 1e-3 * 50
-    found = images_of(list(generate(denoiser, [11], sampler=SamplerConfig(steps=200))))
-    expected = noise_for([11], (1, 1, 1)) * 0.05 * 1e-3 / (1e-6 + 0.0025) ** 0.5
-    assert torch.allclose(found, expected, rtol=0.05)
+    denoiser = gaussian(0, 0.5)
+    denoiser.sigma_max = 1.0
+    found = images_of(list(generate(denoiser, [11, 12], sampler=SamplerConfig(steps=100))))
+    expected = noise_for([11, 12], (1, 1, 1)) * 0.5 / (0.25 + 1) ** 0.5
+    assert torch.allclose(found, expected, rtol=0.01)
 
 
 @pytest.mark.parametrize("size", [0, -3])

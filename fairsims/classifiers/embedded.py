@@ -31,7 +31,10 @@ BLUEPRINTS = {
         dataset="emoji-people",
         attribute=Attribute(name="gender", classes=("man", "woman")),
         config=NetworkConfig(input_size=32, channels=3, classes=2, widths=(16, 32, 64, 80)),
-        recipe=ClassifierRecipe(kimg=150),
+        recipe=ClassifierRecipe(
+            kimg=60,
+            augmentation=Augmentation(hue=0.1, grey=0.05, erase=0.25, noise=0.1, rotation=0.1),
+        ),
         splits=(
             HeldOut(
                 name="variant",

@@ -55,7 +55,7 @@ def assign_folds(dataset: ImageDataset, indices: IntArray, labels: IntArray, spl
         raise InputError(
             f"{dataset.name} has no column {missing[0]!r} to hold out by{closest(missing[0], dataset.table.columns)}"
         )
-    keys: list[list[object]] = [[("pixels", dataset.read([int(i)]).numpy().tobytes())] for i in indices]
+    keys: list[list[object]] = [[image.tobytes()] for image in dataset.read(indices).numpy()]
     if split.group_by:
         rows = dataset.table.iloc[indices][list(split.group_by)].astype(str).itertuples(index=False, name=None)
         for key, row in zip(keys, rows, strict=True):

@@ -113,14 +113,14 @@ class UNetBlock(nn.Module):
             skip_scale,
             dropout,
         )
-        resample = {"up": up, "down": down, "resample_filter": resample_filter}
+        taps = resample_filter
         self.norm0 = GroupNorm(in_channels, eps=eps)
-        self.conv0 = Conv2d(in_channels, out_channels, 3, **resample)  # type: ignore[arg-type]
+        self.conv0 = Conv2d(in_channels, out_channels, 3, up=up, down=down, resample_filter=taps)
         self.affine = Linear(emb_channels, out_channels)
         self.norm1 = GroupNorm(out_channels, eps=eps)
         self.conv1 = Conv2d(out_channels, out_channels, 3, init_weight=1e-5)
         needs_skip = out_channels != in_channels or up or down
-        self.skip = Conv2d(in_channels, out_channels, 1, **resample) if needs_skip else None  # type: ignore[arg-type]
+        self.skip = Conv2d(in_channels, out_channels, 1, up=up, down=down, resample_filter=taps) if needs_skip else None
         self.norm2 = GroupNorm(out_channels, eps=eps) if attention else None
         if attention:
             self.qkv = Conv2d(out_channels, out_channels * 3, 1, init_weight=math.sqrt(0.2))

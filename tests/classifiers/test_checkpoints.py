@@ -73,7 +73,7 @@ def edit(key: str, value: object) -> object:
         (edit("temperature", "warm"), "does not describe a classifier"),
         (edit("classes", ["even"]), "contradicts itself"),
         (edit("default_split", "concept"), "contradicts itself"),
-        (edit("confusions", {"variant": {"counts": [[1, 2]]}}), "rows of"),
+        (edit("confusions", {"variant": {"counts": [[1, 2]], "description": "d"}}), "rows of"),
         (
             edit("network", {"input_size": 8, "channels": 1, "classes": 2, "widths": [4, 9], "dropout": 0.2}),
             "does not fit",

@@ -55,11 +55,13 @@ def test_larger_images_are_reduced_by_boxes() -> None:
     assert torch.equal(classifier.probabilities(large.read(rows)), classifier.probabilities(small.read(rows)))
 
 
-def test_box_means_are_those_of_pillow() -> None:
+@pytest.mark.parametrize(("factor", "slack"), [(2, 0), (4, 0), (3, 1)])
+def test_box_means_are_those_of_pillow(factor: int, slack: int) -> None:
+    """Pillow divides by 9 with a rounded reciprocal, so that one grey level may differ there."""
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    theirs = np.asarray(Image.fromarray(image).reduce(3))
-    ours = box_reduced(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], 3)[0]
-    assert np.array_equal(ours.numpy().transpose(1, 2, 0), theirs)
+    theirs = np.asarray(Image.fromarray(image).reduce(factor)).astype(int)
+    ours = box_reduced(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], factor)[0]
+    assert np.abs(ours.numpy().transpose(1, 2, 0) - theirs).max() <= slack
 
 
 @pytest.mark.parametrize(
