@@ -95,7 +95,10 @@ def complement_positions(pool: Pool, table: Path) -> np.ndarray:
     """Positions in the pool of the seeds in a `complement.parquet`. Raises InputError when one is not in the pool."""
     if not table.is_file():
         raise InputError(f"{table} is missing; make it with `fairsims complement`")
-    seeds = pd.read_parquet(table)["seed"].to_numpy()
+    try:
+        seeds = pd.read_parquet(table)["seed"].to_numpy()
+    except (OSError, ValueError, KeyError) as e:
+        raise InputError(f"{table} is no table of seeds ({e}); make it with `fairsims complement`") from None
     place = {int(s): i for i, s in enumerate(pool.seeds)}
     missing = [int(s) for s in seeds if int(s) not in place]
     if missing:
@@ -196,8 +199,10 @@ def audit_pools(
     }
     base = [result["attributes"][attr]["before"][c]["share"] for c in labeller.attribute.classes]
     kept = resampling_cost(base, tau)
-    evaluations = kept * pool.meta["evaluations_per_image"]
-    result["cost"] = nfe | {"resampling_base": {"images_per_kept": kept, "evaluations_per_kept": evaluations}}
+    if np.isfinite(kept):
+        evaluations = kept * pool.meta["evaluations_per_image"]
+        nfe["resampling_base"] = {"images_per_kept": kept, "evaluations_per_kept": evaluations}
+    result["cost"] = nfe
     finish(out, result, pool, later)
     return result
 

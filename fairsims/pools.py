@@ -88,7 +88,10 @@ class Pool:
         path = self.folder / "labels" / f"{name}.parquet"
         if not path.exists():
             raise InputError(f"{self.folder} has no labels by {name!r}; run `fairsims label {self.folder}` first")
-        table = pd.read_parquet(path)
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as e:
+            raise InputError(f"{path} is broken ({e}); delete it and label the pool again") from None
         if not np.array_equal(table["seed"].to_numpy(), self.seeds):
             raise InputError(f"the seeds of {path} are not those of the pool; label it again")
         return table

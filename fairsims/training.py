@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -196,7 +197,7 @@ def train_folder(
     if (folder / "config.json").exists():
         state_file.unlink(missing_ok=True)
         return
-    state = torch.load(state_file, map_location=denoiser.device, weights_only=True) if state_file.exists() else None
+    state = _read_state(state_file, denoiser.device) if state_file.exists() else None
     done = state["step"] if state else 0
     kept = [json.dumps(r) + "\n" for r in read_jsonl(stats) if r["step"] <= done]
     write_text(stats, "".join(kept))
@@ -215,6 +216,14 @@ def train_folder(
         yield tick
     save_checkpoint(folder, ema, recipe={**recipe, "train": asdict(config)})
     state_file.unlink(missing_ok=True)
+
+
+def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location=device, weights_only=True))
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, TypeError, ValueError) as e:
+        reason = (str(e).splitlines() or [""])[0][:160]
+        raise InputError(f"{path} is corrupt ({reason}); delete it to train again from the start") from None
 
 
 def finetune_config(kimg: float, **changes: Any) -> TrainConfig:

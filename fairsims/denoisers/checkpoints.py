@@ -59,7 +59,8 @@ def load_checkpoint(path: str | Path) -> Denoiser:
     folder = find_checkpoint(path)
     meta = _meta(folder)
     if meta.get("class") == "SIMSGuidance":
-        base, aux, config = *_guided_parts(folder, meta), meta["config"]
+        base, aux = _guided_parts(folder, meta)
+        config = meta["config"]
         return SIMSGuidance(load_network(base), load_network(aux), config["omega"], interval=config["interval"]).eval()
     return load_network(folder)
 
@@ -81,7 +82,7 @@ def load_network(path: str | Path) -> EDMDenoiser:
         raise InputError(f"{weights} is missing; restore it or train the model again") from None
     except (SafetensorError, OSError) as e:
         raise InputError(f"{weights} is corrupt ({e}); restore it or train the model again") from None
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise InputError(f"{folder}/config.json does not describe a model ({e}); restore it") from None
     try:
         denoiser.load_state_dict(state, strict=True)
@@ -137,8 +138,10 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 
 def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, str | Path]:
-    parts = [meta["config"]["base"], meta["config"]["aux"]]
-    base, aux = (folder / p if (folder / p).is_dir() else p for p in parts)
+    config = meta.get("config")
+    if not isinstance(config, dict) or not {"base", "aux", "omega", "interval"} <= config.keys():
+        raise InputError(f"{folder}/config.json does not describe a guided pair of networks; restore it")
+    base, aux = (folder / p if (folder / p).is_dir() else p for p in (config["base"], config["aux"]))
     return base, aux
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class RunEntry:
     audit: AuditView | None
     """The finished audit, if there is a readable one."""
     updated: float
-    """When status or statistics last changed, seconds since the epoch."""
+    """When anything in the run last changed, seconds since the epoch."""
 
 
 def list_runs(root: Path) -> list[RunEntry]:
@@ -74,11 +75,14 @@ def read_run(folder: Path) -> RunEntry:
 
 
 def progress(folder: Path) -> list[dict[str, Any]]:
-    """Records of the run's `stats.jsonl`, oldest first; empty when there are none. Never raises."""
-    try:
-        return [r for r in read_jsonl(folder / "stats.jsonl") if isinstance(r, dict)]
-    except (OSError, UnicodeDecodeError):
-        return []
+    """Training statistics of the run, or else of the auxiliary it trains, oldest first. Never raises."""
+    for path in (folder / "stats.jsonl", folder / "auxiliary" / "stats.jsonl"):
+        try:
+            if records := [r for r in read_jsonl(path) if isinstance(r, dict)]:
+                return records
+        except (OSError, UnicodeDecodeError):
+            continue
+    return []
 
 
 def _order(folder: Path) -> tuple[int, str]:
@@ -87,10 +91,9 @@ def _order(folder: Path) -> tuple[int, str]:
 
 
 def _updated(folder: Path) -> float:
-    times = []
-    for trace in _TRACES:
-        try:
-            times.append((folder / trace).stat().st_mtime)
-        except OSError:
-            continue
-    return max(times, default=0.0)
+    times = [0.0]
+    # Shards of pools and statistics of the auxiliary lie one level down.
+    for path in (*folder.glob("*"), *folder.glob("*/*")):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)

@@ -79,9 +79,15 @@ def prepare(config: RetargetConfig) -> Job:
             f"the classifier {classifier.name} labels {classifier.attribute.name!r}, --attr is {config.attr!r}; "
             "give the attribute it labels or another --classifier"
         )
+    # Refuses images of a shape that it was not made for.
+    classifier.probabilities(torch.zeros(1, *base.shape, dtype=torch.uint8))
     target = parse_target(config.target, classifier.attribute)
-    data = config.reference or checkpoint_recipe(config.model).get("data")
-    reference = None if data is None else open_dataset(str(data), resolution=base.img_resolution)
+    if target.number in (0, 1) or max(target.shares or (0,)) == 1:
+        raise InputError(
+            f"--target {config.target} leaves one class only; expected shares below 1: strength moves shares, it does "
+            "not remove a class; select images by their labels instead"
+        )
+    reference = _reference(config, base)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     digest = reference.digest if reference else None
     base.to(device).precision = config.precision
@@ -95,6 +101,23 @@ def prepare(config: RetargetConfig) -> Job:
         settings=json.loads(json.dumps(config.as_dict() | digests | {"reference_digest": digest})),
         sampler=SamplerConfig(steps=config.steps),
         device=device,
+    )
+
+
+def _reference(config: RetargetConfig, base: EDMDenoiser) -> ImageDataset | None:
+    """The real data of the audit: as asked for, else what the base was trained on if that is labelled."""
+    spec = config.reference or checkpoint_recipe(config.model).get("data")
+    if spec is None:
+        return None
+    data = open_dataset(str(spec), resolution=base.img_resolution)
+    if config.attr in data.attributes and data.channels == base.img_channels:
+        return data
+    if config.reference is None:
+        return None
+    labels = ", ".join(data.attributes) or "nothing"
+    raise InputError(
+        f"the reference {data.name} has {data.channels} channels and labels for {labels}; "
+        f"expected {base.img_channels} and {config.attr}; give a labelled data set of the model's shape"
     )
 
 
@@ -230,6 +253,10 @@ def _combine(job: Job, aux: EDMDenoiser, strength: float) -> Denoiser:
     return SIMSGuidance(job.base, aux, strength)
 
 
+def _pilot_folder(run: Path, strength: float, n: int) -> Path:
+    return run / "calibration" / f"{strength:.6f}-{n}"
+
+
 def _calibrate(
     run: Path, job: Job, aux: EDMDenoiser, tau: np.ndarray, plan: ComplementPlan, base: ShareEstimate, report: Report
 ) -> Calibration:
@@ -247,7 +274,7 @@ def _calibrate(
         facts = {"kind": config.mode, "digest": job.settings["base_digest"], "aux": aux_digest, "strength": strength}
         start = done_before
         pool = _sample(
-            run / "calibration" / f"{strength:.6f}", _combine(job, aux, strength), job, "calibration", n, facts,
+            _pilot_folder(run, strength, n), _combine(job, aux, strength), job, "calibration", n, facts,
             lambda _, done, __: report("calibration", start + done, sum(config.pilots)),
         )  # fmt: skip
         done_before += n
@@ -292,7 +319,9 @@ def _after(
         return _sample(run / "after", denoiser, job, "audit", n, facts, report, "after"), None
     classes = job.classifier.attribute.classes
     confusion = job.classifier.confusions[job.classifier.default_split]
-    last = Pool(sorted((run / "calibration").iterdir(), key=lambda p: float(p.name))[-1])
+    # At the cap the pilots repeat the same strength with more images: the largest of them says most.
+    pilot = max(calibration.pilots, key=lambda p: (p.strength, p.n))
+    last = Pool(_pilot_folder(run, pilot.strength, pilot.n))
     shares = corrected_shares(classes, predicted_counts(label_pool(last, job.classifier)), confusion).share
     selection = plan_selection(np.array(shares), confusion.rates(), tau)
     wanted = int(np.ceil(n * selection.images_per_kept * 1.08)) + 50

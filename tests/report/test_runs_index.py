@@ -33,11 +33,17 @@ def test_running_run_has_progress_without_its_cut_off_line(tmp_path):
     run = fixtures.running_run(tmp_path)
     entry = read_run(run)
     assert (entry.stage, entry.message, entry.audit) == ("finetune", "6.4 of 9.6 kimg", None)
-    assert entry.updated == max(os.stat(run / f).st_mtime for f in ("stats.jsonl", "status.json", "config.json"))
+    (run / "pool").mkdir()
+    (run / "pool" / "shard-00000.parquet").touch()
+    os.utime(run / "pool" / "shard-00000.parquet", (4e9, 4e9))
+    assert read_run(run).updated == 4e9
     assert [r["kimg"] for r in progress(run)][:2] == [0.0, 0.8]
     assert len(progress(run)) == 8
     (run / "stats.jsonl").write_bytes(b"\xff\xfe")
     assert progress(run) == []
+    (run / "auxiliary").mkdir()
+    (run / "auxiliary" / "stats.jsonl").write_text('{"nimg": 512, "loss": 0.2}\n')
+    assert progress(run) == [{"nimg": 512, "loss": 0.2}]
 
 
 def test_audit_without_status_is_finished(tmp_path):
