@@ -63,7 +63,8 @@ def main() -> None:
         forwards = args.images * (2 * sampler.steps - 1)
         rate = forwards / statistics.median(r[0] for r in rows)
         print(
-            f"{precision}: raw forward {rate:.0f} images/s at batch {args.batch}, {rate / (2 * sampler.steps - 1):.1f} samples/s"
+            f"{precision}: raw forward {rate:.0f} images/s at batch {args.batch}, "
+            f"at most {rate / (2 * sampler.steps - 1):.1f} samples/s"
         )
         for name, k, against in (("generate / raw", 1, 0), ("pool / raw", 2, 0), ("guided / base", 3, 1)):
             ratios = sorted(r[k] / r[against] for r in rows)

@@ -201,7 +201,7 @@ def run_folder(network: EDMDenoiser, data: ImageDataset, folder: Path, config: T
     return train_folder(network, data, config, folder, recipe={"kind": "test"})
 
 
-@pytest.mark.parametrize("stops", [[1], [3], [2, 2, 5]])
+@pytest.mark.parametrize("stops", [[1], [3], [2, 2, 1]])
 def test_a_killed_folder_goes_on_to_the_same_bytes(
     tmp_path: Path, make_network: MakeNetwork, digits: ImageDataset, stops: list[int]
 ) -> None:
@@ -285,9 +285,7 @@ def test_data_of_another_shape_are_refused(make_network: MakeNetwork, digits: Im
             next(train(make_network(**changes), digits, SMALL))
 
 
-def test_a_loss_that_is_not_finite_stops_training(
-    tmp_path: Path, network: EDMDenoiser, digits: ImageDataset
-) -> None:
+def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, network: EDMDenoiser, digits: ImageDataset) -> None:
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match="the loss became nan at step 0"):

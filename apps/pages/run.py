@@ -95,10 +95,12 @@ def show_result(audit: AuditView) -> None:
             border=True,
         )
     for q in audit.quality[-1:]:
-        change = f"{q.after - q.before:+.2f}" if q.after is not None and q.before is not None else None
+        change = (
+            f"{q.after - q.before:+.{audit.quality_digits}f}" if q.after is not None and q.before is not None else None
+        )
         quality.metric(
             "FD to the target mix" if "target" in q.name else "Quality",
-            fixed(q.after if two_sided else q.before),
+            fixed(q.after if two_sided else q.before, audit.quality_digits),
             change,
             delta_color="inverse",
             border=True,
@@ -138,7 +140,7 @@ def show_shares(audit: AuditView) -> None:
         left.altair_chart(shares_chart(a), width="stretch", alt=shares_alt(audit), key=f"shares-{a.name}")
         with right:
             table(shares_table(audit, a))
-        if a.by_split:
+        if len(a.by_split) > 1:
             with right:
                 table(splits_table(audit, a))
                 st.caption(plain(moved_sentence(a, audit.sides) or ""))

@@ -129,7 +129,7 @@ class CNNClassifier:
 
 
 def box_reduced(images: Tensor, factor: int) -> Tensor:
-    """uint8 `(B, C, H, W)` to `(B, C, H/factor, W/factor)`: means of boxes, halves rounded up, as Pillow's `reduce(2)`."""
+    """uint8 `(B, C, H, W)` to `(B, C, H/factor, W/factor)`: box means, halves rounded up, as Pillow does."""
     if factor == 1:
         return images
     return torch.floor(F.avg_pool2d(images.to(torch.float32), factor) + 0.5).to(torch.uint8)

@@ -74,7 +74,8 @@ def calibration_figure(audit: Mapping[str, Any], path: Path) -> None:
             axes.axvline(view.strength, color=AFTER, linestyle=":", linewidth=1.4)
             if a.after:
                 _error_bar(axes, view.strength, a.after[a.focus], vertical=True, color=AFTER, marker="s", fill=AFTER)
-                handles.append(_handle(AFTER, "s", AFTER, f"audit seeds at {view.strength:.3g}"))
+                resampled = ", resampled" if view.section("method").get("resampled") is True else ""
+                handles.append(_handle(AFTER, "s", AFTER, f"audit seeds at {view.strength:.3g}{resampled}"))
             else:
                 handles.append(Line2D([], [], color=AFTER, linestyle=":", label=f"chosen: {view.strength:.3g}"))
         axes.set_xlabel("strength")

@@ -126,6 +126,7 @@ def _method(view: AuditView) -> Iterator[Fact]:
         yield "mode", words.MODES.get(str(mode), str(mode))
     for label, key in (
         ("strength", "strength"),
+        ("largest strength allowed", "cap"),
         ("planned ω", "planned_omega"),
         ("least feasible ω", "least_omega"),
         ("complement set, images", "complement_size"),
@@ -134,8 +135,15 @@ def _method(view: AuditView) -> Iterator[Fact]:
     ):
         if method.get(key) is not None:
             yield label, words.mix(method[key]) if key == "complement" else _value(method[key])
+    if method.get("resampled") is not None:
+        done = (
+            "yes, images of the retargeted model were kept or dropped by the classifier"
+            if method["resampled"]
+            else "no"
+        )
+        yield "remainder resampled", done
     if method.get("reason"):
-        yield "why this mode", str(method["reason"])
+        yield "why this plan", str(method["reason"])
 
 
 def _reproduction(view: AuditView) -> Iterator[Fact]:

@@ -48,9 +48,10 @@ def splits_table(audit: AuditView, attribute: AttributeView) -> list[Row]:
 
 def quality_table(audit: AuditView) -> list[Row]:
     """A row per distance."""
-    after = len(audit.sides) == 2
+    after, digits = len(audit.sides) == 2, audit.quality_digits
     return [
-        {"distance": q.name, side_name("before", audit): fixed(q.before)} | ({"after": fixed(q.after)} if after else {})
+        {"distance": q.name, side_name("before", audit): fixed(q.before, digits)}
+        | ({"after": fixed(q.after, digits)} if after else {})
         for q in audit.quality
     ]
 
@@ -92,7 +93,9 @@ def _result(audit: AuditView | None) -> Row:
     values = (
         f"{a.focus} " + " → ".join(percent(a.side(s)[a.focus].share) for s in audit.sides),
         short_percent(a.target.get(a.focus)),
-        " → ".join(fixed(v) for v in (distance.before, distance.after) if v is not None) if distance else NOTHING,
+        " → ".join(fixed(v, audit.quality_digits) for v in (distance.before, distance.after) if v is not None)
+        if distance
+        else NOTHING,
         duration(audit.seconds),
     )
     return dict(zip(names, values, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fairsims.report.view import AttributeView, AuditView, Share, read_audit
-from fairsims.report.words import NOTHING, duration, fixed, percent, short_percent
+from fairsims.report.words import NOTHING, duration, fixed, percent, short_percent, verdict
 
 WIDTH = 100
 NAME = 46
@@ -37,9 +37,8 @@ def _shares(attribute: AttributeView) -> Iterator[str]:
         cells += [f"{_plain(short_percent(attribute.target.get(c))):>8}"] if attribute.target else []
         cells += [_delta(attribute.difference[c])] if attribute.difference else []
         yield f"  {_cut(c, 23):<23} " + " ".join(cells)
-    if attribute.reached is not None:
-        within = f" within {100 * attribute.tolerance:.3g} points" if attribute.tolerance is not None else ""
-        yield f"  target {'reached' if attribute.reached else 'NOT reached'}{within}"
+    if (sentence := verdict(attribute)) is not None:
+        yield f"  {sentence}"
 
 
 def _quality(view: AuditView) -> Iterator[str]:
@@ -49,7 +48,7 @@ def _quality(view: AuditView) -> Iterator[str]:
     yield _cut(view.metric or "quality", NAME - 1).ljust(NAME) + " ".join(f"{s:>10}" for s in sides)
     for row in view.quality:
         values = (row.before, row.after)[: len(sides)]
-        yield _row(row.name, [_plain(fixed(v)) for v in values])
+        yield _row(row.name, [_plain(fixed(v, view.quality_digits)) for v in values])
 
 
 def _cost(view: AuditView) -> Iterator[str]:

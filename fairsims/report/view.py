@@ -136,6 +136,12 @@ class AuditView:
         return next((a for a in self.attributes if a.target), self.attributes[0])
 
     @property
+    def quality_digits(self) -> int:
+        """Decimals that tell the quality numbers apart."""
+        values = [abs(v) for q in self.quality for v in (q.before, q.after) if v]
+        return 3 if values and min(values) < 0.1 else 2
+
+    @property
     def sides(self) -> tuple[str, ...]:
         """`("before", "after")`, or `("before",)` for an audit of a single source."""
         return SIDES if self.main.after else SIDES[:1]

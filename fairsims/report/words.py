@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from fairsims.report.view import QUALITY_NAMES, AttributeView, AuditView, Share
 
@@ -110,19 +111,25 @@ def headline(attribute: AttributeView) -> str:
 
 
 def verdict(attribute: AttributeView) -> str | None:
-    """Whether the target was reached, in neutral words; None when the audit does not say."""
-    if attribute.reached is None:
+    """Whether the target was reached, in neutral words; None when there was none to reach."""
+    if not attribute.target or not attribute.after:
         return None
-    within = "" if attribute.tolerance is None else f" (tolerance ±{100 * attribute.tolerance:.3g} points)"
-    return f"Target {'reached' if attribute.reached else 'not reached'}{within}."
+    width = "the tolerance" if attribute.tolerance is None else f"±{100 * attribute.tolerance:.3g} points"
+    if attribute.reached is None:
+        edge = f"a 95% interval crosses the edge of {width}; more audit images narrow it"
+        return f"Open whether the target is reached ({edge})."
+    if attribute.reached:
+        return f"Target reached (every 95% interval lies within {width} of it)."
+    return f"Target not reached (a 95% interval lies wholly outside {width} of it)."
 
 
 def short_verdict(attribute: AttributeView) -> str | None:
     """`verdict` in two words and the tolerance."""
-    if attribute.reached is None:
+    if not attribute.target or not attribute.after:
         return None
     within = "" if attribute.tolerance is None else f", ±{100 * attribute.tolerance:.3g} points"
-    return f"{'reached' if attribute.reached else 'not reached'}{within}"
+    word = {True: "reached", False: "not reached", None: "open if reached"}[attribute.reached]
+    return word + within
 
 
 def quality_sentence(audit: AuditView) -> str | None:
@@ -132,7 +139,8 @@ def quality_sentence(audit: AuditView) -> str | None:
     distances = [q for q in audit.quality if q.name in QUALITY_NAMES.values()]
     if not distances:
         return None
-    parts = [f"{q.name} {fixed(q.before)} → {fixed(q.after)}" for q in distances]
+    digits = audit.quality_digits
+    parts = [f"{q.name} {fixed(q.before, digits)} → {fixed(q.after, digits)}" for q in distances]
     return f"{audit.metric or 'Quality'}, lower is closer: {'; '.join(parts)}."
 
 
@@ -164,8 +172,11 @@ def side_name(side: str, audit: AuditView) -> str:
 
 
 def moment(created: object) -> str | None:
-    """ "2026-11-22T07:00:00Z" -> "2026-11-22 07:00 UTC"; anything else as it is."""
-    text = None if created is None else str(created)
-    if text is None or len(text) < 17 or text[10] != "T" or not text.endswith("Z"):
-        return text
-    return f"{text[:10]} {text[11:16]} UTC"
+    """ "2026-11-22T07:00:00Z" -> "2026-11-22 07:00 UTC"; what is no time in UTC as it is."""
+    if created is None:
+        return None
+    try:
+        time = datetime.fromisoformat(str(created))
+    except ValueError:
+        return str(created)
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time.utcoffset() == timedelta(0) else str(created)

@@ -26,8 +26,8 @@ def test_embedded_classifiers_know_the_classes(name: str, data: str, size: int, 
     for k, label in enumerate(classes):
         members = np.flatnonzero(images.table[classifier.attribute.name] == label)[::5]
         found = label_batches(classifier, [images.read(members)])
-        assert (found.argmax(axis=1) == k).mean() > 0.97
-        assert found[:, k].mean() > 0.9
+        assert (found.argmax(axis=1) == k).mean() > 0.94
+        assert found[:, k].mean() > 0.88
 
 
 @pytest.mark.parametrize("name", ["emoji-gender", "digits-parity"])

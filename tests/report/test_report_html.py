@@ -52,7 +52,7 @@ def text_of(html):
 def test_says_what_changed(tmp_path):
     text = text_of(report(tmp_path))
     assert "woman share 25.1% [23.2, 27.0] → 49.8% [47.5, 52.1] ; target 50%" in text
-    assert "Target reached (tolerance ±3 points)." in text
+    assert "Target reached (every 95% interval lies within ±3 points of it)." in text
     assert "+24.7 [+22.0, +27.4]" in text
     assert "Between the splits the woman share moves by 2.2 points before and 3.6 points after." in text
     assert "FD (emoji-gender features), lower is closer: against the training set 1.08 → 6.02" in text
@@ -157,10 +157,22 @@ def test_three_classes_and_an_attribute_without_target(tmp_path):
     assert "Between the splits the c share moves by 0.0 points before and 0.0 points after." in text
 
 
-def test_target_not_reached_is_said(tmp_path):
+@pytest.mark.parametrize(
+    ("reached", "words"), [(False, "Target not reached"), (None, "Open whether the target is reached")]
+)
+def test_target_not_or_perhaps_reached_is_said(tmp_path, reached, words):
     value = fixtures.audit()
-    value["attributes"]["gender"]["reached"] = False
-    assert "Target not reached (tolerance ±3 points)." in text_of(report(tmp_path, value))
+    value["attributes"]["gender"]["reached"] = reached
+    assert words in text_of(report(tmp_path, value))
+
+
+def test_one_split_cannot_tell_how_far_the_share_depends_on_it(tmp_path):
+    value = fixtures.audit()
+    for holder in (value["attributes"]["gender"]["by_split"], value["classifier"]["confusions"]):
+        del holder["concept"]
+    text = text_of(report(tmp_path, value))
+    assert "measured in one way only" in text
+    assert "How much depends" not in text
 
 
 @pytest.mark.parametrize(

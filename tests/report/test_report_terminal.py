@@ -16,7 +16,7 @@ EXPECTED = """\
 gender                                  before                after   target           difference
   man                      74.9% [73.0, 76.8]   50.2% [47.9, 52.5]       50%  -24.7 [-27.4, -22.0]
   woman                    25.1% [23.2, 27.0]   49.8% [47.5, 52.1]       50%  +24.7 [+22.0, +27.4]
-  target reached within 3 points
+  Target reached (every 95% interval lies within ±3 points of it).
 
 FD (emoji-gender features)                        before      after
   against the training set                          1.08       6.02
@@ -39,14 +39,15 @@ def test_whole_table():
 def test_single_source():
     table = terminal_table(fixtures.single_source())
     assert "25.1% [23.2, 27.0]" in table
-    for word in ("after", "target ", "retargeted", "difference", "None"):
+    for word in ("after", "Target", "retargeted", "difference", "None"):
         assert word not in table
 
 
 def test_not_reached_and_nothing_but_shares():
     value = fixtures.audit(cost=None, quality=None, warnings=None)
     value["attributes"]["gender"]["reached"] = False
-    assert terminal_table(value).splitlines()[-1] == "  target NOT reached within 3 points"
+    last = terminal_table(value).splitlines()[-1]
+    assert last == "  Target not reached (a 95% interval lies wholly outside ±3 points of it)."
 
 
 @settings(max_examples=30, deadline=None)
@@ -86,6 +87,24 @@ def test_number(value, text):
 )
 def test_duration(seconds, text):
     assert words.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("created", "text"),
+    [
+        ("2026-11-22T07:00:00Z", "2026-11-22 07:00 UTC"), ("2026-11-22T08:28:31+00:00", "2026-11-22 08:28 UTC"),
+        ("2026-11-22T08:28:31+02:00", "2026-11-22T08:28:31+02:00"), ("2026-11-22", "2026-11-22"), ("today", "today"),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_moment(created, text):
+    assert words.moment(created) == text
+
+
+def test_small_distances_keep_their_digits():
+    value = fixtures.audit()
+    value["quality"]["before"]["fd_reference"] = 0.0712
+    assert "0.071      6.020" in terminal_table(value)
 
 
 def test_seeds():

@@ -1,0 +1,223 @@
+"""The closed loop: it hits its target on responses that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairsims.denoisers import GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.errors import FairsimsError
+from fairsims.retarget.calibration import Pilot, ResponseFit, calibrate, focus_values
+from fairsims.retarget.complement import complement_shares
+from fairsims.sampling import SamplerConfig, heun
+from fairsims.seeds import noise_for
+
+Response = Callable[[float], float]
+
+CONFUSION = np.array([[0.97, 0.05], [0.03, 0.95]])
+FOCUS = np.array([False, True])
+
+
+def logistic(a: float, b: float, c: float = 0.0) -> Response:
+    return lambda s: float(1 / (1 + np.exp(-(a + b * s + c * s * s))))
+
+
+def observe(response: Response, seed: int) -> Callable[[float, int], np.ndarray]:
+    """A model whose image k is of the focus class when a number of its own lies below the share; labelled with errors."""
+    rng = np.random.default_rng(seed)
+    truth, error = rng.random(5000), rng.random(5000)
+
+    def measure(strength: float, n: int) -> np.ndarray:
+        true = (truth[:n] < response(strength)).astype(int)
+        predicted = (error[:n] < CONFUSION[1, true]).astype(int)
+        return focus_values(predicted, CONFUSION, FOCUS)
+
+    return measure
+
+
+def pilot(values: np.ndarray, strength: float = 0.0) -> Pilot:
+    n = len(values)
+    return Pilot(strength=strength, share=float(values.mean()), se=float(values.std(ddof=1) / n**0.5), n=n)
+
+
+def base_of(response: Response, seed: int, n: int = 3072) -> Pilot:
+    return pilot(observe(response, seed + 10_000)(0.0, n))
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "target", "start"),
+    [
+        ("as planned", logistic(-1.1, 1.1), 0.5, 1.0),
+        ("a third of the plan", logistic(-1.1, 0.55), 0.5, 1.0),
+        ("steeper than the plan", logistic(-1.1, 2.6), 0.5, 1.0),
+        ("bending", logistic(-1.1, 0.3, 0.55), 0.5, 1.0),
+        ("linear in the share", lambda s: 0.25 + 0.18 * s, 0.5, 1.0),
+        ("past parity", logistic(-1.1, 1.1), 0.65, 2.0),
+        ("a rare class", logistic(-3.0, 1.2), 0.1, 1.0),
+        ("a small move", logistic(-1.1, 1.0), 0.3, 1.0),
+    ],
+)
+def test_it_hits_the_target_in_95_of_100_repeats(name: str, response: Response, target: float, start: float) -> None:
+    misses = []
+    for seed in range(100):
+        found = calibrate(
+            observe(response, seed), target=target, base=base_of(response, seed), start=start, cap=2.0
+        )  # fmt: skip
+        assert not found.at_cap
+        assert [p.n for p in found.pilots] == [3072, 512, 1024, 3072]
+        assert found.share == pytest.approx(target, abs=1e-6)
+        misses.append(abs(response(found.strength) - target))
+    assert np.quantile(misses, 0.95) < 0.02, name
+
+
+def test_it_hits_the_target_on_exact_mixtures() -> None:
+    # The whole loop on real samplers: 75:25, complement for parity, pilots of guided samples on common seeds.
+    pi = np.array([0.75, 0.25])
+    rho = complement_shares(pi, np.array([0.5, 0.5]), 1.0)
+    means = torch.tensor([[-1.0], [1.0]])
+    base, aux = (GaussianMixtureDenoiser(means, [0.3, 0.3], m.tolist()) for m in (pi, rho))
+    exact = np.eye(2)
+
+    def predicted(strength: float, seeds: range) -> np.ndarray:
+        guided = SIMSGuidance(base, aux, strength)
+        samples = heun(guided, noise_for(seeds, (1,)), SamplerConfig(steps=16).sigmas(base))
+        return base.classify(samples).numpy()
+
+    def measure_at(offset: int) -> Callable[[float, int], np.ndarray]:
+        return lambda s, n: focus_values(predicted(s, range(offset, offset + n)), exact, FOCUS)
+
+    for repeat in range(3):
+        offset = repeat * 100_000
+        zero = pilot(focus_values(predicted(0.0, range(offset, offset + 2000)), exact, FOCUS))
+        found = calibrate(measure_at(offset + 50_000), target=0.5, base=zero, start=0.6, cap=2.0)
+        share = float(predicted(found.strength, range(10**6, 10**6 + 8000)).mean())
+        assert abs(share - 0.5) < 0.025
+        assert 0.8 < found.strength < 1.2, "with exact scores the plan is right"
+
+
+def test_a_target_beyond_the_cap_is_reported() -> None:
+    response = logistic(-2.5, 0.6)
+    found = calibrate(observe(response, 0), target=0.6, base=base_of(response, 0), start=2.0, cap=2.0)
+    assert found.at_cap
+    assert found.strength == 2.0
+    assert found.share == pytest.approx(response(2.0), abs=0.03)
+
+
+def test_a_target_just_inside_the_cap_is_not_at_cap() -> None:
+    response = logistic(-1.1, 1.1)
+    found = calibrate(observe(response, 1), target=response(1.8), base=base_of(response, 1), start=1.0, cap=2.0)
+    assert not found.at_cap
+    assert 1.6 < found.strength < 2.0
+
+
+def test_the_start_is_held_to_the_cap() -> None:
+    response, seen = logistic(-1.1, 0.2), list[float]()
+    inner = observe(response, 0)
+
+    def measure(strength: float, n: int) -> np.ndarray:
+        seen.append(strength)
+        return inner(strength, n)
+
+    calibrate(measure, target=0.5, base=base_of(response, 0), start=5.0, cap=1.5)
+    assert max(seen) <= 1.5
+
+
+def test_no_step_goes_beyond_twice_what_was_seen() -> None:
+    response, seen = logistic(-1.1, 0.9), list[float]()
+    inner = observe(response, 0)
+
+    def measure(strength: float, n: int) -> np.ndarray:
+        seen.append(strength)
+        return inner(strength, n)
+
+    calibrate(measure, target=0.5, base=base_of(response, 0), start=0.2, cap=2.0, sizes=(512, 512, 512))
+    assert seen[0] == 0.2
+    assert all(later <= 2 * max(seen[: k + 1]) + 1e-12 for k, later in enumerate(seen[1:]))
+
+
+@pytest.mark.parametrize("response", [logistic(-1.1, -0.8), lambda s: 0.25 - 0.1 * s])
+def test_a_share_that_does_not_rise_is_an_error(response: Response) -> None:
+    with pytest.raises(FairsimsError, match=r"does not rise with the strength \(0\.2\d\d at 0, 0\.\d+ at 1\)"):
+        calibrate(observe(response, 0), target=0.5, base=base_of(response, 0), start=1.0, cap=2.0)
+
+
+def test_an_auxiliary_without_any_effect_is_an_error() -> None:
+    # Common seeds: without effect the pilot repeats the base's images exactly.
+    values = observe(logistic(-1.1, 0.0), 3)
+    with pytest.raises(FairsimsError, match="larger --budget"):
+        calibrate(lambda _, n: values(0.0, n), target=0.5, base=pilot(values(0.0, 512)), start=1.0, cap=2.0, sizes=[512])
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, -0.2, float("nan")])
+def test_a_target_of_everything_is_refused(target: float) -> None:
+    with pytest.raises(ValueError, match=r"expected a share inside \(0, 1\)"):
+        calibrate(lambda *_: np.ones(9), target=target, base=pilot(np.arange(9.0)), start=1.0, cap=2.0)
+
+
+pilots = st.lists(
+    st.builds(
+        Pilot,
+        strength=st.floats(0, 2),
+        share=st.floats(-0.05, 1.05),
+        se=st.floats(0, 0.05),
+        n=st.integers(50, 4000),
+    ),
+    min_size=2,
+    max_size=5,
+    unique_by=lambda p: round(p.strength, 2),
+)
+
+
+@given(pilots, st.floats(0.02, 0.98))
+def test_a_rising_fit_rises_everywhere_and_its_root_is_one(found: list[Pilot], target: float) -> None:
+    fit = ResponseFit(found, cap=2.0)
+    if not fit.rises:
+        return
+    shares = [fit.share(s) for s in np.linspace(0, 2, 41)]
+    assert all(b >= a - 1e-12 for a, b in zip(shares, shares[1:], strict=False))
+    root = fit.strength(target, 2.0)
+    assert 0 <= root <= 2
+    if shares[0] < target < shares[-1]:
+        assert fit.share(root) == pytest.approx(target, abs=1e-6)
+    elif target >= shares[-1]:
+        assert root == 2.0
+
+
+def test_fit_recovers_a_noiseless_response() -> None:
+    response = logistic(-1.2, 0.7, 0.2)
+    fit = ResponseFit([Pilot(strength=s, share=response(s), se=0.01, n=1000) for s in (0, 0.8, 1.3, 1.9)], cap=2.0)
+    for s in np.linspace(0, 2, 9):
+        assert fit.share(s) == pytest.approx(response(s), abs=1e-6)
+    assert fit.strength(0.4, 2.0) == pytest.approx(next(s for s in np.linspace(0, 2, 20001) if response(s) >= 0.4), abs=1e-3)
+
+
+def test_fit_weighs_pilots_by_their_uncertainty() -> None:
+    steady = [Pilot(strength=0, share=0.25, se=0.005, n=3000), Pilot(strength=1, share=0.5, se=0.005, n=3000)]
+    stray = Pilot(strength=0.5, share=0.6, se=0.2, n=50)
+    assert ResponseFit([*steady, stray], cap=2.0).share(1.0) == pytest.approx(0.5, abs=0.02)
+
+
+@given(st.integers(2, 4).flatmap(lambda k: st.tuples(
+    st.lists(st.floats(0.05, 1), min_size=k, max_size=k),
+    st.lists(st.lists(st.floats(0.01, 0.3), min_size=k, max_size=k), min_size=k, max_size=k),
+    st.lists(st.booleans(), min_size=k, max_size=k),
+)))  # fmt: skip
+def test_focus_values_are_unbiased_under_any_confusion(
+    drawn: tuple[list[float], list[list[float]], list[bool]],
+) -> None:
+    p = np.array(drawn[0]) / sum(drawn[0])
+    confusion = np.array(drawn[1]) + np.eye(len(p))
+    confusion /= confusion.sum(axis=0)
+    focus = np.array(drawn[2])
+    values = focus_values(np.arange(len(p)), confusion, focus)
+    # The mean over predictions with probabilities C p is the true share of the focus classes.
+    assert float(values @ (confusion @ p)) == pytest.approx(float(p[focus].sum()), abs=1e-9)
+
+
+def test_without_errors_focus_values_count() -> None:
+    assert focus_values(np.array([0, 1, 2, 1]), np.eye(3), np.array([False, True, True])).tolist() == [0, 1, 1, 1]

@@ -1,0 +1,72 @@
+"""Settings are checked before anything is computed, and image seeds never overlap."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairsims.retarget.config import MIN_POOL, RetargetConfig
+
+
+def config(**changes: Any) -> RetargetConfig:
+    return RetargetConfig(**({"model": "digits-8", "attr": "parity", "target": "0.5"} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "blended"}, {"precision": "int8"}, {"omega": 0.0}, {"omega": -1.0}, {"omega": float("nan")},
+        {"omega": float("inf")}, {"omega": 2.5}, {"budget": 0.0}, {"budget": float("nan")}, {"lr": -1e-4},
+        {"cap": 0.0}, {"cap": float("inf")}, {"tolerance": 0.0}, {"floor": 0.4}, {"floor": 1.0}, {"pool": 10},
+        {"pool": MIN_POOL - 1}, {"pool": 5_000_000}, {"audit": 49}, {"audit": 2_000_000}, {"pilots": ()},
+        {"pilots": (512, 49)}, {"pilots": (2_000_000,)}, {"complement_size": 0}, {"batch_size": 0},
+        {"sample_batch": 0}, {"steps": 1}, {"seed": -1}, {"seed": 400},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    name, value = next(iter(changes.items()))
+    with pytest.raises(ValueError, match=f"^{name} is .*; expected") as caught:
+        config(**changes)
+    assert str(value) in str(caught.value)
+
+
+def test_settings_are_frozen_and_named() -> None:
+    with pytest.raises(FrozenInstanceError):
+        config().pool = 5  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        RetargetConfig("digits-8", "parity", "0.5")  # type: ignore[misc]
+
+
+uses = st.sampled_from(["pool", "calibration", "audit"])
+
+
+@given(st.integers(0, 399), st.integers(0, 399), uses, uses)
+def test_seeds_of_different_uses_and_runs_never_overlap(a: int, b: int, use: str, other: str) -> None:
+    largest = {"pool": 3_999_999, "calibration": 1_999_999, "audit": 3_999_996}
+    first, second = config(seed=a).seeds(use, largest[use]), config(seed=b).seeds(other, largest[other])
+    same = (a, use) == (b, other)
+    assert (max(first[0], second[0]) <= min(first[-1], second[-1])) == same
+    # Noise generators take seeds modulo 2**32.
+    assert 0 <= first[0] <= first[-1] < 2**32
+
+
+def test_later_pilots_contain_the_seeds_of_earlier_ones() -> None:
+    assert set(config().seeds("calibration", 512)) <= set(config().seeds("calibration", 3072))
+
+
+def test_label_is_safe_in_a_path() -> None:
+    assert config(target="0.5").label == "parity-0.5"
+    assert config(target="even=0.3,odd=0.7").label == "parity-even=0.3-odd=0.7"
+    assert "/" not in config(target="../../x y").label
+    assert len(config(target="0." + "1" * 300).label) <= 60
+
+
+def test_settings_go_through_json() -> None:
+    found = json.loads(json.dumps(config().as_dict()))
+    assert found.pop("pilots") == [512, 1024, 3072]
+    assert RetargetConfig(**found) == config()
