@@ -31,7 +31,6 @@ from fairsims.denoisers import (
 from fairsims.errors import InputError
 from fairsims.pools import Pool, pool_dataset, write_pool
 from fairsims.presets import preset
-from fairsims.report.figures import calibration_figure, shares_figure
 from fairsims.report.grids import image_grid
 from fairsims.report.html import write_report
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
@@ -208,14 +207,11 @@ def audit_pools(
 
 
 def finish(run: Path, result: dict[str, Any], before: Pool, after: Pool | None) -> None:
-    """Write `audit.json`, its figures, the grids from the same seeds, and the report."""
+    """Write `audit.json`, the grids from the same seeds, and the report with its figures."""
     write_audit(run / "audit", result)
     for when, pool in (("before", before), ("after", after)):
         if pool is not None:
             image_grid(pool.read(range(min(GRID, len(pool)))), 16, run / "audit" / f"grid-{when}.png")
-    shares_figure(result, run / "audit" / "shares.png")
-    if result.get("calibration"):
-        calibration_figure(result, run / "audit" / "calibration.png")
     write_report(run)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import MakeNetwork, MakePool
 
 from fairsims.datasets import ImageDataset, open_dataset
 from fairsims.denoisers import EDMDenoiser
@@ -16,9 +16,6 @@ from fairsims.runs import write_json
 
 # One thread: sums come out in the same order on every machine, and the networks here are too small for more.
 torch.set_num_threads(1)
-
-MakeNetwork = Callable[..., EDMDenoiser]
-MakePool = Callable[..., Pool]
 
 
 @pytest.fixture(scope="session")

@@ -161,4 +161,7 @@ def test_guided_mode_and_target_by_class(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert result["attributes"]["parity"]["target"] == {"even": 0.6, "odd": 0.4}
     assert result["cost"]["after"]["evaluations_per_image"] == 2 * result["cost"]["before"]["evaluations_per_image"]
-    assert result["attributes"]["parity"]["after"]["odd"]["share"] > result["attributes"]["parity"]["before"]["odd"]["share"]
+    assert (
+        result["attributes"]["parity"]["after"]["odd"]["share"]
+        > result["attributes"]["parity"]["before"]["odd"]["share"]
+    )

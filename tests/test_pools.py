@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import MakeNetwork, MakePool
+from support import MakeNetwork, MakePool
 
 import fairsims.pools
 from fairsims.datasets import open_dataset, to_uint8

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import MakeNetwork
+from support import MakeNetwork
 from torch import Tensor
 
 from fairsims.datasets import ImageDataset, to_float

@@ -1,7 +1,7 @@
 """Make the embedded classifiers again: `python tools/build_classifiers.py [NAME ...] [--out FOLDER]`.
 
 Measures each by cross-validation and trains it on all labelled images. On 2 cores digits-parity takes about a minute,
-emoji-gender about half an hour. Without --out the package's own copies are replaced.
+emoji-gender about a quarter of an hour. Without --out the package's own copies are replaced.
 """
 
 from __future__ import annotations

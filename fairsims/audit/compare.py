@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fairsims import __version__
 from fairsims.audit.quality import FrechetReference, Moments, frechet_distance, target_weights
@@ -107,6 +108,7 @@ def audit(
         "format": FORMAT,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "fairsims": __version__,
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
         "attributes": {attribute.name: section},
         "classifier": {
             "name": classifier.name,

@@ -116,8 +116,7 @@ def verdict(attribute: AttributeView) -> str | None:
         return None
     width = "the tolerance" if attribute.tolerance is None else f"±{100 * attribute.tolerance:.3g} points"
     if attribute.reached is None:
-        edge = f"a 95% interval crosses the edge of {width}; more audit images narrow it"
-        return f"Open whether the target is reached ({edge})."
+        return f"Open whether the target is reached (a 95% interval reaches beyond {width} of it)."
     if attribute.reached:
         return f"Target reached (every 95% interval lies within {width} of it)."
     return f"Target not reached (a 95% interval lies wholly outside {width} of it)."

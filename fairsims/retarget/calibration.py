@@ -102,9 +102,13 @@ def calibrate(
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
     pilots, strength = [base], min(start, cap)
-    for n in sizes:
+    for number, n in enumerate(sizes, start=1):
         pilots.append(_pilot(measure(strength, n), strength))
         fit = ResponseFit(pilots, cap)
+        if not fit.rises and number < len(sizes) and strength < cap and not _falls(pilots):
+            # A weak pilot may be lost in noise: look again, further out and with more images.
+            strength = min(2 * strength, cap)
+            continue
         if not fit.rises:
             raise FairsimsError(
                 f"the share does not rise with the strength ({pilots[0].share:.3f} at 0, {pilots[-1].share:.3f} at "
@@ -124,6 +128,12 @@ def focus_values(predicted: np.ndarray, confusion: np.ndarray, focus: np.ndarray
     adds column i of C^-1.
     """
     return np.asarray(np.linalg.inv(confusion)[focus].sum(axis=0)[predicted])
+
+
+def _falls(pilots: Sequence[Pilot]) -> bool:
+    """Whether the last share lies below the first by more than three standard errors."""
+    first, last = pilots[0], pilots[-1]
+    return bool(last.share - first.share < -3 * np.hypot(first.se, last.se))
 
 
 def _pilot(values: np.ndarray, strength: float) -> Pilot:

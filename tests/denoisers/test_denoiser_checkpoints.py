@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MakeNetwork
+from support import MakeNetwork
 from torch import Tensor
 
 from fairsims.denoisers import (

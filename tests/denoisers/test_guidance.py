@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import MakeNetwork
+from support import MakeNetwork
 from torch import Tensor
 
 from fairsims.denoisers import Denoiser, EDMDenoiser, GaussianMixtureDenoiser, SIMSGuidance, merge

@@ -36,6 +36,12 @@ def test_whole_table():
     assert terminal_table(fixtures.AUDIT) == EXPECTED
 
 
+def test_open_verdict_fits():
+    value = fixtures.audit()
+    value["attributes"]["gender"] |= {"reached": None, "tolerance": 0.0125}
+    assert terminal_table(value).splitlines()[3].endswith("reaches beyond ±1.25 points of it).")
+
+
 def test_single_source():
     table = terminal_table(fixtures.single_source())
     assert "25.1% [23.2, 27.0]" in table

@@ -14,6 +14,7 @@ from fairsims.denoisers import GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.errors import FairsimsError
 from fairsims.retarget.calibration import Pilot, ResponseFit, calibrate, focus_values
 from fairsims.retarget.complement import complement_shares
+from fairsims.retarget.config import RetargetConfig
 from fairsims.sampling import SamplerConfig, heun
 from fairsims.seeds import noise_for
 
@@ -21,6 +22,7 @@ Response = Callable[[float], float]
 
 CONFUSION = np.array([[0.97, 0.05], [0.03, 0.95]])
 FOCUS = np.array([False, True])
+TOLERANCE = RetargetConfig(model="m", attr="a", target="0.5").tolerance
 
 
 def logistic(a: float, b: float, c: float = 0.0) -> Response:
@@ -53,7 +55,7 @@ def base_of(response: Response, seed: int, n: int = 3072) -> Pilot:
     ("name", "response", "target", "start"),
     [
         ("as planned", logistic(-1.1, 1.1), 0.5, 1.0),
-        ("a third of the plan", logistic(-1.1, 0.55), 0.5, 1.0),
+        ("weaker than the plan", logistic(-1.1, 0.8), 0.5, 1.0),
         ("steeper than the plan", logistic(-1.1, 2.6), 0.5, 1.0),
         ("bending", logistic(-1.1, 0.3, 0.55), 0.5, 1.0),
         ("linear in the share", lambda s: 0.25 + 0.18 * s, 0.5, 1.0),
@@ -72,7 +74,8 @@ def test_it_hits_the_target_in_95_of_100_repeats(name: str, response: Response, 
         assert [p.n for p in found.pilots] == [3072, 512, 1024, 3072]
         assert found.share == pytest.approx(target, abs=1e-6)
         misses.append(abs(response(found.strength) - target))
-    assert np.quantile(misses, 0.95) < 0.02, name
+    within = int((np.array(misses) < TOLERANCE).sum())
+    assert within >= 95, f"{name}: {within} of 100 within {TOLERANCE}"
 
 
 def test_it_hits_the_target_on_exact_mixtures() -> None:
@@ -140,6 +143,14 @@ def test_no_step_goes_beyond_twice_what_was_seen() -> None:
     assert all(later <= 2 * max(seen[: k + 1]) + 1e-12 for k, later in enumerate(seen[1:]))
 
 
+def test_a_first_pilot_lost_in_noise_is_followed_by_a_stronger_one() -> None:
+    # At .2 the share rises by .03, half of what chance moves 512 images.
+    response = logistic(-1.1, 0.9)
+    for seed in range(30):
+        found = calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=0.2, cap=2.0)
+        assert len(found.pilots) == 4
+
+
 @pytest.mark.parametrize("response", [logistic(-1.1, -0.8), lambda s: 0.25 - 0.1 * s])
 def test_a_share_that_does_not_rise_is_an_error(response: Response) -> None:
     with pytest.raises(FairsimsError, match=r"does not rise with the strength \(0\.2\d\d at 0, 0\.\d+ at 1\)"):
@@ -150,7 +161,9 @@ def test_an_auxiliary_without_any_effect_is_an_error() -> None:
     # Common seeds: without effect the pilot repeats the base's images exactly.
     values = observe(logistic(-1.1, 0.0), 3)
     with pytest.raises(FairsimsError, match="larger --budget"):
-        calibrate(lambda _, n: values(0.0, n), target=0.5, base=pilot(values(0.0, 512)), start=1.0, cap=2.0, sizes=[512])
+        calibrate(
+            lambda _, n: values(0.0, n), target=0.5, base=pilot(values(0.0, 512)), start=1.0, cap=2.0, sizes=[512]
+        )
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.2, float("nan")])
@@ -193,7 +206,9 @@ def test_fit_recovers_a_noiseless_response() -> None:
     fit = ResponseFit([Pilot(strength=s, share=response(s), se=0.01, n=1000) for s in (0, 0.8, 1.3, 1.9)], cap=2.0)
     for s in np.linspace(0, 2, 9):
         assert fit.share(s) == pytest.approx(response(s), abs=1e-6)
-    assert fit.strength(0.4, 2.0) == pytest.approx(next(s for s in np.linspace(0, 2, 20001) if response(s) >= 0.4), abs=1e-3)
+    assert fit.strength(0.4, 2.0) == pytest.approx(
+        next(s for s in np.linspace(0, 2, 20001) if response(s) >= 0.4), abs=1e-3
+    )
 
 
 def test_fit_weighs_pilots_by_their_uncertainty() -> None:

@@ -78,9 +78,7 @@ def test_shares_follow_the_order_of_classes(text: str, attribute: Attribute, sha
 @pytest.mark.parametrize(
     ("base", "resolved"), [((0.75, 0.25), (0.7, 0.3)), ((0.2, 0.8), (0.3, 0.7)), ((0.5, 0.5), (0.7, 0.3))]
 )
-def test_one_number_is_the_share_of_the_rarer_class(
-    base: tuple[float, float], resolved: tuple[float, float]
-) -> None:
+def test_one_number_is_the_share_of_the_rarer_class(base: tuple[float, float], resolved: tuple[float, float]) -> None:
     target = parse_target("0.3", GENDER)
     assert target.shares is None
     assert target.resolve(np.array(base)).tolist() == pytest.approx(resolved)
