@@ -90,9 +90,12 @@ def test_shards_carry_the_hugging_face_image_feature(tmp_path: Path, network: ED
 
 def test_shards_open_as_a_dataset(tmp_path: Path, network: EDMDenoiser) -> None:
     write(tmp_path, network)
-    data = open_dataset(str(tmp_path))
-    assert (len(data), data.channels, data.resolution) == (20, 1, 8)
-    assert torch.equal(data.read(range(20)), Pool(tmp_path).read(range(20)))
+    for _ in range(2):
+        data = open_dataset(str(tmp_path))
+        assert (len(data), data.channels, data.resolution) == (20, 1, 8)
+        assert torch.equal(data.read(range(20)), Pool(tmp_path).read(range(20)))
+        # A label table below the shards changes nothing.
+        Pool(tmp_path).write_labels("x", "parity", ("even", "odd"), np.full((20, 2), 0.5))
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 7])

@@ -147,7 +147,8 @@ def read_parquet(path: Path, *, resolution: int | None = None) -> ImageDataset:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    # A pool keeps label tables in a folder below its shards, so what lies on top goes first.
+    shards = (sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))) if path.is_dir() else [path]
     tables: list[pa.Table] = []
     for shard in shards:
         try:

@@ -430,11 +430,13 @@ class _Status:
             "before": (config["audit"], nfe["before"]),
             "after": (after_images, nfe["after"]),
         }
+        # The audit itself is still running when this is written, except in a run killed just after it.
+        spent = {s: t for s, t in self.seconds.items() if s != "audit"}
         stages = [
             {"stage": s, "seconds": t}
             | ({"images": images[s][0], "evaluations": images[s][0] * images[s][1]} if s in images else {})
             | ({"images": round(config["budget"] * 1000)} if s == "auxiliary" else {})
-            for s, t in self.seconds.items()
+            for s, t in spent.items()
         ]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return {"stages": stages, "seconds": round(sum(self.seconds.values()), 1), "peak_memory_gb": round(peak, 2)}
+        return {"stages": stages, "seconds": round(sum(spent.values()), 1), "peak_memory_gb": round(peak, 2)}

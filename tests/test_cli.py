@@ -1,0 +1,375 @@
+"""The command line: what it prints, what it refuses in one line, what it never imports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from support import MakeNetwork, MakePool
+
+from fairsims.cli import main
+from fairsims.datasets import open_dataset
+from fairsims.denoisers import save_checkpoint
+from fairsims.denoisers.checkpoints import find_checkpoint
+from fairsims.runs import read_json
+
+RETARGET = ["retarget", "--model", "digits-8", "--attr", "parity"]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def succeeds(*args: object) -> dict[str, Any]:
+    result = run(*args, "--json")
+    assert result.exit_code == 0, result.stderr or result.exception
+    return dict(json.loads(result.stdout))
+
+
+def refused(*args: object) -> str:
+    """The one line on stderr of a command that has to fail with exit code 2 and nothing on stdout."""
+    result = run(*args)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def white(tmp_path: Path, make_network: MakeNetwork) -> Path:
+    """A checkpoint that makes nothing but white images."""
+    network = make_network()
+    with torch.no_grad():
+        *_, bias = (p for n, p in network.named_parameters() if n.endswith("aux_conv.bias"))
+        bias.fill_(100.0)
+    save_checkpoint(tmp_path / "white", network)
+    return tmp_path / "white"
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_help_of_every_command(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+    command = main.commands[name]
+    assert command.help
+    assert command.help.splitlines()[0] in " ".join(result.stdout.split())
+    for option in command.params:
+        assert option.opts[0] in result.stdout or option.param_type_name == "argument"
+
+
+def test_help_lists_every_command_and_examples_that_parse() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in main.commands:
+        assert f"\n  {name} " in result.stdout
+    examples = [line.split()[1:] for line in result.stdout.splitlines() if line.strip().startswith("fairsims ")]
+    assert len(examples) >= 3
+    for name, *args in examples:
+        main.commands[name].make_context(name, args)
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip().endswith(version("fairsims"))
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["retarget", "--help"], ["--version"], None])
+def test_nothing_heavy_is_imported_for_help(argv: list[str] | None) -> None:
+    call = "" if argv is None else f"from fairsims.cli import main\nmain({argv!r}, standalone_mode=False)\n"
+    heavy = {"torch", "pandas", "numpy", "sklearn", "scipy", "matplotlib", "seaborn", "streamlit", "tqdm", "PIL"}
+    code = f"import sys, fairsims\n{call}print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fairsims.cli", *RETARGET, "--target", "1.5", "--out", "run"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --target is 1.5; expected a share in [0, 1]\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "1.5"], "--target is 1.5; expected a share"),
+        (["--target", "-0.1"], "--target is -0.1; expected a share"),
+        (["--target", "nan"], "--target is nan; expected a share"),
+        (["--target", "inf"], "--target is inf; expected a share"),
+        (["--target", ""], "--target is ''"),
+        (["--target", "odd=0.3,even=0.3"], "sum to 0.6"),
+        (["--target", "od=0.3,even=0.7"], "no class 'od'; did you mean 'odd'"),
+        (["--target", "odd=0.5,odd=0.5"], "names 'odd' twice"),
+        (["--target", "1"], "leaves one class only"),
+        (["--target", "odd=1"], "leaves one class only"),
+        (["--target", "0"], "leaves one class only"),
+        (["--target", "0.5", "--attr", "parit"], "no embedded classifier for parit at 8x8 grey; there is"),
+        (["--target", "0.5", "--pool", "10"], "--pool is 10; expected 200"),
+        (["--target", "0.5", "--omega", "0"], "--omega is 0.0; expected a positive number"),
+        (["--target", "0.5", "--omega", "-1"], "--omega is -1.0; expected a positive number"),
+        (["--target", "0.5", "--omega", "3"], "--omega is 3.0; expected at most the cap of 2.0"),
+        (["--target", "0.5", "--budget", "0"], "--budget is 0.0; expected a positive number"),
+        (["--target", "0.5", "--budget", "nan"], "--budget is nan; expected a positive number"),
+        (["--target", "0.5", "--steps", "1"], "--steps is 1; expected 2 or more"),
+        (["--target", "0.5", "--audit", "3"], "--audit is 3; expected 50"),
+        (["--target", "0.5", "--pilots", "many"], "--pilots is 'many'; expected sizes"),
+        (["--target", "0.5", "--pilots", "10"], "--pilots is (10,); expected sizes of 50"),
+        (["--target", "0.5", "--floor", "1"], "--floor is 1.0; expected a probability"),
+        (["--target", "0.5", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
+        (["--target", "0.5", "--sample-batch", "-2"], "--sample-batch is -2; expected 1 or more"),
+        (["--target", "0.5", "--complement-size", "0"], "--complement-size is 0; expected 1"),
+        (["--target", "0.5", "--seed", "400"], "--seed is 400; expected 0 to 399"),
+        (["--target", "0.5", "--model", "digit-8"], "did you mean 'digits-8'"),
+        (["--target", "0.5", "--model", "nowhere"], "no checkpoint folder 'nowhere'"),
+        (["--target", "0.5", "--classifier", "digits-party"], "did you mean 'digits-parity'"),
+        (["--target", "0.5", "--reference", "digit"], "did you mean 'digits'"),
+        (["--target", "0.5", "--attr", "gender"], "no embedded classifier for gender at 8x8 grey"),
+        (["--target", "0.5", "--attr", "gender", "--classifier", "emoji-gender"], "emoji-gender got uint8 images"),
+        (["--target", "0.5", "--classifier", "emoji-gender"], "labels 'gender', --attr is 'parity'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options: list[str], message: str) -> None:
+    out = tmp_path / "run"
+    assert message in refused(*RETARGET, *options, "--out", out)
+    assert not out.exists()
+
+
+def test_an_unlabelled_reference_is_refused(tmp_path: Path, digits_pool: MakePool) -> None:
+    reference = digits_pool(5, 5).folder
+    line = refused(*RETARGET, "--target", "0.5", "--reference", reference, "--out", tmp_path / "run")
+    assert "expected 1 and parity" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    for name, damage in {
+        "cut": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
+        "empty": lambda f: (f / "model.safetensors").write_bytes(b""),
+        "gone": lambda f: (f / "model.safetensors").unlink(),
+        "garbled": lambda f: (f / "config.json").write_bytes(b"\x00\x01"),
+        "bare": lambda f: (f / "config.json").unlink(),
+    }.items():
+        shutil.copytree(find_checkpoint("digits-8"), tmp_path / name)
+        damage(tmp_path / name)
+        for command in (
+            ["retarget", "--attr", "parity", "--target", "0.5"], ["generate", "--seeds", "0-3"],
+            ["merge", "--aux", find_checkpoint("digits-8"), "--strength", "1"],
+        ):  # fmt: skip
+            line = refused(*command, "--model", tmp_path / name, "--out", tmp_path / "out")
+            assert name in line, "the message has to name the file"
+            assert not (tmp_path / "out").exists()
+        assert name in refused("info", tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, digits_pool: MakePool, place: str) -> None:
+    # A file where a folder has to be; permissions would not stop root, who runs many a container.
+    (tmp_path / "file").write_text("precious")
+    out, pool, model = tmp_path / place, digits_pool(30, 10).folder, find_checkpoint("digits-8")
+    for command in (
+        [*RETARGET, "--target", "0.5"],
+        ["train", "--preset", "digits-8"],
+        ["generate", "--model", "digits-8", "--seeds", "0-3"],
+        ["finetune", "--model", "digits-8", "--pool", pool],
+        ["merge", "--model", "digits-8", "--aux", model, "--strength", "1"],
+        ["audit", "--before", pool, "--attr", "parity", "--target", "0.5"],
+    ):
+        line = refused(*command, "--out", out)
+        assert "cannot read or write" in line, command
+        assert "file" in line
+    if place == "file/run":
+        line = refused("complement", pool, "--attr", "parity", "--target", "0.5", "--out", out)
+        assert "cannot read or write" in line
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path: Path, white: Path) -> None:
+    command = ["retarget", "--model", white, "--attr", "parity", "--target", "0.5", "--pool", "200", "--steps", "2",
+               "--out", tmp_path / "run"]  # fmt: skip
+    line = refused(*command)
+    assert "error: 0 of 200 pool images are " in line
+    assert "expected 10 or more" in line
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["stage"], status["state"]) == ("complement", "failed")
+    assert status["message"] in line
+    assert not (tmp_path / "run" / "auxiliary").exists()
+
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    for option, message in {"--budget": "budget = 9.6, now budget = 5.0", "--steps": "steps = 2, now steps = 5"}.items():
+        line = refused(*command, option, "5")
+        assert message in line
+        assert str(tmp_path / "run") in line
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_pool_of_one_class_cannot_be_complemented_but_audited(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool = digits_pool(60, 0).folder
+    line = refused("complement", pool, "--attr", "parity", "--target", "0.5", "--out", tmp_path / "c.parquet")
+    assert "odd" in line
+    assert not (tmp_path / "c.parquet").exists()
+    found = succeeds("audit", "--before", pool, "--attr", "parity", "--target", "0.5", "--out", tmp_path / "audit")
+    assert found["attributes"]["parity"]["before"]["odd"]["share"] < 0.05
+    assert found["attributes"]["parity"]["reached"] is False
+    assert (tmp_path / "audit" / "report.html").exists()
+
+
+def test_every_verb_in_turn(tmp_path: Path) -> None:
+    """The steps of a retargeting one by one, each on what the one before left."""
+    base = succeeds(
+        "generate", "--model", "digits-8", "--seeds", "0-299", "--steps", "6", "--out", tmp_path / "pool",
+        "--export-zip", tmp_path / "pool.zip", "--export-folder", tmp_path / "png",
+    )  # fmt: skip
+    assert (base["images"], base["evaluations_per_image"]) == (300, 11)
+    assert len(open_dataset(str(tmp_path / "pool.zip"))) == len(open_dataset(str(tmp_path / "png"))) == 300
+
+    labelled = succeeds("label", tmp_path / "pool", "--attr", "parity")
+    odd = labelled["shares"]["odd"]
+    assert odd["low"] <= odd["share"] <= odd["high"] < 0.5
+    assert labelled["shares"]["even"]["share"] + odd["share"] == pytest.approx(1)
+
+    plan = succeeds(
+        "complement", tmp_path / "pool", "--attr", "parity", "--target", "0.5", "--out", tmp_path / "c.parquet"
+    )
+    table = pd.read_parquet(tmp_path / "c.parquet")
+    assert list(table) == ["seed", "parity", "probability"]
+    assert len(table) == plan["size"]
+    assert table["probability"].min() >= 0.9
+    assert table["seed"].between(0, 299).all()
+    shares = (1 + plan["omega"]) * np.array([plan["base"][c] for c in ("even", "odd")])
+    rho = (shares - 0.5) / plan["omega"]
+    assert [plan["complement"][c] for c in ("even", "odd")] == pytest.approx(np.clip(rho, 0, 1), abs=1e-6)
+    assert (table["parity"] == "odd").mean() == pytest.approx(plan["complement"]["odd"], abs=0.01)
+
+    succeeds(
+        "finetune", "--model", "digits-8", "--pool", tmp_path / "pool", "--complement", tmp_path / "c.parquet",
+        "--budget", "0.64", "--out", tmp_path / "aux",
+    )  # fmt: skip
+    for mode in ("merged", "guided"):
+        written = succeeds(
+            "merge", "--model", "digits-8", "--aux", tmp_path / "aux", "--strength", "1", "--mode", mode,
+            "--out", tmp_path / mode,
+        )  # fmt: skip
+        described = succeeds("info", tmp_path / mode)
+        assert described["digest"] == written["digest"]
+        assert described["class"] == {"merged": "EDMDenoiser", "guided": "SIMSGuidance"}[mode]
+        made = succeeds(
+            "generate", "--model", tmp_path / mode, "--seeds", "500-599", "--steps", "6", "--out", tmp_path / f"p-{mode}"
+        )
+        assert made["evaluations_per_image"] == {"merged": 11, "guided": 22}[mode]
+
+    found = succeeds(
+        "audit", "--before", tmp_path / "pool", "--after", tmp_path / "p-merged", "--attr", "parity", "--target", "0.5",
+        "--reference", "digits-skewed", "--out", tmp_path / "audited",
+    )  # fmt: skip
+    assert found == json.loads((tmp_path / "audited" / "audit" / "audit.json").read_text())
+    assert found["pools"]["before"]["n"] == 300
+    assert found["pools"]["after"]["n"] == 100
+    assert found["quality"]["before"]["fd_reference"] > 0
+    assert (tmp_path / "audited" / "report.html").stat().st_size > 10_000
+
+    described = succeeds("info", tmp_path / "pool")
+    assert (described["kind"], described["images"]) == ("pool", 300)
+    assert any(name.startswith("digits-parity") for name in described["labels"])
+
+
+def test_the_same_generate_again_adds_nothing_and_other_seeds_are_refused(tmp_path: Path) -> None:
+    command = ["generate", "--model", "digits-8", "--steps", "2", "--out", tmp_path / "pool"]
+    first = succeeds(*command, "--seeds", "5-24")
+    shard = tmp_path / "pool" / "shard-00000.parquet"
+    time = shard.stat().st_mtime_ns
+    assert succeeds(*command, "--seeds", "5-24") == first
+    assert shard.stat().st_mtime_ns == time
+    assert "seeds = [[5, 24]], now seeds = [[5, 25]]" in refused(*command, "--seeds", "5-25")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "nine"], "--seeds is 'nine'; expected first-last"),
+        (["--seeds", "-5"], "--seeds is '-5'; expected first-last"),
+        (["--seeds", "9-3"], "--seeds is '9-3'; expected the last not below the first"),
+        (["--seeds", "0-3", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
+        (["--seeds", "0-3", "--steps", "1"], "--steps is 1; expected 2 or more"),
+    ],
+)
+def test_generate_refuses(tmp_path: Path, options: list[str], message: str) -> None:
+    assert message in refused("generate", "--model", "digits-8", *options, "--out", tmp_path / "pool")
+    assert not list(tmp_path.rglob("shard*"))
+
+
+def test_train_and_finetune_refuse(tmp_path: Path, digits_pool: MakePool) -> None:
+    out, pool = tmp_path / "out", digits_pool(30, 10)
+    assert "did you mean 'digits-8'" in refused("train", "--preset", "digits8", "--out", out)
+    assert "--kimg is 0.0; expected a positive" in refused("train", "--preset", "digits-8", "--kimg", "0", "--out", out)
+    line = refused("train", "--preset", "digits-8", "--data", "nothing", "--out", out)
+    assert "found no dataset or path 'nothing'" in line
+    finetune = ["finetune", "--model", "digits-8", "--pool", pool.folder, "--out", out]
+    assert "is missing; make it with `fairsims complement`" in refused(*finetune, "--complement", tmp_path / "none")
+    pd.DataFrame({"seed": [1, 99]}).to_parquet(tmp_path / "c.parquet")
+    assert "names seed 99, which is not in" in refused(*finetune, "--complement", tmp_path / "c.parquet")
+    for content in (b"no parquet", b""):
+        (tmp_path / "broken.parquet").write_bytes(content)
+        assert "is no table of seeds" in refused(*finetune, "--complement", tmp_path / "broken.parquet")
+    assert "pool.json is missing" in refused("finetune", "--model", "digits-8", "--pool", tmp_path, "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("strength", ["-0.5", "nan", "inf"])
+def test_merge_refuses_a_bad_strength(tmp_path: Path, strength: str) -> None:
+    line = refused(
+        "merge", "--model", "digits-8", "--aux", find_checkpoint("digits-8"), "--strength", strength,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert f"strength is {strength}; expected 0 or more" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_audit_refuses(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool = digits_pool(30, 10).folder
+    audit = ["audit", "--attr", "parity", "--target", "0.5", "--out", tmp_path / "out"]
+    assert "there is no split 'moon'" in refused(*audit, "--before", pool, "--split", "moon")
+    assert "pool.json is missing" in refused(*audit, "--before", tmp_path / "nowhere")
+    # By now the pool has a label table beside its shards, which is no image data.
+    assert "has no labels for parity" in refused(*audit, "--before", pool, "--reference", pool)
+    shard = pool / "shard-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    assert "a shard of" in refused(*audit, "--before", pool)
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_plans_without_writing(tmp_path: Path) -> None:
+    plan = succeeds(*RETARGET, "--target", "0.5", "--out", tmp_path / "run", "--dry-run")
+    assert plan["forwards"]["pool"] == 3072 * 23
+    assert plan["forwards"]["calibration"] == (512 + 1024 + 3072) * 23
+    assert plan["estimated_total_seconds"] >= 0
+    assert plan["classifier"] == "digits-parity"
+    assert plan["settings"]["target"] == "0.5"
+    ranges = sorted(plan["seeds"].values())
+    assert all(a[1] < b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert list(tmp_path.iterdir()) == []
+    guided = succeeds(*RETARGET, "--target", "0.5", "--mode", "guided", "--dry-run")
+    assert guided["forwards"]["after"] == 2 * plan["forwards"]["after"]
+
+
+def test_info_lists_what_ships() -> None:
+    found = succeeds("info")
+    assert {"digits-8", "emoji-people-32"} <= set(found["models"])
+    assert {"digits-parity", "emoji-gender"} <= set(found["classifiers"])
+    assert {"digits", "emoji-people"} <= set(found["datasets"])
+    assert "digits-parity" in run("info").stdout
