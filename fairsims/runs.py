@@ -24,8 +24,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.filename is None:
+            e.filename = str(path)  # writing itself, unlike opening, does not say which file
         raise
 
 
