@@ -49,14 +49,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/audits"))
     args = parser.parse_args()
     recipe = tomllib.loads((HERE / args.name / "recipe.toml").read_text(encoding="utf-8"))
-    pools: dict[int, Path] = {}
+    shared: dict[tuple[str, int, int], Path] = {}
     rows = []
     for options in recipe["runs"]:
         settings = {"precision": jobs.resolve_precision("auto")} | recipe["defaults"] | options
+        settings |= {"pilots": tuple(settings["pilots"])} if "pilots" in settings else {}
         config = RetargetConfig(**settings)
         run = args.runs / args.name / f"{config.mode}-{config.label}-seed{config.seed}"
-        earlier = pools.setdefault(config.seed, run)
-        for part in ("pool", "before"):
+        for part, size in (("pool", config.pool), ("before", config.audit)):
+            earlier = shared.setdefault((part, config.seed, size), run)
             if earlier != run and not (run / part).exists():
                 shutil.copytree(earlier / part, run / part)
         print(f"{run}", file=sys.stderr, flush=True)

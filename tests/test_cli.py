@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from support import MakeNetwork, MakePool
+from support import MakeNetwork, MakePool, small_disk
 
 from fairsims.cli import main
 from fairsims.datasets import open_dataset
@@ -199,6 +199,26 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, digits_pool
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool, model = digits_pool(200, 200).folder, find_checkpoint("digits-8")
+    succeeds("label", pool, "--attr", "parity")
+    for name, command in {
+        "generate": ["--model", "digits-8", "--seeds", "0-99", "--steps", "2", "--batch-size", "100"],
+        "merge": ["--model", "digits-8", "--aux", model, "--strength", "1"],
+        "complement": [pool, "--attr", "parity", "--target", "0.5"],
+        "finetune": ["--model", "digits-8", "--pool", pool, "--budget", "0.2"],
+        "audit": ["--before", pool, "--attr", "parity", "--target", "0.6"],
+    }.items():
+        out = tmp_path / name
+        with small_disk(1500):
+            line = refused(name, *command, "--out", out)
+        assert "cannot read or write" in line, name
+        assert "free space" in line
+        assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
+        assert not list(out.rglob("shard*")) + list(out.rglob("*.safetensors")) + list(out.rglob("report.html"))
+        assert not out.is_file()
+
+
 def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path: Path, white: Path) -> None:
     command = ["retarget", "--model", white, "--attr", "parity", "--target", "0.5", "--pool", "200", "--steps", "2",
                "--out", tmp_path / "run"]  # fmt: skip
@@ -211,7 +231,10 @@ def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path:
     assert not (tmp_path / "run" / "auxiliary").exists()
 
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    for option, message in {"--budget": "budget = 9.6, now budget = 5.0", "--steps": "steps = 2, now steps = 5"}.items():
+    for option, message in {
+        "--budget": "budget = 9.6, now budget = 5.0",
+        "--steps": "steps = 2, now steps = 5",
+    }.items():
         line = refused(*command, option, "5")
         assert message in line
         assert str(tmp_path / "run") in line
@@ -269,7 +292,15 @@ def test_every_verb_in_turn(tmp_path: Path) -> None:
         assert described["digest"] == written["digest"]
         assert described["class"] == {"merged": "EDMDenoiser", "guided": "SIMSGuidance"}[mode]
         made = succeeds(
-            "generate", "--model", tmp_path / mode, "--seeds", "500-599", "--steps", "6", "--out", tmp_path / f"p-{mode}"
+            "generate",
+            "--model",
+            tmp_path / mode,
+            "--seeds",
+            "500-599",
+            "--steps",
+            "6",
+            "--out",
+            tmp_path / f"p-{mode}",
         )
         assert made["evaluations_per_image"] == {"merged": 11, "guided": 22}[mode]
 

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +57,21 @@ def files(run: Path) -> list[str]:
     return sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
 
 
-def stop(folder: Path, options: list[str], *, after: int, later: float, how: signal.Signals) -> tuple[bool, str]:
-    """Start the run, signal it `later` seconds after it has that many files; whether it was still running, stderr."""
+def has_files(count: int, run: Path) -> bool:
+    return len(files(run)) >= count
+
+
+def stop(
+    folder: Path, options: list[str], *, when: Callable[[Path], bool], how: signal.Signals, later: float = 0.0
+) -> tuple[bool, str]:
+    """Start the run and signal it `later` seconds after `when` holds; whether it was still running, its stderr."""
     process = start(folder, options)
-    while process.poll() is None and len(files(folder / "run")) < after:
+    while process.poll() is None and not when(folder / "run"):
         time.sleep(0.005)
     time.sleep(later)
     running = process.poll() is None
     process.send_signal(how)
-    return running, process.communicate(timeout=60)[1]
+    return running, process.communicate(timeout=500)[1]
 
 
 def timeless(path: Path) -> Any:
@@ -164,7 +172,7 @@ def test_changed_setting_is_named_and_nothing_is_touched(whole: tuple[Path, str]
     run, _ = whole
     before = {name: (run / name).stat().st_mtime_ns for name in files(run)}
     process = start(run.parent, [*SMALL, "--budget", "3.2"])
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=500)
     assert (process.returncode, printed) == (2, "")
     assert len(errors.splitlines()) == 1
     assert "budget = 6.4, now budget = 3.2" in errors
@@ -179,15 +187,16 @@ def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_and_interrupted_equals_uninterrupted(smaller: Path, tmp_path: Path) -> None:
-    # In the second half of the fine-tune, with a state to go on from; then between pilots.
-    running, _ = stop(tmp_path / "cut", SMALLER, after=files(smaller).index("auxiliary/stats.jsonl") + 4, later=0.1,
-                      how=signal.SIGKILL)  # fmt: skip
+    # In the fine-tune, once it has a state to go on from; then between pilots.
+    folder = tmp_path / "cut"
+    running, _ = stop(folder, SMALLER, when=lambda run: (run / "auxiliary" / "state.pt").exists(), how=signal.SIGKILL)
     assert running
-    running, errors = stop(tmp_path / "cut", SMALLER, after=len(files(smaller)) // 2, later=0.0, how=signal.SIGINT)
+    assert not (folder / "run" / "auxiliary" / "config.json").exists()
+    running, errors = stop(folder, SMALLER, when=lambda run: (run / "calibration").exists(), how=signal.SIGINT)
     assert running
     assert errors == "error: interrupted; the same command goes on from here\n"
-    finish(tmp_path / "cut", SMALLER)
-    assert_same(smaller, tmp_path / "cut" / "run", tmp_path)
+    finish(folder, SMALLER)
+    assert_same(smaller, folder / "run", tmp_path)
 
 
 @pytest.mark.slow
@@ -198,7 +207,9 @@ def test_killed_at_random_moments(whole: tuple[Path, str], tmp_path: Path) -> No
     kills = 0
     # Rising numbers of files, so that each run comes a little further, and a moment more to land in the midst of work.
     for after in sorted(moments.sample(range(len(files(reference)) - 4), 10)):
-        running, _ = stop(tmp_path / "cut", SMALL, after=after, later=moments.uniform(0, 0.5), how=signal.SIGKILL)
+        running, _ = stop(
+            tmp_path / "cut", SMALL, when=partial(has_files, after), how=signal.SIGKILL, later=moments.uniform(0, 0.5)
+        )
         kills += running
     assert kills >= 8
     finish(tmp_path / "cut", SMALL)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support import small_disk
 
 from fairsims.errors import ChangedSettings, FairsimsError, InputError, closest
 from fairsims.runs import (
@@ -75,12 +76,12 @@ def test_a_file_in_the_way_of_a_folder_is_an_os_error(tmp_path: Path) -> None:
     assert not (tmp_path.parent / f".{tmp_path.name}.part").exists()
 
 
-def test_a_full_disk_leaves_the_earlier_file() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        append_jsonl(full, {"step": 1})
+def test_a_disk_that_fills_up_leaves_the_earlier_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "before")
+    with small_disk(1000), pytest.raises(OSError, match="File too large"):
+        write_text(tmp_path / "a.txt", "x" * 5000)
+    assert everything(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "before"
 
 
 def test_json_keeps_order_and_refuses_nan(tmp_path: Path) -> None:

@@ -116,7 +116,12 @@ def calibrate(
             )
         # One pilot says little about far-off strengths: no step beyond twice what has been seen.
         strength = min(fit.strength(target, cap), 2 * max(p.strength for p in pilots))
-    at_cap = strength >= cap * (1 - 1e-6) and fit.share(cap) < target
+    at_cap = fit.share(cap) < target
+    if at_cap and not any(p.strength == cap and p.n == max(sizes) for p in pilots):
+        # What resampling has to add rests on the share at the cap: measured there, not extrapolated.
+        pilots.append(_pilot(measure(cap, max(sizes)), cap))
+        fit = ResponseFit(pilots, cap)
+        strength, at_cap = fit.strength(target, cap), fit.share(cap) < target
     return Calibration(strength=strength, share=fit.share(strength), pilots=tuple(pilots), at_cap=at_cap)
 
 

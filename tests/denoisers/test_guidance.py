@@ -115,7 +115,8 @@ def test_merging_extrapolates_away_from_the_auxiliary(pair: tuple[EDMDenoiser, E
     before = [p.clone() for p in pair[0].parameters()]
     merged = merge(*pair, 0.7)
     for m, b, a in zip(merged.parameters(), *(d.parameters() for d in pair), strict=True):
-        assert torch.allclose(m.double(), b.double() + 0.7 * (b.double() - a.double()), atol=1e-6)
+        # Rounded once, from float64: a merge of merges does not pile up errors.
+        assert torch.equal(m, (1.7 * b.double() - 0.7 * a.double()).float())
     assert all(torch.equal(p, q) for p, q in zip(pair[0].parameters(), before, strict=True)), "the base was changed"
     assert merged.config == pair[0].config
 
