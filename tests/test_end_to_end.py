@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,14 @@ def assert_same(reference: Path, run: Path, scratch: Path) -> None:
     assert write_report(copy).read_bytes() == (run / "report.html").read_bytes()
     shutil.copy(reference / "audit" / "audit.json", copy / "audit" / "audit.json")
     assert write_report(copy).read_bytes() == (reference / "report.html").read_bytes()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interruptible() -> Iterator[None]:
+    """A suite started in the background ignores SIGINT, and its children would inherit that."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
 
 
 @pytest.fixture(scope="module")
