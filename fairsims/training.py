@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fairsims.datasets.base import ImageDataset, to_float
+from fairsims.denoisers.base import NetworkDenoiser
 from fairsims.denoisers.checkpoints import save_checkpoint
-from fairsims.denoisers.precondition import PRECISIONS, EDMDenoiser
+from fairsims.denoisers.precondition import PRECISIONS
 from fairsims.errors import Diverged, InputError
 from fairsims.runs import atomic, read_jsonl, settle_settings, write_text
 from fairsims.seeds import derive, numpy_generator, torch_generator
@@ -92,7 +93,7 @@ class Tick:
     grad_norm: float
     seconds: float
     """Time since the last tick."""
-    ema: EDMDenoiser
+    ema: NetworkDenoiser
     """The averaged network so far (live; copy it to keep it)."""
     state: dict[str, Any] = field(repr=False)
     """What `train(..., state=)` resumes from (live tensors)."""
@@ -105,23 +106,26 @@ class Tick:
 
 
 def edm_loss(
-    denoiser: EDMDenoiser, images: Tensor, config: TrainConfig, generator: torch.Generator, labels: Tensor | None = None
+    denoiser: NetworkDenoiser,
+    images: Tensor,
+    config: TrainConfig,
+    generator: torch.Generator,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Weighted denoising error, a scalar (Karras et al. 2022, arXiv 2206.00364, eq. 2 and table 1).
 
-    ln(sigma) ~ N(P_mean, P_std**2), weight (sigma**2 + sigma_data**2) / (sigma sigma_data)**2.
+    ln(sigma) ~ N(P_mean, P_std**2), weight 1 / c_out(sigma)**2.
     """
     ln_sigma = torch.randn(len(images), generator=generator) * config.P_std + config.P_mean
     sigma = ln_sigma.exp().to(images)
     noise = torch.randn(images.shape, generator=generator).to(images)
     s = sigma.reshape(-1, 1, 1, 1)
     error = denoiser(images + s * noise, sigma, labels) - images
-    weight = (s**2 + denoiser.sigma_data**2) / (s * denoiser.sigma_data) ** 2
-    return torch.mean(weight * error**2)
+    return torch.mean(denoiser.loss_weight(s) * error**2)
 
 
 def train(
-    denoiser: EDMDenoiser, dataset: ImageDataset, config: TrainConfig, *, state: dict[str, Any] | None = None
+    denoiser: NetworkDenoiser, dataset: ImageDataset, config: TrainConfig, *, state: dict[str, Any] | None = None
 ) -> Iterator[Tick]:
     """Train `denoiser` in place, yielding a Tick every `tick_kimg` and at the end.
 
@@ -185,7 +189,7 @@ def train(
 
 
 def train_folder(
-    denoiser: EDMDenoiser, dataset: ImageDataset, config: TrainConfig, folder: Path, *, recipe: dict[str, Any]
+    denoiser: NetworkDenoiser, dataset: ImageDataset, config: TrainConfig, folder: Path, *, recipe: dict[str, Any]
 ) -> Iterator[Tick]:
     """`train()` into a checkpoint folder: `stats.jsonl` on the way, the averaged weights at the end.
 
@@ -245,7 +249,7 @@ def _batch(dataset: ImageDataset, config: TrainConfig, step: int) -> Tensor:
     return images
 
 
-def _update_ema(ema: EDMDenoiser, net: EDMDenoiser, config: TrainConfig, step: int) -> None:
+def _update_ema(ema: NetworkDenoiser, net: NetworkDenoiser, config: TrainConfig, step: int) -> None:
     # An average over a half-life longer than the run so far would be mostly initial noise: cap it at a tenth of it.
     halflife = min(config.ema_halflife_kimg * 1000, step * config.batch_size * 0.1)
     beta = 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0

@@ -97,7 +97,7 @@ def test_nothing_heavy_is_imported_for_help(argv: list[str] | None) -> None:
 
 def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fairsims.cli", *RETARGET, "--target", "1.5", "--out", "run"],
+        [sys.executable, "-W", "error", "-m", "fairsims", *RETARGET, "--target", "1.5", "--out", "run"],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,6 +1,6 @@
 """D(x; sigma): networks, preconditioning, guidance, exact mixtures and checkpoints."""
 
-from fairsims.denoisers.base import Denoiser
+from fairsims.denoisers.base import Denoiser, NetworkDenoiser
 from fairsims.denoisers.checkpoints import (
     checkpoint_digest,
     checkpoint_recipe,
@@ -17,6 +17,7 @@ __all__ = [
     "Denoiser",
     "EDMDenoiser",
     "GaussianMixtureDenoiser",
+    "NetworkDenoiser",
     "SIMSGuidance",
     "checkpoint_digest",
     "checkpoint_recipe",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class Denoiser(nn.Module):
 
         def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The nearest noise level that the denoiser was trained for; any level unless it knows discrete ones only."""
+        return sigma
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
@@ -42,6 +46,33 @@ class Denoiser(nn.Module):
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser with a single network: what can be trained, merged, saved and exported.
+
+    `augment_labels` `(B, augment_dim)` tell the network how its training images were distorted; None when sampling.
+    """
+
+    config: dict[str, Any]
+    """Constructor arguments, as JSON values: with the weights they are the checkpoint."""
+    label_dim: int = 0
+    augment_dim: int = 0
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
+        raise NotImplementedError
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+        ) -> Tensor: ...
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """lambda(sigma) = 1 / c_out(sigma)**2, the weight of the squared error (Karras et al. 2022, eq. 8)."""
+        raise NotImplementedError
 
 
 def sigma_column(sigma: Tensor, x: Tensor) -> Tensor:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairsims.denoisers.base import Denoiser
+from fairsims.denoisers.base import Denoiser, NetworkDenoiser
 from fairsims.denoisers.guidance import SIMSGuidance
-from fairsims.denoisers.precondition import EDMDenoiser
 from fairsims.errors import InputError, closest
 from fairsims.runs import atomic, read_json, sha256_file, sha256_json, write_json
 
 FORMAT = "fairsims-checkpoint/1"
+NETWORKS = {"EDMDenoiser": "fairsims.denoisers.precondition"}
+"""Single-network classes that a checkpoint may name, and the module of each (imported when one is loaded)."""
 
 
-def save_checkpoint(folder: Path, denoiser: EDMDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
     """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
     from safetensors.torch import save
 
@@ -27,7 +29,7 @@ def save_checkpoint(folder: Path, denoiser: EDMDenoiser, *, recipe: Mapping[str,
         temporary.write_bytes(save(state))
     write_json(
         folder / "config.json",
-        {"format": FORMAT, "class": "EDMDenoiser", "config": denoiser.config, "recipe": dict(recipe or {})},
+        {"format": FORMAT, "class": type(denoiser).__name__, "config": denoiser.config, "recipe": dict(recipe or {})},
     )
 
 
@@ -65,18 +67,18 @@ def load_checkpoint(path: str | Path) -> Denoiser:
     return load_network(folder)
 
 
-def load_network(path: str | Path) -> EDMDenoiser:
+def load_network(path: str | Path) -> NetworkDenoiser:
     """A single network's checkpoint. Raises InputError as `load_checkpoint`, and for a guided checkpoint."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = find_checkpoint(path)
     meta = _meta(folder)
-    if meta.get("class") != "EDMDenoiser":
+    if meta.get("class") not in NETWORKS:
         raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
     weights = folder / "model.safetensors"
     try:
-        denoiser = EDMDenoiser(**meta["config"])
+        denoiser = _network_class(meta["class"])(**meta["config"])
         state = load_file(weights)
     except FileNotFoundError:
         raise InputError(f"{weights} is missing; restore it or train the model again") from None
@@ -124,6 +126,11 @@ def checkpoint_digest(path: str | Path) -> str:
     if not weights.exists():
         raise InputError(f"{weights} is missing; restore it or train the model again")
     return sha256_json([sha256_file(weights), meta.get("class"), meta.get("config")])
+
+
+def _network_class(name: str) -> type[NetworkDenoiser]:
+    found: type[NetworkDenoiser] = getattr(importlib.import_module(NETWORKS[name]), name)
+    return found
 
 
 def _assets() -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairsims.denoisers.base import Denoiser, sigma_column
+from fairsims.denoisers.base import NetworkDenoiser, sigma_column
 from fairsims.denoisers.songunet import SongUNet
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -25,7 +25,7 @@ def fastest_precision(device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags) else "float32"
 
 
-class EDMDenoiser(Denoiser):
+class EDMDenoiser(NetworkDenoiser):
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) with the raw network F = `model` (eq. 7).
 
     `precision` is the autocast type of the network's matrix products; inputs, outputs and the preconditioning stay in
@@ -77,3 +77,6 @@ class EDMDenoiser(Denoiser):
             with torch.autocast(x.device.type, dtype=getattr(torch, self.precision)):
                 raw = self.model(scaled, c_noise, labels, augment_labels)
         return x * (self.sigma_data**2 / total) + raw.to(x.dtype) * (s * self.sigma_data * total.rsqrt())
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2

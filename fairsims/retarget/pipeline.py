@@ -23,7 +23,7 @@ from fairsims.classifiers import AttributeClassifier, classifier_for, load_class
 from fairsims.datasets import ImageDataset, open_dataset
 from fairsims.denoisers import (
     Denoiser,
-    EDMDenoiser,
+    NetworkDenoiser,
     SIMSGuidance,
     checkpoint_digest,
     checkpoint_recipe,
@@ -58,7 +58,7 @@ class Job:
     """A configuration with everything it names opened and checked."""
 
     config: RetargetConfig
-    base: EDMDenoiser
+    base: NetworkDenoiser
     classifier: AttributeClassifier
     reference: ImageDataset | None
     target: Target
@@ -104,7 +104,7 @@ def prepare(config: RetargetConfig) -> Job:
     )
 
 
-def _reference(config: RetargetConfig, base: EDMDenoiser) -> ImageDataset | None:
+def _reference(config: RetargetConfig, base: NetworkDenoiser) -> ImageDataset | None:
     """The real data of the audit: as asked for, else what the base was trained on if that is labelled."""
     spec = config.reference or checkpoint_recipe(config.model).get("data")
     if spec is None:
@@ -230,7 +230,7 @@ def _write_complement(
     write_json(run / "plan.json", content | {"complement_size": len(chosen)})
 
 
-def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, report: Report) -> EDMDenoiser:
+def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, report: Report) -> NetworkDenoiser:
     config, folder = job.config, run / "auxiliary"
     data = pool_dataset(pool).subset(chosen, name="complement")
     settings = finetune_config(
@@ -247,7 +247,7 @@ def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, report: Repo
     return loaded
 
 
-def _combine(job: Job, aux: EDMDenoiser, strength: float) -> Denoiser:
+def _combine(job: Job, aux: NetworkDenoiser, strength: float) -> Denoiser:
     if job.config.mode == "merged":
         return merge(job.base, aux, strength)
     return SIMSGuidance(job.base, aux, strength)
@@ -258,7 +258,13 @@ def _pilot_folder(run: Path, strength: float, n: int) -> Path:
 
 
 def _calibrate(
-    run: Path, job: Job, aux: EDMDenoiser, tau: np.ndarray, plan: ComplementPlan, base: ShareEstimate, report: Report
+    run: Path,
+    job: Job,
+    aux: NetworkDenoiser,
+    tau: np.ndarray,
+    plan: ComplementPlan,
+    base: ShareEstimate,
+    report: Report,
 ) -> Calibration:
     classifier, config = job.classifier, job.config
     confusion = classifier.confusions[classifier.default_split].rates()
@@ -293,7 +299,7 @@ def _calibrate(
     return found
 
 
-def _retargeted(run: Path, job: Job, aux: EDMDenoiser, strength: float) -> tuple[Denoiser, dict[str, Any]]:
+def _retargeted(run: Path, job: Job, aux: NetworkDenoiser, strength: float) -> tuple[Denoiser, dict[str, Any]]:
     """The retargeted model, saved as a checkpoint of the run, and what identifies it."""
     folder = run / job.config.mode
     recipe = {"kind": job.config.mode, "strength": strength, "base_digest": job.settings["base_digest"]}

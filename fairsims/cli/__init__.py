@@ -1,0 +1,28 @@
+"""The command line: parse, one library call, print. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import click
+
+from fairsims import __version__
+from fairsims.cli.audits import audit, dashboard, info
+from fairsims.cli.common import Group
+from fairsims.cli.retargeting import retarget
+from fairsims.cli.stages import complement, finetune, generate, label, merge, train
+
+EXAMPLES = """\b
+Examples:
+  fairsims retarget --attr gender --target 0.5
+  fairsims retarget --attr gender --target woman=0.35,man=0.65 --mode guided
+  fairsims retarget --model digits-8 --attr parity --target 0.5 --dry-run
+"""
+
+
+@click.group(cls=Group, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fairsims")
+def main() -> None:
+    """Retarget the attribute mix of a diffusion model with its own images (SIMS), and prove it."""
+
+
+for command in (retarget, train, generate, label, complement, finetune, merge, audit, info, dashboard):
+    main.add_command(command)
