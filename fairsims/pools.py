@@ -129,7 +129,7 @@ def write_pool(
     settings = {
         "format": FORMAT,
         "made_by": made_by,
-        "sampler": {"solver": "heun", "steps": sampler.steps, "rho": sampler.rho}
+        "sampler": sampler.facts()
         | {"sigmas": [float(f"{s:.6g}") for s in sampler.sigmas(denoiser)[[0, -2]]]},
         "evaluations_per_image": sampler.evaluations(denoiser),
         "precision": denoiser.precision,

@@ -1,45 +1,85 @@
-"""Noise levels, the deterministic Heun solver, and `generate()`: an iterable of sample batches."""
+"""Noise levels, solvers, and `generate()`: an iterable of sample batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairsims.denoisers.base import Denoiser
-from fairsims.seeds import noise_for
+from fairsims.seeds import derive, noise_for
+
+SOLVERS = ("heun", "euler", "dpmpp2m")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """Settings of the deterministic second-order sampler (Karras et al. 2022, arXiv 2206.00364, Algorithm 1)."""
+    """How a denoiser is turned into images: the solver, its noise levels and its added noise."""
 
+    solver: str = "heun"
+    """heun: second order, 2 * steps - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, Algorithms 1 and 2).
+    euler: first order, `steps` evaluations. dpmpp2m: DPM-Solver++(2M), second order from the last two evaluations
+    (Lu et al. 2022, arXiv 2211.01095), `steps` evaluations."""
     steps: int = 12
-    """Noise levels; the network is evaluated 2 * steps - 1 times."""
+    """Noise levels above 0."""
     sigma_min: float | None = None
     """Lowest noise level; the denoiser's own when None."""
     sigma_max: float | None = None
     """Highest noise level, where sampling starts; the denoiser's own when None."""
     rho: float = 7.0
     """Exponent of the schedule: larger puts more of the levels near sigma_min."""
+    S_churn: float = 0.0
+    """Noise added over the whole trajectory; 0 is the deterministic sampler. Not with dpmpp2m, an ODE solver."""
+    S_min: float = 0.0
+    """Lowest noise level at which noise is added."""
+    S_max: float = math.inf
+    """Highest noise level at which noise is added."""
+    S_noise: float = 1.0
+    """Standard deviation of the added noise, relative to what the level asks for."""
 
     def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver is {self.solver!r}; expected one of {', '.join(SOLVERS)}")
         if self.steps < 2:
             raise ValueError(f"steps is {self.steps}; expected 2 or more")
-        if self.rho <= 0:
-            raise ValueError(f"rho is {self.rho}; expected a positive number")
+        for name in ("rho", "S_noise"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        if not (self.S_churn >= 0 and 0 <= self.S_min <= self.S_max):
+            raise ValueError(
+                f"S_churn is {self.S_churn} in [{self.S_min}, {self.S_max}]; expected 0 or more in a range of levels"
+            )
+        if self.S_churn and self.solver == "dpmpp2m":
+            raise ValueError(f"S_churn is {self.S_churn}; expected 0 with dpmpp2m, use heun or euler to add noise")
 
     def sigmas(self, denoiser: Denoiser) -> Tensor:
-        """The schedule for a denoiser, `(steps + 1,)` float64."""
-        return sigma_schedule(
+        """The schedule for a denoiser, `(steps + 1,)` float64; levels that round to the same one are visited once."""
+        levels = sigma_schedule(
             self.steps, self.sigma_min or denoiser.sigma_min, self.sigma_max or denoiser.sigma_max, self.rho
         )
+        return torch.cat([torch.unique(denoiser.round_sigma(levels[:-1])).flip(0), levels[-1:]])
+
+    def gamma(self, sigma: float, count: int) -> float:
+        """Relative increase of a noise level by added noise (Algorithm 2), `count` levels in all."""
+        inside = self.S_churn > 0 and self.S_min <= sigma <= self.S_max
+        return min(self.S_churn / count, math.sqrt(2) - 1) if inside else 0.0
 
     def evaluations(self, denoiser: Denoiser) -> int:
-        """Network forwards an image costs (NFE), two networks counted as two."""
-        return (2 * self.steps - 1) * denoiser.evaluations
+        """Network forwards an image costs (NFE), two networks counted as two where both are called."""
+        sigmas = self.sigmas(denoiser)[:-1]
+        first = [float(denoiser.round_sigma(s * (1 + self.gamma(float(s), len(sigmas))))) for s in sigmas]
+        again = sigmas[1:].tolist() if self.solver == "heun" else []
+        return sum(map(denoiser.evaluations_at, first + again))
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the images, for `pool.json`; the settings of added noise only where some is added."""
+        churn = ("S_churn", "S_min", "S_max", "S_noise") if self.S_churn else ()
+        found = {name: getattr(self, name) for name in ("solver", "steps", "rho", *churn)}
+        return {k: (str(v) if v == math.inf else v) for k, v in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,38 +98,95 @@ def sigma_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float = 
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def heun(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Solve the probability-flow ODE from standard normal `noise` `(B, ...)`; returns x0 in float64 (Algorithm 1).
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x, sigma) -> x0, all float64."""
+AddNoise = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(x, sigma, step) -> x at a noise level that is not lower, and that level."""
 
-    The state is float64 around a network that sees noise's own type.
+
+def solve(
+    denoiser: Denoiser, noise: Tensor, sampler: SamplerConfig, *, seeds: Sequence[int] = (),
+    labels: Tensor | None = None, sigmas: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Images from standard normal `noise` `(B, ...)`: x0 in float64, around a network that sees noise's own type.
+
+    `seeds` `(B,)` are needed where the sampler adds noise: image i gets noise of its own from `seeds[i]`. `sigmas`
+    `(N + 1,)`, falling to 0, take the place of the sampler's own schedule.
     """
+    sigmas = (sampler.sigmas(denoiser) if sigmas is None else sigmas.double()).to(noise.device)
+    if sampler.S_churn and len(seeds) != len(noise):
+        raise ValueError(f"got {len(seeds)} seeds for {len(noise)} images; expected one each to add noise from")
 
-    def slope(x: Tensor, sigma: Tensor) -> Tensor:
-        denoised = denoiser(x.to(noise.dtype), sigma.to(noise.dtype), labels)
-        return (x - denoised.double()) / sigma
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return denoiser(x.to(noise.dtype), sigma.to(noise.dtype), labels).double()
 
-    sigmas = sigmas.to(noise.device)
+    def add_noise(x: Tensor, sigma: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        gamma = sampler.gamma(float(sigma), len(sigmas) - 1)
+        if gamma == 0:
+            return x, sigma
+        raised = denoiser.round_sigma(sigma * (1 + gamma))
+        fresh = noise_for([derive("churn", int(s), step) for s in seeds], x.shape[1:]).to(x)
+        return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * sampler.S_noise * fresh, raised
+
     x = noise.double() * sigmas[0]
+    if sampler.solver == "dpmpp2m":
+        return dpmpp_2m(denoise, x, sigmas)
+    return heun(denoise, x, sigmas, add_noise=add_noise, correct=sampler.solver == "heun")
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, add_noise: AddNoise, correct: bool = True) -> Tensor:
+    """Karras et al. 2022, Algorithm 2 (Algorithm 1 when no noise is added); without `correct`, Euler's method."""
     for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        d = slope(x, sigma)
-        x_next = x + (lower - sigma) * d
-        if i < len(sigmas) - 2:
-            x_next = x + (lower - sigma) * (d + slope(x_next, lower)) / 2
-        x = x_next
+        x_hat, sigma_hat = add_noise(x, sigma, i)
+        d = (x_hat - denoise(x_hat, sigma_hat)) / sigma_hat
+        x = x_hat + (lower - sigma_hat) * d
+        if correct and i < len(sigmas) - 2:
+            x = x_hat + (lower - sigma_hat) * (d + (x - denoise(x, lower)) / lower) / 2
     return x
+
+
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2) where the state is `x0 + sigma * noise`.
+
+    There its lambda is -ln sigma and alpha is 1, so a step of h = ln(sigma / lower) is
+    `x <- (lower / sigma) x + (1 - e^-h) D` with D extrapolated from the last two denoised images. The first step and
+    the last, to 0, are of first order.
+    """
+    previous, h_previous = x, torch.zeros(())
+    for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        denoised = denoise(x, sigma)
+        h = (sigma / lower).log()
+        first_order = i == 0 or lower == 0
+        direction = denoised if first_order else denoised + (denoised - previous) * h / (2 * h_previous)
+        x = (lower / sigma) * x + (1 - lower / sigma) * direction
+        previous, h_previous = denoised, h
+    return x
+
+
+def labels_for(seeds: Sequence[int], label_dim: int) -> Tensor | None:
+    """One-hot classes for a class-conditional network, `(B, label_dim)`: class i is a function of `seeds[i]`."""
+    if not label_dim:
+        return None
+    return torch.eye(label_dim)[[derive("class", int(s)) % label_dim for s in seeds]]
 
 
 def generate(
     denoiser: Denoiser, seeds: Sequence[int], *, sampler: SamplerConfig | None = None, batch_size: int = 128
 ) -> Iterator[SampleBatch]:
-    """Sample images, one per seed, batch by batch. Image k depends on seed k alone, up to kernel rounding."""
+    """Sample images, one per seed, batch by batch. Image k depends on seed k alone, up to kernel rounding.
+
+    A class-conditional denoiser gets classes drawn uniformly, also by seed.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     sampler = sampler or SamplerConfig()
-    device, sigmas = denoiser.device, sampler.sigmas(denoiser)
+    device = denoiser.device
     for start in range(0, len(seeds), batch_size):
         chunk = [int(s) for s in seeds[start : start + batch_size]]
         noise = noise_for(chunk, denoiser.shape).to(device)
+        labels = labels_for(chunk, denoiser.label_dim)
         with torch.inference_mode():
-            images = heun(denoiser, noise, sigmas).float()
+            images = solve(
+                denoiser, noise, sampler, seeds=chunk, labels=None if labels is None else labels.to(device)
+            ).float()
         yield SampleBatch(seeds=chunk, images=images)

@@ -22,8 +22,8 @@ class Denoiser(nn.Module):
     sigma_max: float = 80.0
     precision: str = "float32"
     """Type of the networks' matrix products; inputs and outputs keep their own."""
-    evaluations: int = 1
-    """Network forwards behind one call: what the number of function evaluations (NFE) counts."""
+    label_dim: int = 0
+    """Classes of a class-conditional network, 0 for none."""
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -31,6 +31,10 @@ class Denoiser(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def evaluations_at(self, sigma: float) -> int:
+        """Network forwards behind one call at this noise level: what the number of function evaluations (NFE) counts."""
+        return 1
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest noise level that the denoiser was trained for; any level unless it knows discrete ones only."""
@@ -56,7 +60,6 @@ class NetworkDenoiser(Denoiser):
 
     config: dict[str, Any]
     """Constructor arguments, as JSON values: with the weights they are the checkpoint."""
-    label_dim: int = 0
     augment_dim: int = 0
 
     def forward(

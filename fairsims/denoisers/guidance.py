@@ -38,13 +38,20 @@ class SIMSGuidance(Denoiser):
         self.base, self.aux, self.omega, self.interval = base, aux, float(omega), interval
         self.img_resolution, self.img_channels = base.img_resolution, base.img_channels
         self.sigma_min, self.sigma_max = base.sigma_min, base.sigma_max
-        self.evaluations = base.evaluations + (aux.evaluations if self.omega else 0)
+        self.label_dim = base.label_dim
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         d_base = self.base(x, sigma, labels)
         if not self.omega or not self._inside(sigma):
             return d_base
         return d_base + self.omega * (d_base - self.aux(x, sigma, labels))
+
+    def evaluations_at(self, sigma: float) -> int:
+        both = bool(self.omega) and self._inside(torch.tensor(sigma, dtype=torch.float64))
+        return self.base.evaluations_at(sigma) + (self.aux.evaluations_at(sigma) if both else 0)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.base.round_sigma(sigma)
 
     @property
     def precision(self) -> str:

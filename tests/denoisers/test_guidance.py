@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairsims.denoisers import Denoiser, EDMDenoiser, GaussianMixtureDenoiser, SIMSGuidance, merge
 from fairsims.errors import InputError
-from fairsims.sampling import SamplerConfig, heun
+from fairsims.sampling import SamplerConfig, solve
 
 
 class Counting(Denoiser):
@@ -42,9 +42,9 @@ def test_omega_zero_is_the_base_and_never_calls_the_auxiliary(pair: tuple[EDMDen
     aux = Counting(pair[1])
     guided = SIMSGuidance(pair[0], aux, 0.0)
     assert torch.equal(guided(x, SIGMA), pair[0](x, SIGMA))
-    heun(guided, x, SamplerConfig(steps=3).sigmas(guided))
+    solve(guided, x, SamplerConfig(steps=3))
     assert aux.sigmas == []
-    assert guided.evaluations == 1
+    assert guided.evaluations_at(1.0) == 1
 
 
 def test_omega_minus_one_is_the_auxiliary(pair: tuple[EDMDenoiser, EDMDenoiser], x: Tensor) -> None:
@@ -66,7 +66,7 @@ def test_shares_move_away_from_the_auxiliary_mix() -> None:
 
     def share_of_first(rho: float, omega: float) -> float:
         guided = SIMSGuidance(base, base.with_shares([rho, 1 - rho]), omega)
-        return float((base.classify(heun(guided, noise, SamplerConfig(steps=20).sigmas(guided))) == 0).double().mean())
+        return float((base.classify(solve(guided, noise, SamplerConfig(steps=20))) == 0).double().mean())
 
     assert share_of_first(0.8, 1.0) < 0.3
     assert share_of_first(0.2, 1.0) > 0.7

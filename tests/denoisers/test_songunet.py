@@ -13,7 +13,7 @@ from torch import Tensor
 from fairsims.denoisers import EDMDenoiser, fastest_precision
 from fairsims.denoisers.layers import Conv2d, GroupNorm, PositionalEmbedding
 from fairsims.denoisers.songunet import SongUNet
-from fairsims.sampling import heun, sigma_schedule
+from fairsims.sampling import SamplerConfig, solve
 
 EDM = Path(__file__).parents[1] / "fixtures" / "edm"
 
@@ -62,7 +62,7 @@ def test_sampler_reproduces_edm(
     edm: EDMDenoiser, arrays: dict[str, Tensor], array: str, double: bool, limit: float
 ) -> None:
     denoiser, noise = (edm.double(), arrays["latents"].double()) if double else (edm, arrays["latents"])
-    assert off(heun(denoiser, noise, sigma_schedule(6, 0.002, 80)), arrays[array]) < limit
+    assert off(solve(denoiser, noise, SamplerConfig(steps=6)), arrays[array]) < limit
 
 
 def test_every_parameter_of_the_fixture_matters(edm: EDMDenoiser, arrays: dict[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from fairsims.errors import FairsimsError
 from fairsims.retarget.calibration import Pilot, ResponseFit, calibrate, focus_values
 from fairsims.retarget.complement import complement_shares
 from fairsims.retarget.config import RetargetConfig
-from fairsims.sampling import SamplerConfig, heun
+from fairsims.sampling import SamplerConfig, solve
 from fairsims.seeds import noise_for
 
 Response = Callable[[float], float]
@@ -88,7 +88,7 @@ def test_it_hits_the_target_on_exact_mixtures() -> None:
 
     def predicted(strength: float, seeds: range) -> np.ndarray:
         guided = SIMSGuidance(base, aux, strength)
-        samples = heun(guided, noise_for(seeds, (1,)), SamplerConfig(steps=16).sigmas(base))
+        samples = solve(guided, noise_for(seeds, (1,)), SamplerConfig(steps=16))
         return base.classify(samples).numpy()
 
     def measure_at(offset: int) -> Callable[[float, int], np.ndarray]:
