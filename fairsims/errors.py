@@ -23,7 +23,7 @@ class ChangedSettings(FairsimsError):
 
 
 class Diverged(FairsimsError):
-    """Training produced a non-finite loss."""
+    """Training produced a loss or gradient that is not finite, or a loss that exploded."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

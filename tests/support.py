@@ -5,12 +5,14 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from fairsims.denoisers import EDMDenoiser
 from fairsims.pools import Pool
 
 MakeNetwork = Callable[..., EDMDenoiser]
 MakePool = Callable[..., Pool]
+MakePipeline = Callable[..., Path]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from fairsims.denoisers.checkpoints import (
     save_checkpoint,
     save_guided,
 )
+from fairsims.denoisers.edm_pickle import import_edm
 from fairsims.denoisers.guidance import SIMSGuidance, merge
 from fairsims.denoisers.mixtures import GaussianMixtureDenoiser
 from fairsims.denoisers.precondition import EDMDenoiser, fastest_precision
@@ -22,6 +23,7 @@ __all__ = [
     "checkpoint_digest",
     "checkpoint_recipe",
     "fastest_precision",
+    "import_edm",
     "load_checkpoint",
     "load_network",
     "merge",

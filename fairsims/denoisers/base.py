@@ -33,7 +33,7 @@ class Denoiser(nn.Module):
         def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
     def evaluations_at(self, sigma: float) -> int:
-        """Network forwards behind one call at this noise level: what the number of function evaluations (NFE) counts."""
+        """Network forwards behind one call at this noise level: what the number of evaluations (NFE) counts."""
         return 1
 
     def round_sigma(self, sigma: Tensor) -> Tensor:

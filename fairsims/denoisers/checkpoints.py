@@ -1,4 +1,4 @@
-"""Checkpoint folders: `config.json` + `model.safetensors`. Nothing is unpickled, loading is strict."""
+"""Checkpoint folders: `config.json` + `model.safetensors`. Nothing in a file is executed, loading is strict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from fairsims.errors import InputError, closest
 from fairsims.runs import atomic, read_json, sha256_file, sha256_json, write_json
 
 FORMAT = "fairsims-checkpoint/1"
-NETWORKS = {"EDMDenoiser": "fairsims.denoisers.precondition"}
+NETWORKS = {
+    "EDMDenoiser": "fairsims.denoisers.precondition",
+    "DiffusersDenoiser": "fairsims.denoisers.diffusers_unet",
+}
 """Single-network classes that a checkpoint may name, and the module of each (imported when one is loaded)."""
 
 
@@ -89,7 +92,7 @@ def load_network(path: str | Path) -> NetworkDenoiser:
     try:
         denoiser.load_state_dict(state, strict=True)
     except RuntimeError as e:
-        raise InputError(f"{weights} does not fit {folder}/config.json ({_first_mismatch(e)}); restore both") from None
+        raise InputError(f"{weights} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
     return denoiser.eval().requires_grad_(False)
 
 
@@ -99,9 +102,21 @@ def checkpoint_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The folder of a checkpoint given by path or by the name of an embedded one."""
+    """The folder of a checkpoint given by path or by the name of an embedded one.
+
+    An EDM snapshot (`.pkl`) is imported into the cache and stands for the folder it has there.
+    Raises InputError when there is none, and for a snapshot that cannot be imported.
+    """
     if Path(path).is_dir():
         return Path(path)
+    if Path(path).is_file():
+        from fairsims.denoisers.edm_pickle import cached_import
+
+        if Path(path).suffix != ".pkl":
+            raise InputError(
+                f"{path} is a file; expected a checkpoint folder, an EDM snapshot (.pkl) or a model's name"
+            )
+        return cached_import(Path(path))
     names = embedded_models()
     if str(path) in names:
         return _assets() / str(path)
@@ -138,6 +153,8 @@ def _assets() -> Path:
 
 
 def _meta(folder: Path) -> dict[str, Any]:
+    if (folder / "model_index.json").exists():
+        raise InputError(f"{folder} is a diffusers pipeline; make a checkpoint of it: fairsims import diffusers")
     meta = read_json(folder / "config.json")
     if meta.get("format") != FORMAT:
         raise InputError(f"{folder}/config.json has format {meta.get('format')!r}; expected {FORMAT!r}")
@@ -152,6 +169,7 @@ def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, st
     return base, aux
 
 
-def _first_mismatch(e: RuntimeError) -> str:
+def first_mismatch(e: RuntimeError) -> str:
+    """The first complaint of `load_state_dict`."""
     lines = [line.strip() for line in str(e).splitlines()[1:] if line.strip()]
     return lines[0][:160] if lines else str(e)[:160]

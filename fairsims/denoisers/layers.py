@@ -24,12 +24,16 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Module):
-    """Same-padded convolution that can halve (before it) or double (before it) the resolution with a fixed filter.
+    """Same-padded convolution that can halve or double the resolution with a fixed low-pass filter before it.
 
-    `resample_filter` is the separable low-pass filter; DDPM++ uses [1, 1] (mean of 2x2, nearest neighbour).
+    `resample_filter` is the separable filter: DDPM++ and ADM use [1, 1] (mean of 2x2, nearest neighbour), NCSN++
+    [1, 3, 3, 1]. With `fused`, a halving filter comes after the convolution and sees no zeros but those around the
+    image. Kernel 0 resamples only: it has neither weight nor bias.
     """
 
     resample_filter: Tensor | None
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -39,32 +43,43 @@ class Conv2d(nn.Module):
         *,
         up: bool = False,
         down: bool = False,
-        resample_filter: Sequence[int] = (1, 1),
+        resample_filter: Sequence[float] = (1, 1),
+        fused: bool = False,
         init_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.up, self.down, self.padding = up, down, kernel // 2
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        _xavier_(self.weight, in_channels * kernel**2, out_channels * kernel**2, init_weight)
-        taps = torch.as_tensor(resample_filter, dtype=torch.float32)
-        taps2d = torch.outer(taps, taps) / taps.sum() ** 2
-        self.register_buffer("resample_filter", taps2d[None, None] if up or down else None)
+        if fused and not (down and kernel):
+            raise ValueError(f"fused is True with kernel {kernel}, down={down}; expected a convolution that halves")
+        self.up, self.down, self.fused, self.padding = up, down, fused, kernel // 2
+        if kernel:
+            self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+            self.bias = nn.Parameter(torch.zeros(out_channels))
+            _xavier_(self.weight, in_channels * kernel**2, out_channels * kernel**2, init_weight)
+        else:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
+        # From numbers, not by tensor arithmetic: that takes seconds to get going when shapes alone are wanted ("meta").
+        taps = [[a * b / sum(resample_filter) ** 2 for b in resample_filter] for a in resample_filter]
+        self.register_buffer("resample_filter", torch.tensor([[taps]], dtype=torch.float32) if up or down else None)
+        self.box = len(resample_filter) == 2 and resample_filter[0] == resample_filter[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.resample_filter is not None:
-            x = self._resample(x, self.resample_filter.to(x.dtype))
-        return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+        taps = None if self.resample_filter is None else self.resample_filter.to(x.dtype)
+        pad = 0 if taps is None else (taps.shape[-1] - 1) // 2
+        if self.fused and taps is not None and self.weight is not None:
+            # The filter has unit gain and needs no padding here, so the bias may as well come before it.
+            return self._resample(F.conv2d(x, self.weight, self.bias, padding=self.padding + pad), taps, 0)
+        if taps is not None:
+            x = self._resample(x, taps, pad)
+        return x if self.weight is None else F.conv2d(x, self.weight, self.bias, padding=self.padding)
 
-    def _resample(self, x: Tensor, taps: Tensor) -> Tensor:
-        width = taps.shape[-1]
-        if width == 2:  # [1, 1] is the only sensible filter of two taps; these kernels are several times faster
+    def _resample(self, x: Tensor, taps: Tensor, padding: int) -> Tensor:
+        if self.box:  # the same numbers from kernels that are several times faster
             return F.interpolate(x, scale_factor=2, mode="nearest") if self.up else F.avg_pool2d(x, 2)
-        channels, padding = x.shape[1], (width - 1) // 2
-        tiled = taps.tile(channels, 1, 1, 1)
+        tiled = taps.tile(x.shape[1], 1, 1, 1)
         if self.up:
-            return F.conv_transpose2d(x, tiled * 4, groups=channels, stride=2, padding=padding)
-        return F.conv2d(x, tiled, groups=channels, stride=2, padding=padding)
+            return F.conv_transpose2d(x, tiled * 4, groups=x.shape[1], stride=2, padding=padding)
+        return F.conv2d(x, tiled, groups=x.shape[1], stride=2, padding=padding)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -76,21 +91,44 @@ class GroupNorm(nn.GroupNorm):
 
 
 class PositionalEmbedding(nn.Module):
-    """Sinusoidal features of the noise label, `(B,) -> (B, channels)`: first cosines, then sines."""
+    """Sinusoidal features of the noise label, `(B,) -> (B, channels)`: first cosines, then sines.
 
-    def __init__(self, channels: int, *, max_positions: int = 10000) -> None:
+    Frequencies fall from 1 to 1 / max_positions; without `endpoint` they stop one step before it (ADM).
+    """
+
+    def __init__(self, channels: int, *, max_positions: int = 10000, endpoint: bool = True) -> None:
         super().__init__()
-        self.channels, self.max_positions = channels, max_positions
+        self.channels, self.max_positions, self.endpoint = channels, max_positions, endpoint
 
     def forward(self, x: Tensor) -> Tensor:
         half = self.channels // 2
-        exponent = torch.arange(half, dtype=x.dtype, device=x.device) / (half - 1)
+        exponent = torch.arange(half, dtype=x.dtype, device=x.device) / (half - int(self.endpoint))
         angle = torch.outer(x, (1 / self.max_positions) ** exponent)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of the noise label, `(B,) -> (B, channels)`: first cosines, then sines (NCSN++)."""
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, *, scale: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(channels // 2).mul_(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angle = torch.outer(x, (2 * math.pi * self.freqs).to(x.dtype))
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
 class UNetBlock(nn.Module):
-    """Residual block with additive noise embedding, optional resampling and single-head self-attention."""
+    """Residual block with noise embedding, optional resampling and self-attention.
+
+    The embedding is added, or with `adaptive_scale` it scales and shifts the second normalisation. `channels_per_head`
+    None is one attention head; otherwise there are `out_channels // channels_per_head`, and with none no attention.
+    Where the resolution changes at equal width, the skip path is a 1x1 convolution or, without `resample_proj`, the
+    resampling alone. Raises ValueError when the channels do not split evenly over the heads.
+    """
 
     def __init__(
         self,
@@ -101,47 +139,56 @@ class UNetBlock(nn.Module):
         up: bool = False,
         down: bool = False,
         attention: bool = False,
+        channels_per_head: int | None = None,
         dropout: float = 0.0,
-        resample_filter: Sequence[int] = (1, 1),
+        resample_filter: Sequence[float] = (1, 1),
+        resample_proj: bool = True,
+        adaptive_scale: bool = False,
         skip_scale: float = math.sqrt(0.5),
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.skip_scale, self.dropout = (
-            in_channels,
-            out_channels,
-            skip_scale,
-            dropout,
-        )
+        self.in_channels, self.out_channels, self.dropout = in_channels, out_channels, dropout
+        self.adaptive_scale, self.skip_scale = adaptive_scale, skip_scale
+        self.heads = 0 if not attention else out_channels // channels_per_head if channels_per_head else 1
+        if self.heads and out_channels % self.heads:
+            raise ValueError(f"out_channels is {out_channels}; expected a multiple of the {self.heads} attention heads")
         taps = resample_filter
         self.norm0 = GroupNorm(in_channels, eps=eps)
         self.conv0 = Conv2d(in_channels, out_channels, 3, up=up, down=down, resample_filter=taps)
-        self.affine = Linear(emb_channels, out_channels)
+        self.affine = Linear(emb_channels, out_channels * (2 if adaptive_scale else 1))
         self.norm1 = GroupNorm(out_channels, eps=eps)
         self.conv1 = Conv2d(out_channels, out_channels, 3, init_weight=1e-5)
-        needs_skip = out_channels != in_channels or up or down
-        self.skip = Conv2d(in_channels, out_channels, 1, up=up, down=down, resample_filter=taps) if needs_skip else None
-        self.norm2 = GroupNorm(out_channels, eps=eps) if attention else None
-        if attention:
+        self.skip: Conv2d | None = None
+        if out_channels != in_channels or up or down:
+            kernel = 1 if resample_proj or out_channels != in_channels else 0
+            self.skip = Conv2d(in_channels, out_channels, kernel, up=up, down=down, resample_filter=taps)
+        self.norm2 = GroupNorm(out_channels, eps=eps) if self.heads else None
+        if self.heads:
             self.qkv = Conv2d(out_channels, out_channels * 3, 1, init_weight=math.sqrt(0.2))
             self.proj = Conv2d(out_channels, out_channels, 1, init_weight=1e-5)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv0(F.silu(self.norm0(x)))
-        h = F.silu(self.norm1(h + self.affine(emb)[:, :, None, None].to(h.dtype)))
+        style = self.affine(emb)[:, :, None, None].to(h.dtype)
+        if self.adaptive_scale:
+            scale, shift = style.chunk(2, dim=1)
+            h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
+        else:
+            h = F.silu(self.norm1(h + style))
         h = self.conv1(F.dropout(h, self.dropout, self.training))
         x = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
         if self.norm2 is not None:
             x = (self.proj(self._attend(self.qkv(self.norm2(x)))) + x) * self.skip_scale
         return x
 
-    @staticmethod
-    def _attend(qkv: Tensor) -> Tensor:
+    def _attend(self, qkv: Tensor) -> Tensor:
         b, c3, height, width = qkv.shape
-        # EDM interleaves q, k and v along the channels: channel 3i is query i.
-        q, k, v = qkv.reshape(b, c3 // 3, 3, height * width).permute(2, 0, 3, 1).unbind(0)
-        a = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        return a.transpose(1, 2).reshape(b, c3 // 3, height, width)
+        # EDM lays the channels out as (head, channel of the head, query/key/value).
+        split = qkv.reshape(b, self.heads, c3 // 3 // self.heads, 3, height * width)
+        q, k, v = split.permute(3, 0, 1, 4, 2).unbind(0)
+        a = F.scaled_dot_product_attention(q, k, v)
+        return a.transpose(2, 3).reshape(b, c3 // 3, height, width)
 
 
 def _xavier_(weight: Tensor, fan_in: int, fan_out: int, scale: float) -> None:

@@ -7,31 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fairsims.denoisers import EDMDenoiser, fastest_precision
-from fairsims.denoisers.layers import Conv2d, GroupNorm, PositionalEmbedding
+from fairsims.denoisers.edm_pickle import read_snapshot
+from fairsims.denoisers.layers import Conv2d, GroupNorm
 from fairsims.denoisers.songunet import SongUNet
 from fairsims.sampling import SamplerConfig, solve
 
 EDM = Path(__file__).parents[1] / "fixtures" / "edm"
 
 
+def arrays_of(name: str) -> dict[str, Tensor]:
+    with np.load(EDM / f"{name}.npz") as stored:
+        return {k: torch.from_numpy(stored[k]) for k in stored.files}
+
+
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, Tensor]:
-    with np.load(EDM / "songunet-ddpmpp.npz") as stored:
-        return {k: torch.from_numpy(stored[k]) for k in stored.files}
+    return arrays_of("songunet-ddpmpp")
 
 
 @pytest.fixture
 def edm() -> EDMDenoiser:
-    network = EDMDenoiser(
-        img_resolution=16, img_channels=3, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8],
-        dropout=0.13,
-    )  # fmt: skip
-    network.load_state_dict(load_file(EDM / "songunet-ddpmpp.safetensors"), strict=True)
-    return network.eval().requires_grad_(False)
+    return read_snapshot(EDM / "songunet-ddpmpp.pkl").denoiser
 
 
 def off(found: Tensor, expected: Tensor) -> float:
@@ -39,22 +38,20 @@ def off(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def test_denoiser_reproduces_edm_in_float32(edm: EDMDenoiser, arrays: dict[str, Tensor]) -> None:
-    found = edm(arrays["x"], arrays["sigma"])
-    assert found.dtype == torch.float32
-    assert off(found, arrays["y32"]) < 1e-5
-
-
-def test_denoiser_reproduces_edm_in_float64(edm: EDMDenoiser, arrays: dict[str, Tensor]) -> None:
-    found = edm.double()(arrays["x"].double(), arrays["sigma"].double())
-    assert found.dtype == torch.float64
-    assert off(found, arrays["y64"]) < 1e-10
-
-
-def test_raw_network_reproduces_edm(edm: EDMDenoiser, arrays: dict[str, Tensor]) -> None:
-    s = arrays["sigma"].double().view(-1, 1, 1, 1)
-    found = edm.double().model(arrays["x"].double() / (s**2 + 0.25).sqrt(), s.flatten().log() / 4)
-    assert off(found, arrays["f64"]) < 1e-10
+@pytest.mark.parametrize("name", ["songunet-ddpmpp", "songunet-ddpmpp-cond"])
+@pytest.mark.parametrize(("bits", "limit"), [(32, 1e-5), (64, 1e-10)])
+def test_networks_reproduce_edm(name: str, bits: int, limit: float) -> None:
+    dtype = torch.float32 if bits == 32 else torch.float64
+    edm, a = read_snapshot(EDM / f"{name}.pkl").denoiser.to(dtype), arrays_of(name)
+    x, sigma, labels = a["x"].to(dtype), a["sigma"].to(dtype), a.get("labels")
+    found = edm(x, sigma, labels)
+    assert found.dtype == dtype
+    assert off(found, a[f"y{bits}"]) < limit
+    c_in = (sigma**2 + 0.25).rsqrt().view(-1, 1, 1, 1)
+    assert off(edm.model(x * c_in, sigma.log() / 4, labels), a[f"f{bits}"]) < limit
+    if "augment_labels" in a:
+        assert off(edm(x, sigma, labels, a["augment_labels"]), a[f"y{bits}_aug"]) < limit
+        assert off(a["y32_aug"], a["y32"]) > 1e-3, "augment labels without effect would agree anyway"
 
 
 @pytest.mark.parametrize(("array", "double", "limit"), [("images", False, 1e-4), ("images64", True, 1e-10)])
@@ -158,17 +155,12 @@ def test_resampling_keeps_means() -> None:
         taps = fast.resample_filter
         assert taps is not None
         wide = torch.nn.functional.pad(taps, (1, 1, 1, 1))
-        assert torch.allclose(fast._resample(x, taps), general._resample(x, wide))
-        assert torch.allclose(fast._resample(torch.ones_like(x), taps).mean(), torch.ones(()))
+        assert torch.allclose(fast._resample(x, taps, 0), general._resample(x, wide, 1))
+        assert torch.allclose(fast._resample(torch.ones_like(x), taps, 0).mean(), torch.ones(()))
 
 
 def test_group_norm_divides_odd_widths() -> None:
     assert [GroupNorm(c, eps=1e-6).num_groups for c in (2, 16, 48, 128, 256, 36)] == [1, 4, 12, 32, 32, 9]
-
-
-def test_positional_embedding_is_cosines_then_sines() -> None:
-    found = PositionalEmbedding(4)(torch.tensor([2.0]))[0]
-    assert torch.allclose(found, torch.tensor([np.cos(2), np.cos(2e-4), np.sin(2), np.sin(2e-4)]).float())
 
 
 def test_half_precision_is_near_float32(edm: EDMDenoiser, arrays: dict[str, Tensor]) -> None:
