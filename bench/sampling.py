@@ -1,14 +1,16 @@
-"""How much of a pool's time is the network: `generate()` and `write_pool()` against the raw forwards they contain.
+"""What sampling costs beyond the network: `generate()`, pools, guidance and merging against raw forwards.
 
-    python bench/sampling.py [--model emoji-people-32] [--images 512] [--repeats 5]
+    python bench/sampling.py [--model emoji-people-32] [--batch 256] [--batches 1] [--steps 4] [--repeats 5] [--compile]
 
-Prints the median over paired runs, raw forwards and sampling in turn, as ratios (1.00 = no overhead), for float32 and,
-where the machine has it, bfloat16; then guided against base. Absolute rates are shown for orientation only.
+Paired runs in one process, in turn; prints the median ratio with its range, and the share of the peak of matrix
+products that the raw network reaches. Limits that it should keep: generate / raw at most 1.05, guided / generate at
+most 2.05, guided inside an interval at most 1.35 (at the default of 12 steps), merged / generate 1.00.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -16,59 +18,107 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from fairsims.denoisers import SIMSGuidance, fastest_precision, load_network
+from fairsims.denoisers import SIMSGuidance, fastest_precision, load_network, merge
 from fairsims.denoisers.base import Denoiser
 from fairsims.pools import write_pool
 from fairsims.sampling import SamplerConfig, generate
 from fairsims.seeds import noise_for
 
+INTERVAL = (0.5, 10.0)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def timed(work: Callable[[], object]) -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
     start = time.perf_counter()
     work()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def matmul_peak(precision: str) -> float:
+    """FLOP/s of a large square matrix product: the hardware limit that the network is held against."""
+    size = 8192 if DEVICE.type == "cuda" else 1024
+    a = torch.randn(size, size, device=DEVICE, dtype=getattr(torch, precision))
+    a @ a
+    seconds = min(timed(lambda: a @ a) for _ in range(5))
+    return 2 * size**3 / seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-people-32")
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="Also time the network compiled.")
     args = parser.parse_args()
-    base = load_network(args.model)
-    sampler = SamplerConfig()
-    for precision in dict.fromkeys(["float32", fastest_precision(torch.device("cpu"))]):
-        base.precision = precision
-        guided = SIMSGuidance(base, base, 1.0)
+    sampler, images = SamplerConfig(steps=args.steps), args.batch * args.batches
+    calls = (2 * args.steps - 1) * args.batches
+    forwards = calls * args.batch
+    base = load_network(args.model).to(DEVICE)
+    x = noise_for(range(args.batch), base.shape).to(DEVICE)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        base(x[:1], torch.ones((), device=DEVICE))
+    flops = counter.get_total_flops()
 
-        def raw(model: Denoiser = base) -> None:
-            x, sigma = noise_for(range(args.batch), model.shape), torch.ones(())
-            with torch.inference_mode():
-                for _ in range(args.images // args.batch * (2 * sampler.steps - 1)):
-                    model(x, sigma)
+    def raw(model: Denoiser) -> None:
+        with torch.inference_mode():
+            for _ in range(calls):
+                model(x, torch.ones((), device=DEVICE))
 
-        def sample(model: Denoiser = base) -> None:
-            for _ in generate(model, range(args.images), sampler=sampler, batch_size=args.batch):
+    def sample(model: Denoiser) -> None:
+        for _ in generate(model, range(images), sampler=sampler, batch_size=args.batch):
+            pass
+
+    def pool() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            written = write_pool(
+                Path(folder) / "p", base, range(images), made_by={}, sampler=sampler, batch_size=args.batch
+            )
+            for _ in written:
                 pass
 
-        def pool() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                for _ in write_pool(Path(folder) / "p", base, range(args.images), made_by={}, batch_size=args.batch):
-                    pass
-
-        raw()
-        rows = [(timed(raw), timed(sample), timed(pool), timed(lambda: sample(guided))) for _ in range(args.repeats)]
-        forwards = args.images * (2 * sampler.steps - 1)
-        rate = forwards / statistics.median(r[0] for r in rows)
-        print(
-            f"{precision}: raw forward {rate:.0f} images/s at batch {args.batch}, "
-            f"at most {rate / (2 * sampler.steps - 1):.1f} samples/s"
-        )
-        for name, k, against in (("generate / raw", 1, 0), ("pool / raw", 2, 0), ("guided / base", 3, 1)):
-            ratios = sorted(r[k] / r[against] for r in rows)
-            print(f"  {name:<15} {statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]")
+    for precision in dict.fromkeys(["float32", fastest_precision(DEVICE)]):
+        base.precision = precision
+        aux = copy.deepcopy(base)
+        merged = merge(base, aux, 1.0)
+        guided, inside = SIMSGuidance(base, aux, 1.0), SIMSGuidance(base, aux, 1.0, interval=INTERVAL)
+        work: dict[str, Callable[[], object]] = {
+            "raw": lambda: raw(base),
+            "generate": lambda: sample(base),
+            "pool": pool,
+            "guided": lambda: sample(guided),
+            "interval": lambda: sample(inside),
+            "merged": lambda: sample(merged),
+        }
+        if args.compile:
+            compiled = copy.deepcopy(base)
+            compiled.model.compile()
+            work["compiled"] = lambda: sample(compiled)
+        for run in work.values():
+            run()
+        rows = [{name: timed(run) for name, run in work.items()} for _ in range(args.repeats)]
+        rate = forwards / statistics.median(r["raw"] for r in rows)
+        share = rate * flops / matmul_peak(precision)
+        print(f"{DEVICE}, {precision}, batch {args.batch}: raw forward {rate:.0f} images/s, {share:.0%} of matmul peak")
+        nfe = sampler.evaluations(inside) / sampler.evaluations(base)
+        for name, against in (
+            ("generate", "raw"), ("pool", "generate"), ("guided", "generate"), ("interval", "generate"),
+            ("merged", "generate"), ("compiled", "generate"),
+        ):  # fmt: skip
+            if name in work:
+                ratios = sorted(r[name] / r[against] for r in rows)
+                note = f"  ({nfe:.2f} times the forwards)" if name == "interval" else ""
+                print(
+                    f"  {name + ' / ' + against:<22} {statistics.median(ratios):.3f}  "
+                    f"[{ratios[0]:.3f}, {ratios[-1]:.3f}]{note}"
+                )
 
 
 if __name__ == "__main__":

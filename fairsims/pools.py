@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fairsims import __version__
+from fairsims import __version__, distributed
 from fairsims.datasets.base import HeldSource, ImageDataset, to_uint8
 from fairsims.denoisers.base import Denoiser
 from fairsims.errors import InputError
 from fairsims.runs import atomic, read_json, settle_settings, sha256_file, sha256_json
-from fairsims.sampling import SamplerConfig, generate
+from fairsims.sampling import SamplerConfig, generate_batches
 
 SHARD_SIZE = 512
+ENCODERS = 4
+"""Threads that make PNGs beside the sampling."""
 FORMAT = "fairsims-pool/1"
 
 
@@ -120,17 +123,19 @@ def write_pool(
     """Generate one image per seed into `folder`, yielding the number of images finished so far.
 
     `made_by` says what generates (checkpoint digests, omega, ...) and is part of the pool's identity. Finished shards
-    are skipped, so the same call resumes; ChangedSettings is raised when the folder holds another pool.
+    are skipped, so the same call resumes; ChangedSettings is raised when the folder holds another pool. Under torchrun
+    the processes take turns at the shards, which come out the same, and all of them are there after the last number.
     """
     folder, sampler = Path(folder), sampler or SamplerConfig()
     seeds = [int(s) for s in seeds]
     if len(seeds) == 0 or len(set(seeds)) != len(seeds):
         raise InputError(f"got {len(seeds)} seeds, {len(set(seeds))} of them different; expected distinct seeds")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     settings = {
         "format": FORMAT,
         "made_by": made_by,
-        "sampler": sampler.facts()
-        | {"sigmas": [float(f"{s:.6g}") for s in sampler.sigmas(denoiser)[[0, -2]]]},
+        "sampler": sampler.facts() | {"sigmas": [float(f"{s:.6g}") for s in sampler.sigmas(denoiser)[[0, -2]]]},
         "evaluations_per_image": sampler.evaluations(denoiser),
         "precision": denoiser.precision,
         "batch_size": batch_size,
@@ -138,17 +143,37 @@ def write_pool(
         "seeds": compact_seeds(seeds),
         "versions": {"fairsims": __version__, "torch": torch.__version__},
     }
-    settle_settings(folder / "pool.json", settings)
-    for number, start in enumerate(range(0, len(seeds), SHARD_SIZE)):
-        chunk = seeds[start : start + SHARD_SIZE]
-        path = folder / f"shard-{number:05d}.parquet"
-        if not path.exists():
-            rows: list[bytes] = []
-            for batch in generate(denoiser, chunk, sampler=sampler, batch_size=batch_size):
-                rows += [encode_png(image) for image in to_uint8(batch.images)]
-                yield start + len(rows)
-            write_shard(path, chunk, rows)
-        yield start + len(chunk)
+    with distributed.main_first():
+        settle_settings(folder / "pool.json", settings)
+    chunks = [seeds[start : start + SHARD_SIZE] for start in range(0, len(seeds), SHARD_SIZE)]
+    paths = [folder / f"shard-{number:05d}.parquet" for number in range(len(chunks))]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    distributed.barrier()  # nobody adds a shard before all have looked
+    mine = missing[distributed.rank() :: distributed.world()]
+    # Batches end where shards do, so that a shard is the same whoever makes it.
+    cut = [chunks[k][start : start + batch_size] for k in mine for start in range(0, len(chunks[k]), batch_size)]
+    sampled = generate_batches(denoiser, cut, sampler=sampler)
+
+    def finished() -> int:
+        return sum(len(chunk) for chunk, path in zip(chunks, paths, strict=True) if path.exists())
+
+    done = finished()
+    if done:
+        yield done
+    with ThreadPoolExecutor(ENCODERS) as encoders:
+        for number in mine:
+            chunk, before = chunks[number], finished()
+            rows: list[Future[bytes]] = []
+            while len(rows) < len(chunk):
+                # PNGs of this batch are made while the next one is sampled.
+                rows += [encoders.submit(encode_png, image) for image in to_uint8(next(sampled).images).cpu()]
+                yield before + len(rows)
+            write_shard(paths[number], chunk, [row.result() for row in rows])
+            done = finished()
+            yield done
+    distributed.barrier()
+    if done < len(seeds):
+        yield len(seeds)
 
 
 def select_pool(source: Pool, positions: np.ndarray, folder: Path, *, made_by: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ from fairsims.denoisers import EDMDenoiser, load_network
 from fairsims.errors import ChangedSettings, Diverged, InputError
 from fairsims.presets import PRESETS, preset
 from fairsims.runs import read_jsonl
-from fairsims.training import TrainConfig, _batch, edm_loss, finetune_config, train, train_folder
+from fairsims.seeds import torch_generator
+from fairsims.training import TrainConfig, edm_loss, finetune_config, train, train_folder
+from fairsims.training.batches import Batch, batches, draw_images
 
 # 12 steps of 16 images; a tick every 2 steps, a state every 4.
 SMALL = TrainConfig(
@@ -68,7 +70,8 @@ def test_a_budget_makes_at_least_one_step() -> None:
     [
         {"kimg": 0}, {"kimg": -1}, {"kimg": float("nan")}, {"batch_size": 0}, {"lr": 0}, {"lr_final": 0},
         {"lr_final": 1.5}, {"warmup_kimg": -1}, {"ema_halflife_kimg": -1}, {"tick_kimg": 0}, {"state_kimg": 0},
-        {"precision": "int8"}, {"P_std": 0}, {"clip_norm": 0},
+        {"precision": "int8"}, {"P_std": 0}, {"clip_norm": 0}, {"micro_batch": 0}, {"augment": -0.1}, {"augment": 1.5},
+        {"ema_ramp": 0}, {"P_mean": float("inf")}, {"lr": float("inf")},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
@@ -114,10 +117,11 @@ def test_halflife_zero_keeps_the_raw_weights(network: EDMDenoiser, digits: Image
 
 
 def test_loss_is_the_weighted_error(network: EDMDenoiser, digits: ImageDataset) -> None:
-    images = to_float(digits.read(range(6)))
-    config = replace(SMALL, P_mean=-0.5, P_std=0.9)
-    found = edm_loss(network, images, config, torch.Generator().manual_seed(1))
-    generator = torch.Generator().manual_seed(1)
+    config = replace(SMALL, P_mean=-0.5, P_std=0.9, batch_size=6, xflip=False)
+    (batch,) = islice(batches(digits, network, config, first=5, rows=range(6)), 1)
+    found = edm_loss(network, batch)
+    images = to_float(draw_images(digits, config, 5, range(6))[0])
+    generator = torch_generator(config.seed, "noise", 5)
     sigma = (torch.randn(6, generator=generator) * 0.9 - 0.5).exp()
     noise = torch.randn(images.shape, generator=generator)
     each = []
@@ -135,8 +139,8 @@ def test_a_perfect_denoiser_of_one_image_has_no_loss(network: EDMDenoiser, digit
         def forward(self, x: Tensor, sigma: Tensor, labels: Any = None, augment_labels: Any = None) -> Tensor:
             return image.expand_as(x)
 
-    perfect = Knows(**network.config)
-    assert float(edm_loss(perfect, image.repeat(4, 1, 1, 1), SMALL, torch.Generator().manual_seed(0))) == 0
+    batch = Batch(images=image.repeat(4, 1, 1, 1), sigma=torch.tensor([0.01, 0.1, 1, 10]), noise=torch.ones(4, 1, 8, 8))
+    assert float(edm_loss(Knows(**network.config), batch)) == 0
 
 
 def test_each_epoch_is_a_permutation_of_its_own(digits: ImageDataset) -> None:
@@ -144,8 +148,9 @@ def test_each_epoch_is_a_permutation_of_its_own(digits: ImageDataset) -> None:
     pixels = {data.read([i]).numpy().tobytes(): i for i in range(40)}
     assert len(pixels) == 40
     config = replace(SMALL, xflip=False, batch_size=16)
-    batches = [_batch(data, config, step) for step in range(5)]
-    seen = [pixels[((row + 1) * 127.5).round().to(torch.uint8).numpy().tobytes()] for b in batches for row in b]
+    drawn = [draw_images(data, config, step, range(16)) for step in range(5)]
+    seen = [pixels[row.numpy().tobytes()] for images, _ in drawn for row in images]
+    assert seen == [i for _, indices in drawn for i in indices]
     assert sorted(seen[:40]) == sorted(seen[40:]) == list(range(40))
     assert seen[:40] != seen[40:]
     assert seen[:40] != list(range(40))
@@ -153,7 +158,7 @@ def test_each_epoch_is_a_permutation_of_its_own(digits: ImageDataset) -> None:
 
 def test_mirroring_flips_about_half_left_to_right(digits: ImageDataset) -> None:
     config = replace(SMALL, batch_size=400)
-    plain, mirrored = (_batch(digits, replace(config, xflip=f), 0) for f in (False, True))
+    plain, mirrored = (draw_images(digits, replace(config, xflip=f), 0, range(400))[0] for f in (False, True))
     flipped = [torch.equal(m, p.flip(2)) for m, p in zip(mirrored, plain, strict=True)]
     kept = [torch.equal(m, p) for m, p in zip(mirrored, plain, strict=True)]
     assert all(f or k for f, k in zip(flipped, kept, strict=True))
@@ -305,11 +310,25 @@ def test_presets_are_found_by_name() -> None:
         preset("digit-8")
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("emoji-people-64", 15e6, 30e6), ("cifar10", 55e6, 56e6), ("ffhq64", 61.7e6, 61.9e6)]
+)
+def test_large_presets_have_the_size_they_claim(name: str, least: float, most: float) -> None:
+    recipe = preset(name)
+    with torch.device("meta"):
+        size = recipe.resolution
+        told = {"augment_dim": 9} if recipe.train.augment else {}
+        network = EDMDenoiser(img_resolution=size, img_channels=3, **recipe.network, **told)
+    assert least <= sum(p.numel() for p in network.parameters()) <= most
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_fit_their_data(name: str) -> None:
     from fairsims.datasets import open_dataset
 
     recipe = preset(name)
+    if recipe.data is None:
+        return
     data = open_dataset(recipe.data, resolution=recipe.resolution)
     network = EDMDenoiser(img_resolution=data.resolution, img_channels=data.channels, **recipe.network)
     assert network.shape == (data.channels, data.resolution, data.resolution)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from fairsims import distributed
 from fairsims.errors import FairsimsError, InputError
 
 if TYPE_CHECKING:
@@ -19,30 +22,66 @@ if TYPE_CHECKING:
     from fairsims.training import Tick
 
 
+PARALLEL = ("retarget", "train", "finetune", "generate", "sweep")
+"""Commands that share their work under torchrun."""
+
+
 class Group(click.Group):
-    """Turns errors that a user can mend into one line on stderr and exit code 2."""
+    """Turns errors that a user can mend into one line on stderr and exit code 2.
+
+    Under torchrun the processes share the work of the commands in `PARALLEL`; any other runs on rank 0 alone.
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if distributed.launched():
+            if found[0] in PARALLEL:
+                distributed.initialise()
+            elif distributed.launched_rank():
+                raise click.exceptions.Exit(0)
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            distributed.shutdown()
+            return result
         except FairsimsError as e:
             fail(str(e))
         except ValueError as e:
             # Settings are checked in `__post_init__`, which raises "<field> is <found>; expected ...".
             if "; expected" not in str(e):
                 raise
-            fail("--" + str(e).replace("_", "-", 1) if " is " in str(e) else str(e))
+            name, found, rest = str(e).partition(" is ")
+            fail(f"--{name.replace('_', '-')}{found}{rest}" if found else str(e))
         except OSError as e:
             fail(
                 f"cannot read or write {e.filename or 'a file'}: {e.strerror or e}; free space or choose another folder"
             )
+        except click.UsageError as e:
+            if not distributed.launched():
+                raise
+            leave(e.show)
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from here")
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
-    click.echo("error: " + " ".join(message.split()), err=True)
+    leave(lambda: click.echo("error: " + " ".join(message.split()), err=True))
+
+
+def leave(say: Callable[[], None]) -> NoReturn:
+    """Exit with code 2 after saying why; under torchrun without waiting for the other processes."""
+    if distributed.launched_rank():
+        # Most errors are found by all processes. While this one waits, torchrun ends it if rank 0 has failed as well.
+        time.sleep(5)
+    say()
+    if distributed.launched():
+        sys.stderr.flush()
+        os._exit(2)
     sys.exit(2)
 
 
@@ -62,8 +101,14 @@ precision_option = click.option(
     show_default=True,
     help="Type of the network's products; auto is bfloat16 where the hardware has it.",
 )
+compile_option = click.option(
+    "--compile", "compiled", is_flag=True, help="torch.compile the networks: minutes at the start, faster after."
+)
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
 steps_option = click.option("--steps", type=int, default=12, show_default=True, help="Noise levels of the sampler.")
+solver_option = click.option(
+    "--solver", type=click.Choice(["heun", "euler", "dpmpp2m"]), default="heun", show_default=True, help="ODE solver."
+)
 omega_option = click.option("--omega", type=float, help="Planned omega of the complement rule.")
 cap_option = click.option("--cap", type=float, default=2.0, show_default=True, help="Largest strength.")
 floor_option = click.option(
@@ -76,6 +121,9 @@ budget_option = click.option(
 lr_option = click.option("--lr", type=float, default=3e-4, show_default=True, help="Learning rate of the fine-tune.")
 batch_option = click.option(
     "--batch-size", type=int, default=64, show_default=True, help="Images per fine-tuning step."
+)
+finetune_option = click.option(
+    "--finetune", multiple=True, metavar="NAME=VALUE", help="Another setting of the fine-tune, e.g. augment=0.15."
 )
 path = click.Path(path_type=Path)
 
@@ -102,7 +150,11 @@ class Bars:
                 self.bar.close()
             self.stage = stage
             self.bar = tqdm(
-                total=total, desc=f"{stage:<12}", unit=" images", file=sys.stderr, disable=not sys.stderr.isatty()
+                total=total,
+                desc=f"{stage:<12}",
+                unit=" images",
+                file=sys.stderr,
+                disable=not sys.stderr.isatty() or distributed.launched_rank() > 0,
             )
         assert self.bar is not None
         self.bar.update(done - self.bar.n)
@@ -124,7 +176,13 @@ def follow(ticks: Iterator[Tick], out: Path, as_json: bool) -> None:
 
 def show(value: dict[str, Any], as_json: bool) -> None:
     """Print a result, as aligned lines or as JSON."""
-    click.echo(json.dumps(value) if as_json else "\n".join(_lines(value)))
+    say(json.dumps(value) if as_json else "\n".join(_lines(value)))
+
+
+def say(text: str) -> None:
+    """Print on stdout, under torchrun once for all processes."""
+    if distributed.launched_rank() == 0:
+        click.echo(text)
 
 
 def _lines(value: dict[str, Any], indent: int = 0) -> Iterable[str]:
@@ -148,6 +206,25 @@ def sizes_of(text: str) -> tuple[int, ...]:
         return tuple(int(p) for p in text.split(","))
     except ValueError:
         raise InputError(f"--pilots is {text!r}; expected sizes such as 512,1024,3072") from None
+
+
+def values_of(texts: Sequence[str]) -> dict[str, float]:
+    """`["augment=0.15"]` as names and numbers."""
+    try:
+        return {name: float(value) for name, _, value in (t.partition("=") for t in texts)}
+    except ValueError:
+        raise InputError(f"--finetune is {', '.join(texts)}; expected NAME=NUMBER such as augment=0.15") from None
+
+
+def interval_of(text: str | None) -> tuple[float, float] | None:
+    """`0.2,5` as two noise levels."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(p) for p in text.split(","))
+    except ValueError:
+        raise InputError(f"--interval is {text!r}; expected two noise levels such as 0.2,5") from None
+    return low, high
 
 
 def seed_range(text: str) -> range:

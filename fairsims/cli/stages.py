@@ -9,14 +9,11 @@ import click
 from fairsims.cli.common import (
     Bars,
     attr_option,
-    batch_option,
-    budget_option,
     cap_option,
     classifier_option,
+    compile_option,
     floor_option,
-    follow,
     json_option,
-    lr_option,
     model_option,
     omega_option,
     path,
@@ -25,27 +22,10 @@ from fairsims.cli.common import (
     seed_range,
     show,
     size_option,
+    solver_option,
     steps_option,
     target_option,
 )
-
-
-@click.command()
-@click.option("--preset", required=True, help="emoji-people-32 or digits-8: data, network and schedule.")
-@click.option("--data", help="Other training data of the preset's shape: embedded name or path.")
-@click.option("--out", type=path, required=True, help="Checkpoint folder; resumes when begun.")
-@click.option("--kimg", type=float, help="Budget in thousands of images.")
-@precision_option
-@seed_option
-@json_option
-def train(
-    preset: str, data: str | None, out: Path, kimg: float | None, precision: str, seed: int, as_json: bool
-) -> None:
-    """Train a base model."""
-    from fairsims import jobs
-
-    ticks = jobs.train_preset(preset, out, data=data, kimg=kimg, seed=seed, precision=precision)
-    follow(ticks, out, as_json)
 
 
 @click.command()
@@ -53,28 +33,33 @@ def train(
 @click.option("--seeds", default="0-1023", show_default=True, help="Image seeds, first-last.")
 @click.option("--out", type=path, required=True, help="Pool folder; resumes when begun.")
 @steps_option
+@solver_option
+@click.option("--churn", type=float, default=0.0, show_default=True, help="S_churn: noise added while sampling.")
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @precision_option
+@compile_option
 @click.option("--export-zip", type=path, help="Also write an EDM data set zip.")
 @click.option("--export-folder", type=path, help="Also write PNG files and metadata.csv.")
 @json_option
 def generate(
-    model: str, seeds: str, out: Path, steps: int, batch_size: int, precision: str, export_zip: Path | None,
-    export_folder: Path | None, as_json: bool,
+    model: str, seeds: str, out: Path, steps: int, solver: str, churn: float, batch_size: int, precision: str,
+    compiled: bool, export_zip: Path | None, export_folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Sample a model's images into a pool."""
-    from fairsims import jobs, pools
+    """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
+    from fairsims import distributed, jobs, pools
+    from fairsims.sampling import SamplerConfig
 
-    wanted = seed_range(seeds)
+    wanted, sampler = seed_range(seeds), SamplerConfig(steps=steps, solver=solver, S_churn=churn)
     with Bars() as bars:
         for done in jobs.generate_pool(
-            model, out, wanted, steps=steps, batch_size=batch_size, precision=jobs.resolve_precision(precision)
-        ):
+            model, out, wanted, sampler=sampler, batch_size=batch_size,
+            precision=jobs.resolve_precision(precision), compiled=compiled,
+        ):  # fmt: skip
             bars.report("generate", done, len(wanted))
     pool = pools.Pool(out)
-    if export_zip:
+    if export_zip and distributed.is_main():
         pools.export_edm_zip(pool, export_zip)
-    if export_folder:
+    if export_folder and distributed.is_main():
         pools.export_folder(pool, export_folder)
     show({"pool": str(out), "images": len(pool), "evaluations_per_image": pool.meta["evaluations_per_image"]}, as_json)
 
@@ -123,32 +108,6 @@ def complement(
         size=complement_size, seed=seed,
     )  # fmt: skip
     show(facts | {"table": str(out)}, as_json)
-
-
-@click.command()
-@model_option
-@click.option("--pool", type=path, required=True, help="Pool of images to train on.")
-@click.option("--complement", "table", type=path, help="Table of `fairsims complement`; the whole pool by default.")
-@budget_option
-@batch_option
-@lr_option
-@precision_option
-@seed_option
-@click.option("--out", type=path, required=True, help="Checkpoint folder; resumes when begun.")
-@json_option
-def finetune(
-    model: str, pool: Path, table: Path | None, budget: float, batch_size: int, lr: float, precision: str, seed: int,
-    out: Path, as_json: bool,
-) -> None:  # fmt: skip
-    """Fine-tune a copy of a model into an auxiliary."""
-    from fairsims import jobs
-    from fairsims.pools import Pool
-
-    ticks = jobs.finetune_pool(
-        model, Pool(pool), table, out, budget=budget, batch_size=batch_size, lr=lr, seed=seed,
-        precision=jobs.resolve_precision(precision),
-    )  # fmt: skip
-    follow(ticks, out, as_json)
 
 
 @click.command()

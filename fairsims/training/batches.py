@@ -1,0 +1,180 @@
+"""What each step sees: images, noise levels, noise, distortions, all functions of (seed, images seen).
+
+Every process draws for the whole batch and keeps its part, so that the batch is the same however it is cut.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairsims.datasets.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
+from fairsims.denoisers.base import NetworkDenoiser
+from fairsims.errors import InputError
+from fairsims.sampling import labels_for
+from fairsims.seeds import numpy_generator, torch_generator
+from fairsims.training.augmentation import augment, draw_augmentation
+from fairsims.training.config import TrainConfig
+
+HELD_BYTES = 4 * 2**30
+"""Images decoded from files are kept in memory up to this size; larger data are decoded again each time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A step's images, or a part of them: B rows."""
+
+    images: Tensor
+    """`(B, C, H, W)` float32 in [-1, 1]."""
+    sigma: Tensor
+    """Noise levels, `(B,)`."""
+    noise: Tensor
+    """Standard normal, of images' shape."""
+    labels: Tensor | None = None
+    """One-hot classes `(B, label_dim)`, for a class-conditional network."""
+    augment_labels: Tensor | None = None
+    """How the images were distorted, `(B, 9)`."""
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Rows start to stop - 1."""
+        optional = {
+            name: None if value is None else value[start:stop]
+            for name, value in (("labels", self.labels), ("augment_labels", self.augment_labels))
+        }
+        return Batch(
+            images=self.images[start:stop], sigma=self.sigma[start:stop], noise=self.noise[start:stop], **optional
+        )
+
+
+def batches(
+    dataset: ImageDataset, denoiser: NetworkDenoiser, config: TrainConfig, *, first: int, rows: range
+) -> Iterator[Batch]:
+    """The batches of steps `first`, `first + 1`, ... to the end of the budget on the network's device: `rows` of each.
+
+    With a GPU they are drawn one step ahead of it. Raises InputError when the data lack the classes that the network
+    asks for.
+    """
+    device, held, labels = denoiser.device, _hold(dataset), class_labels(dataset, denoiser.label_dim)
+    if device.type == "cpu":
+        for step in range(first, config.steps):
+            yield _on_device(_draw(held, labels, config, step, rows), device)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        ahead: deque[int] = deque(range(first, config.steps))
+        following = thread.submit(_draw, held, labels, config, ahead.popleft(), rows) if ahead else None
+        while following is not None:
+            drawn = following.result()
+            following = thread.submit(_draw, held, labels, config, ahead.popleft(), rows) if ahead else None
+            yield _on_device(drawn, device)
+
+
+def draw_images(dataset: ImageDataset, config: TrainConfig, step: int, rows: range) -> tuple[Tensor, np.ndarray]:
+    """Images of a step, `(len(rows), C, H, W)` uint8, and their places in the data: each epoch is a permutation.
+
+    Mirrored at random where asked.
+    """
+    positions = step * config.batch_size + np.arange(rows.start, rows.stop)
+    epochs = positions // len(dataset)
+    order = {e: numpy_generator(config.seed, "order", int(e)).permutation(len(dataset)) for e in np.unique(epochs)}
+    indices = np.array([order[e][p % len(dataset)] for e, p in zip(epochs, positions, strict=True)], dtype=np.int64)
+    images = dataset.read(indices)
+    if config.xflip:
+        flip = torch.rand(config.batch_size, generator=torch_generator(config.seed, "flip", step)) < 0.5
+        images = torch.where(flip[rows.start : rows.stop, None, None, None], images.flip(3), images)
+    return images, indices
+
+
+def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
+    """One-hot classes of all images `(N, label_dim)`, None for a network without classes.
+
+    A pool's images have the classes that they were generated with; other data need one attribute of as many classes.
+    Raises InputError where there is none.
+    """
+    if not label_dim:
+        return None
+    if "seed" in dataset.table:
+        return labels_for([int(s) for s in dataset.table["seed"]], label_dim)
+    fitting = [name for name, a in dataset.attributes.items() if len(a.classes) == label_dim]
+    if len(fitting) != 1 or (dataset.class_indices(fitting[0]) < 0).any():
+        raise InputError(
+            f"{dataset.name} has {len(fitting)} attributes of {label_dim} classes with a label for every image; the "
+            "model is conditional on so many classes: give data with one such attribute, or an unconditional model"
+        )
+    return torch.eye(label_dim)[dataset.class_indices(fitting[0])]
+
+
+def _draw(dataset: ImageDataset, labels: Tensor | None, config: TrainConfig, step: int, rows: range) -> Batch:
+    """This process's rows of a step, on the CPU and with images still uint8."""
+    images, indices = draw_images(dataset, config, step, rows)
+    own = slice(rows.start, rows.stop)
+    generator = torch_generator(config.seed, "noise", step)
+    sigma = (torch.randn(config.batch_size, generator=generator) * config.P_std + config.P_mean).exp()
+    noise = torch.randn((config.batch_size, *images.shape[1:]), generator=generator)
+    distortions = None
+    if config.augment:
+        distortions = draw_augmentation(
+            config.batch_size, config.augment, torch_generator(config.seed, "augment", step)
+        )[own]
+    return Batch(
+        images=images,
+        sigma=sigma[own],
+        noise=noise[own],
+        labels=None if labels is None else labels[indices],
+        augment_labels=distortions,
+    )
+
+
+def _on_device(drawn: Batch, device: torch.device) -> Batch:
+    def move(tensor: Tensor) -> Tensor:
+        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+    images = to_float(move(drawn.images))
+    distortions = None if drawn.augment_labels is None else move(drawn.augment_labels)
+    return Batch(
+        images=images if distortions is None else augment(images, distortions),
+        sigma=move(drawn.sigma),
+        noise=move(drawn.noise),
+        labels=None if drawn.labels is None else move(drawn.labels),
+        augment_labels=distortions,
+    )
+
+
+class _Decoded:
+    """Another source's images, each decoded at its first use and kept."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.source = dataset.source
+        self.pixels = np.empty((len(dataset), dataset.channels, dataset.resolution, dataset.resolution), np.uint8)
+        self.known = np.zeros(len(dataset), dtype=bool)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        new = np.unique(indices[~self.known[indices]])
+        if len(new):
+            self.pixels[new] = self.source.images(new)
+            self.known[new] = True
+        chosen: np.ndarray = self.pixels[indices]
+        return chosen
+
+
+def _hold(dataset: ImageDataset) -> ImageDataset:
+    source = dataset.source
+    while isinstance(source, SubsetSource):
+        source = source.source
+    in_memory = isinstance(source, (ArraySource, HeldSource))
+    if in_memory or len(dataset) * dataset.channels * dataset.resolution**2 > HELD_BYTES:
+        return dataset
+    return ImageDataset(
+        name=dataset.name,
+        digest=dataset.digest,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        source=_Decoded(dataset),
+        table=dataset.table,
+        attributes=dataset.attributes,
+    )

@@ -1,0 +1,88 @@
+"""Settings of a training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fairsims.denoisers.precondition import PRECISIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training or fine-tuning."""
+
+    kimg: float
+    """Budget: thousands of images seen."""
+    batch_size: int = 64
+    """Images per optimiser step, over all processes."""
+    micro_batch: int | None = None
+    """Most images that go through the network at once on each device; gradients are summed up to the batch.
+    None: all of a device's part."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam."""
+    lr_final: float = 0.1
+    """Share of `lr` that the cosine decay ends at; 1 keeps it constant."""
+    warmup_kimg: float = 0.0
+    """Linear ramp of the learning rate. 0 for a fine-tune: a ramp meant for a long run would starve a short one."""
+    ema_halflife_kimg: float = 44.0
+    """Half-life of the weight average; 0 keeps the raw weights."""
+    ema_ramp: float = 0.1
+    """Cap of the half-life as a share of the images seen: a longer average would be mostly initial noise."""
+    P_mean: float = -1.2
+    """Mean of ln(sigma) in the loss."""
+    P_std: float = 1.2
+    """Standard deviation of ln(sigma) in the loss."""
+    xflip: bool = False
+    """Mirror each image with probability 1/2."""
+    augment: float = 0.0
+    """Probability of each distortion of the non-leaky augmentation, which the network is told about; 0 is none."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    tick_kimg: float = 4.0
+    """How often progress is yielded."""
+    state_kimg: float = 16.0
+    """How often the state that a killed run resumes from is saved."""
+    precision: str = "float32"
+    """Autocast type of the network: float32, bfloat16 or float16 (with a scaled loss)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "batch_size", "lr", "P_std", "tick_kimg", "state_kimg", "clip_norm", "ema_ramp"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name in ("warmup_kimg", "ema_halflife_kimg"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch is {self.micro_batch}; expected 1 or more")
+        if not 0 < self.lr_final <= 1:
+            raise ValueError(f"lr_final is {self.lr_final}; expected a share in (0, 1]")
+        if not 0 <= self.augment <= 1:
+            raise ValueError(f"augment is {self.augment}; expected a probability in [0, 1]")
+        if not math.isfinite(self.P_mean):
+            raise ValueError(f"P_mean is {self.P_mean}; expected a finite number")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps the budget makes, at least one."""
+        return self.steps_at(self.kimg)
+
+    def steps_at(self, kimg: float) -> int:
+        """Steps after which `kimg` are seen."""
+        return max(1, math.ceil(kimg * 1000 / self.batch_size))
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine from `lr` to `lr_final * lr`."""
+        ramp = min(1.0, (step + 1) * self.batch_size / (self.warmup_kimg * 1000)) if self.warmup_kimg else 1.0
+        cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.lr * ramp * (self.lr_final + (1 - self.lr_final) * cosine)
+
+
+def finetune_config(kimg: float, **changes: Any) -> TrainConfig:
+    """Defaults of an auxiliary's fine-tune: a constant rate from the first step on, a short weight average."""
+    base = TrainConfig(kimg=kimg, lr=3e-4, lr_final=1.0, warmup_kimg=0.0, ema_halflife_kimg=0.5, P_mean=-0.8)
+    return replace(base, **changes)
