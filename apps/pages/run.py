@@ -12,10 +12,11 @@ from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
 from fairsims.report.dashboard import runs_root
 from fairsims.report.runs_index import RunEntry, list_runs, progress, read_run
 from fairsims.report.tables import cost_table, quality_table, shares_table, splits_table, stages_table
-from fairsims.report.view import AuditView
+from fairsims.report.view import QUALITY_NAMES, AuditView
 from fairsims.report.widgets import guarded, no_runs, plain, table
 from fairsims.report.words import (
     LIMIT,
+    drift_verdict,
     duration,
     fixed,
     headline,
@@ -94,7 +95,7 @@ def show_result(audit: AuditView) -> None:
             delta_arrow="off",
             border=True,
         )
-    for q in audit.quality[-1:]:
+    for q in [q for q in audit.quality if q.name in QUALITY_NAMES.values()][-1:]:
         change = (
             f"{q.after - q.before:+.{audit.quality_digits}f}" if q.after is not None and q.before is not None else None
         )
@@ -115,7 +116,11 @@ def show_result(audit: AuditView) -> None:
             delta_arrow="off",
             border=True,
         )
-    st.write(f"**{plain(headline(a))}** · brackets are 95% intervals")
+    for t in audit.targeted:
+        said = f" · {plain(short_verdict(t) or '')}" if len(audit.targeted) > 1 and t.target else ""
+        st.write(f"**{plain(headline(t))}**{said} · brackets are 95% intervals")
+    for held in audit.held:
+        st.write(plain(f"{held.name}: {drift_verdict(held)}"))
     for warning in audit.warnings:
         st.warning(plain(warning), icon=":material/warning:")
 

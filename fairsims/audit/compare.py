@@ -1,4 +1,4 @@
-"""Before against after: shares with intervals, Fréchet distances to two references, as one `audit.json`."""
+"""Before against after: shares with intervals and quality, as one `audit.json`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import numpy as np
 import torch
 
 from fairsims import __version__
-from fairsims.audit.quality import FrechetReference, Moments, frechet_distance, target_weights
-from fairsims.audit.shares import ShareEstimate, corrected_shares, reached, share_difference
-from fairsims.classifiers.base import AttributeClassifier, features_of, label_batches
+from fairsims.audit.fidelity import quality
+from fairsims.audit.shares import (
+    ShareEstimate,
+    corrected_shares,
+    held,
+    independent_difference,
+    reached,
+    share_difference,
+)
+from fairsims.classifiers.base import AttributeClassifier, label_batches
 from fairsims.datasets import ImageDataset
 from fairsims.errors import InputError
 from fairsims.pools import Pool
@@ -22,17 +29,20 @@ from fairsims.runs import sha256_json, write_json
 
 FORMAT = "fairsims-audit/1"
 
-ShareRule = Callable[[str], ShareEstimate]
-"""Split name -> shares of the after pool, where plain counting would be wrong (a pool selected by its own labels)."""
+ShareRule = Callable[[AttributeClassifier, str], ShareEstimate]
+"""(classifier, split name) -> shares of an after pool where counting would be wrong: it was selected by its labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditPlan:
-    """What is measured, fixed before anything is."""
+    """What is measured of one attribute, fixed before anything is."""
 
-    target: np.ndarray
+    target: np.ndarray | None
+    """None for an attribute that is held: its shares are to stay."""
     tolerance: float = 0.03
     """The target counts as reached when every interval lies inside target +- tolerance."""
+    drift: float = 0.03
+    """An attribute counts as held when every share's change, with its interval, lies inside +- this."""
     split: str | None = None
     """Held-out split whose confusion corrects the shares; the classifier's default when None."""
 
@@ -64,98 +74,98 @@ def audit(
     classifier: AttributeClassifier,
     plan: AuditPlan,
     *,
+    others: Sequence[tuple[AttributeClassifier, AuditPlan]] = (),
     reference: ImageDataset | None = None,
     after_shares: ShareRule | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of `audit.json` for one attribute, before and (optionally) after.
+    """The content of `audit.json`, before and (optionally) after.
 
-    `reference` is the real data set: as given, and re-weighted to the target. `facts` are merged in at the top level.
+    `classifier` and `plan` are the first attribute's, which needs a target, `others` those of further ones. `reference`
+    is the real data set: as given, and re-weighted to the targets. `facts` are merged in at the top level.
     Raises InputError when the pools' images differ in shape.
     """
     if after is not None and before.meta.get("shape") != after.meta.get("shape"):
         raise InputError(f"before has images of shape {before.meta.get('shape')}, after of {after.meta.get('shape')}")
-    attribute, split = classifier.attribute, plan.split or classifier.default_split
     pools = {"before": before} | ({"after": after} if after is not None else {})
-    counts = {when: predicted_counts(label_pool(pool, classifier)) for when, pool in pools.items()}
-
-    def estimate(when: str, by: str) -> ShareEstimate:
-        if when == "after" and after_shares is not None:
-            return after_shares(by)
-        return corrected_shares(attribute.classes, counts[when], classifier.confusions[by])
-
-    estimates = {by: {when: estimate(when, by) for when in pools} for by in classifier.confusions}
-    chosen = estimates[split]
-    last = chosen["after" if after is not None else "before"]
-    grows = plan.target - np.array(chosen["before"].share)
-    section: dict[str, Any] = {
-        "classes": list(attribute.classes),
-        "focus": attribute.classes[int(np.argmax(grows))],
-        "target": dict(zip(attribute.classes, map(float, plan.target), strict=True)),
-        "tolerance": plan.tolerance,
-        "split": split,
-        **{when: _share_table(e, counts[when]) for when, e in chosen.items()},
-        "by_split": {by: {when: _share_table(e, None) for when, e in es.items()} for by, es in estimates.items()},
-        "method": last.method,
-        "reached": reached(last, plan.target.tolist(), plan.tolerance),
-    }
-    if after is not None and after_shares is None:
-        d = share_difference(attribute.classes, counts["before"], counts["after"], classifier.confusions[split])
-        section["difference"] = {
-            c: {"delta": d.delta[k], "low": d.low[k], "high": d.high[k]} for k, c in enumerate(d.classes)
-        }
+    audited = [(classifier, plan), *others]
+    sections, warnings = {}, []
+    for c, p in audited:
+        sections[c.attribute.name], found = _section(c, p, pools, after_shares)
+        warnings += [f"{c.attribute.name}: {w}" if others else w for w in found]
     result: dict[str, Any] = {
         "format": FORMAT,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "fairsims": __version__,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "attributes": {attribute.name: section},
-        "classifier": {
-            "name": classifier.name,
-            "digest": classifier.digest,
-            "attribute": attribute.name,
-            "confusions": {name: c.to_json() for name, c in classifier.confusions.items()},
-        },
+        "attributes": sections,
+        "classifier": _classifier_facts(classifier),
         "pools": {when: _pool_facts(pool) for when, pool in pools.items()},
-        "warnings": list(dict.fromkeys(w for e in chosen.values() for w in e.warnings)),
+        "warnings": list(dict.fromkeys(warnings)),
     }
+    if others:
+        result["classifiers"] = {c.attribute.name: _classifier_facts(c) for c, _ in audited}
     if reference is not None:
-        result["quality"] = quality(pools, classifier, reference, plan.target)
+        targeted = [(c, p.target) for c, p in audited if p.target is not None]
+        result["quality"] = quality(pools, classifier, reference, targeted[0][1], others=targeted[1:])
     return result | dict(facts or {})
 
 
-def quality(
-    pools: Mapping[str, Pool], classifier: AttributeClassifier, reference: ImageDataset, target: np.ndarray
-) -> dict[str, Any]:
-    """Fréchet distances on the classifier's features: to the reference as given and re-weighted to the target.
+def _section(
+    classifier: AttributeClassifier, plan: AuditPlan, pools: Mapping[str, Pool], after_shares: ShareRule | None
+) -> tuple[dict[str, Any], list[str]]:
+    """`attributes.<name>` of the audit and the warnings of its estimates."""
+    classes, split = classifier.attribute.classes, plan.split or classifier.default_split
+    counts = {when: predicted_counts(label_pool(pool, classifier)) for when, pool in pools.items()}
 
-    Raises InputError when the reference lacks the attribute or a class the target wants.
-    """
-    name, classes = classifier.attribute.name, classifier.attribute.classes
-    if name not in reference.attributes:
-        raise InputError(f"the reference {reference.name} has no labels for {name}; give a labelled one")
-    theirs = reference.attributes[name].classes
-    place = np.array([classes.index(c) if c in classes else -1 for c in theirs] + [-1])
-    labels = place[reference.class_indices(name)]
-    features = features_of(
-        classifier, (reference.read(range(i, min(i + 256, len(reference)))) for i in range(0, len(reference), 256))
-    )
-    as_given = FrechetReference.of(Moments().update(features))
-    at_target = FrechetReference.of(Moments().update(features, target_weights(labels, target)))
-    found: dict[str, Any] = {
-        "metric": f"FD ({classifier.name} features)",
-        "reference": {"name": reference.name, "digest": reference.digest, "n": len(reference)},
+    def estimate(when: str, by: str) -> ShareEstimate:
+        if when == "after" and after_shares is not None:
+            return after_shares(classifier, by)
+        return corrected_shares(classes, counts[when], classifier.confusions[by])
+
+    estimates = {by: {when: estimate(when, by) for when in pools} for by in classifier.confusions}
+    chosen = estimates[split]
+    last = chosen["after" if "after" in pools else "before"]
+    change = np.subtract(last.share if plan.target is None else plan.target, chosen["before"].share)
+    section: dict[str, Any] = {
+        "classes": list(classes),
+        "focus": classes[int(np.argmax(np.abs(change) if plan.target is None else change))],
+        "split": split,
+        **{when: _share_table(e, counts[when]) for when, e in chosen.items()},
+        "by_split": {by: {when: _share_table(e, None) for when, e in es.items()} for by, es in estimates.items()},
+        "method": last.method,
     }
-    for when, pool in pools.items():
-        moments = Moments()
-        for batch in pool.batches():
-            moments.update(features_of(classifier, [batch]))
-        found[when] = {
-            "fd_reference": frechet_distance(as_given, moments),
-            "fd_target": frechet_distance(at_target, moments),
-            "n": len(pool),
+    if plan.target is not None:
+        section |= {
+            "target": dict(zip(classes, map(float, plan.target), strict=True)),
+            "tolerance": plan.tolerance,
+            "reached": reached(last, plan.target.tolist(), plan.tolerance),
         }
-    return found
+    if "after" in pools:
+        if after_shares is None:
+            d = share_difference(classes, counts["before"], counts["after"], classifier.confusions[split])
+        else:
+            d = independent_difference(chosen["before"], chosen["after"])
+        if after_shares is None or plan.target is None:
+            section["difference"] = {
+                c: {"delta": d.delta[k], "low": d.low[k], "high": d.high[k]} for k, c in enumerate(classes)
+            }
+        if plan.target is None:
+            section["drift"] = {
+                "limit": plan.drift,
+                "largest": float(np.abs(d.delta).max()),
+                "held": held(d, plan.drift),
+            }
+    return section, [w for e in chosen.values() for w in e.warnings]
+
+
+def _classifier_facts(classifier: AttributeClassifier) -> dict[str, Any]:
+    return {
+        "name": classifier.name,
+        "digest": classifier.digest,
+        "attribute": classifier.attribute.name,
+        "confusions": {name: c.to_json() for name, c in classifier.confusions.items()},
+    }
 
 
 def write_audit(folder: Path, result: Mapping[str, Any]) -> Path:

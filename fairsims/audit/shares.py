@@ -82,7 +82,7 @@ def corrected_shares(
         share, method = _rogan_gladen(q, confusion), BINARY
         low, high = _lang_reiczigel(q, n, confusion, level)
     else:
-        share, method = _on_simplex(confusion.rates(), q), MULTICLASS
+        share, method = on_simplex(confusion.rates(), q), MULTICLASS
         low, high = _percentiles(_draws(counts, _confusion_draws(confusion)), level)
     return ShareEstimate(
         classes=tuple(classes),
@@ -132,6 +132,28 @@ def share_difference(
         low=_floats(np.minimum(low, delta)),
         high=_floats(np.maximum(high, delta)),
     )
+
+
+def independent_difference(before: ShareEstimate, after: ShareEstimate) -> ShareDifference:
+    """Change between two estimates taken as independent: their intervals combined in quadrature, as Newcombe 1998 does.
+
+    For estimates that `share_difference` has no counts for. Too wide rather than too narrow: both share a classifier.
+    """
+    delta = np.subtract(after.share, before.share)
+    low = delta - np.hypot(np.subtract(after.share, after.low), np.subtract(before.high, before.share))
+    high = delta + np.hypot(np.subtract(after.high, after.share), np.subtract(before.share, before.low))
+    return ShareDifference(classes=after.classes, delta=_floats(delta), low=_floats(low), high=_floats(high))
+
+
+def held(difference: ShareDifference, drift: float) -> bool | None:
+    """Whether no share has moved by more than `drift`, as equivalence: every interval inside +- drift.
+
+    False when some interval lies wholly outside, None when neither can be said.
+    """
+    low, high = np.array(difference.low), np.array(difference.high)
+    if ((low >= -drift) & (high <= drift)).all():
+        return True
+    return False if ((high < -drift) | (low > drift)).any() else None
 
 
 def reached(
@@ -301,11 +323,11 @@ def _draws(counts: FloatArray, rates: FloatArray, name: str = "pool") -> FloatAr
     q = numpy_generator("shares", name).dirichlet(counts + 0.5, DRAWS)
     p = np.linalg.solve(rates, q[:, :, None])[:, :, 0]
     for i in np.flatnonzero((p < 0).any(axis=1)):
-        p[i] = _on_simplex(rates[i], q[i])
+        p[i] = on_simplex(rates[i], q[i])
     return np.asarray(p)
 
 
-def _on_simplex(rates: FloatArray, q: FloatArray) -> FloatArray:
+def on_simplex(rates: FloatArray, q: FloatArray) -> FloatArray:
     """`min ||C p - q||` over p >= 0, sum p = 1, exactly.
 
     There C p - q = A p with A = C - q 1'; scaling u = s p in `min ||A u||^2 + (1 - sum u)^2, u >= 0` and solving for s

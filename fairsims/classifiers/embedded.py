@@ -48,6 +48,67 @@ BLUEPRINTS = {
             ),
         ),
     ),
+    "emoji-skin-tone": Blueprint(
+        dataset="emoji-people",
+        attribute=Attribute(
+            name="skin_tone", classes=("none", "light", "medium-light", "medium", "medium-dark", "dark")
+        ),
+        config=NetworkConfig(input_size=32, channels=3, classes=6, widths=(12, 24, 40, 56)),
+        recipe=ClassifierRecipe(
+            kimg=20,
+            # The attribute is a colour: what changes colours would change the label.
+            augmentation=Augmentation(
+                hue=0.0, saturation=0.0, grey=0.0, light=0.0, erase=0.25, noise=0.1, rotation=0.1
+            ),
+            precision="float32",
+        ),
+        # A group is one design or all tones of a concept: no fold is left without a tone to learn.
+        splits=(
+            HeldOut(
+                name="variant",
+                description="single designs held out; others of the concept (tone, gender, vendor) were seen",
+                group_by=("concept", "gender", "skin_tone", "vendor"),
+            ),
+            HeldOut(
+                name="concept",
+                description="whole concepts held out: every gender, every skin tone, both vendors",
+                group_by=("concept",),
+            ),
+        ),
+    ),
+    "emoji-vendor": Blueprint(
+        dataset="emoji-people",
+        attribute=Attribute(name="vendor", classes=("noto", "twemoji")),
+        config=NetworkConfig(input_size=32, channels=3, classes=2, widths=(12, 24, 40, 56)),
+        recipe=ClassifierRecipe(
+            kimg=20,
+            # The vendors differ in palette, outline and shading: strong changes of those would hide the attribute.
+            augmentation=Augmentation(
+                hue=0.0,
+                saturation=0.1,
+                grey=0.0,
+                light=0.05,
+                blur=0.15,
+                noise=0.05,
+                erase=0.25,
+                rotation=0.05,
+                zoom=0.05,
+            ),
+            precision="float32",
+        ),
+        splits=(
+            HeldOut(
+                name="variant",
+                description="skin-tone and gender variants held out; other variants of the same concept were seen",
+                group_by=("concept", "gender", "skin_tone"),
+            ),
+            HeldOut(
+                name="concept",
+                description="whole concepts held out: every gender, every skin tone, both vendors",
+                group_by=("concept",),
+            ),
+        ),
+    ),
     "digits-parity": Blueprint(
         dataset="digits",
         attribute=Attribute(name="parity", classes=("even", "odd")),

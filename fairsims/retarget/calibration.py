@@ -103,7 +103,7 @@ def calibrate(
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
     pilots, strength = [base], min(start, cap)
     for number, n in enumerate(sizes, start=1):
-        pilots.append(_pilot(measure(strength, n), strength))
+        pilots.append(as_pilot(measure(strength, n), strength))
         fit = ResponseFit(pilots, cap)
         if not fit.rises and number < len(sizes) and strength < cap and not _falls(pilots):
             # A weak pilot may be lost in noise: look again, further out and with more images.
@@ -119,7 +119,7 @@ def calibrate(
     at_cap = fit.share(cap) < target
     if at_cap and not any(p.strength == cap and p.n == max(sizes) for p in pilots):
         # What resampling has to add rests on the share at the cap: measured there, not extrapolated.
-        pilots.append(_pilot(measure(cap, max(sizes)), cap))
+        pilots.append(as_pilot(measure(cap, max(sizes)), cap))
         fit = ResponseFit(pilots, cap)
         strength, at_cap = fit.strength(target, cap), fit.share(cap) < target
     return Calibration(strength=strength, share=fit.share(strength), pilots=tuple(pilots), at_cap=at_cap)
@@ -141,6 +141,7 @@ def _falls(pilots: Sequence[Pilot]) -> bool:
     return bool(last.share - first.share < -3 * np.hypot(first.se, last.se))
 
 
-def _pilot(values: np.ndarray, strength: float) -> Pilot:
+def as_pilot(values: np.ndarray, strength: float) -> Pilot:
+    """The pilot that measured these per-image values `(n,)`."""
     n = len(values)
     return Pilot(strength=strength, share=float(values.mean()), se=float(values.std(ddof=1) / np.sqrt(n)), n=n)

@@ -7,6 +7,7 @@ The rule is this project's derivation; SIMS (arXiv 2408.16333) states the idea w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,11 @@ from fairsims.seeds import numpy_generator
 
 FLOOR = 0.9
 """Least class probability of an image that enters the complement set."""
+GAIN = 0.7
+"""Part of a measured error that the next round's complement sets out to mend. The whole of it overshoots: on exact
+mixtures, where a share answers the more strongly the less of it the complement has, and in fine-tuning on."""
+LEAST_RESPONSE = 0.1
+"""A response weaker than this part of the rule's is taken as this: its inverse would blow noise up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ def plan_complement(
         chosen, reason = 1.0, f"omega = 1 is feasible (the least is {least:.2f})"
     else:
         chosen = min(least, cap)
-        needy = classes[int(np.argmax(np.where(tau > 0, tau / np.maximum(pi, 1e-12), 0)))]
+        needy = _named(classes, complement_shares(pi, tau, 1.0))
         reason = (
             f"omega = 1 would need a negative share of {needy} in the complement; the least feasible is {least:.2f}"
         )
@@ -77,34 +83,108 @@ def plan_complement(
             reason += f", above the cap of {cap:g}"
     rho = complement_shares(pi, tau, chosen)
     if rho.min() < -1e-9:
-        clipped = ", ".join(c for c, r in zip(classes, rho, strict=True) if r < -1e-9)
-        reason += f"; no {clipped} in the complement, so strength alone may fall short of the target"
-        rho = np.clip(rho, 0, None) / np.clip(rho, 0, None).sum()
-    else:
-        rho = np.clip(rho, 0, None)
-    reachable = np.clip((1 + chosen) * pi - chosen * rho, 0, 1)
+        reason += f"; no {_named(classes, rho)} in the complement, so strength alone may fall short of the target"
+    rho, reachable = _feasible(rho, lambda mix: (1 + chosen) * pi - chosen * mix)
     return ComplementPlan(
         omega=float(chosen),
         least_omega=least,
         complement=tuple(map(float, rho)),
-        reachable=tuple(map(float, reachable / reachable.sum())),
+        reachable=tuple(map(float, reachable)),
         reason=reason,
     )
 
 
+def correct_complement(
+    pi: np.ndarray,
+    tau: np.ndarray,
+    rho: np.ndarray,
+    measured: np.ndarray,
+    classes: tuple[str, ...],
+    *,
+    strength: float,
+    cap: float = 2.0,
+    gain: float = GAIN,
+) -> ComplementPlan:
+    """The complement of the next round, from the shares `measured` at `strength` with the mix `rho`; all `(K,)`.
+
+    The measured move is split as `measured - pi = s kappa (pi - rho) + r`: kappa, by least squares, is how far it
+    followed the rule, r what one strength cannot mend. With both growing in proportion to the strength,
+
+        rho' = pi - (tau - pi - (s'/s) r) / (s' kappa)
+
+    meets tau at strength s'. At s' = s that is rho' = rho - (tau - measured)/(s kappa). s' is s where this is feasible,
+    else the least feasible one, at most the cap, where negative shares are cut off. Of the way from `measured` to the
+    target only the part `gain` is gone.
+    """
+    tau = measured + gain * (tau - measured)
+    direction = strength * (pi - rho)
+    kappa = max(LEAST_RESPONSE, float((measured - pi) @ direction / (direction @ direction)))
+    stray = (measured - pi - kappa * direction) / strength
+    # rho'_c >= 0 as a bound on s': s' (kappa pi_c + stray_c) >= tau_c - pi_c.
+    slope, lack = kappa * pi + stray, tau - pi
+    bounded = slope > 0
+    feasible = bool((bounded | (lack <= 0)).all())
+    least = max(0.0, float((lack[bounded] / slope[bounded]).max())) if feasible else float("inf")
+    chosen = min(max(strength, least), max(cap, strength))
+    raw = pi - (lack - chosen * stray) / (chosen * kappa)
+    reason = f"the shares measured at strength {strength:.2f} followed the rule by a factor of {kappa:.2f}"
+    if raw.min() < -1e-9:
+        reason += f"; no {_named(classes, raw)} in the complement, so they may still miss the target"
+    elif chosen > strength:
+        reason += f"; the least strength without a negative share in the complement is {chosen:.2f}"
+    rho, reachable = _feasible(raw, lambda mix: pi + chosen * (kappa * (pi - mix) + stray))
+    return ComplementPlan(
+        omega=float(chosen),
+        least_omega=least,
+        complement=tuple(map(float, rho)),
+        reachable=tuple(map(float, reachable)),
+        reason=reason,
+    )
+
+
+def _feasible(rho: np.ndarray, response: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A mix without the negative shares of `rho`, and the shares that it promises."""
+    clipped = np.where(rho < 1e-12, 0.0, rho)
+    mix = clipped / clipped.sum() if rho.min() < -1e-9 else clipped
+    reachable = np.clip(response(mix), 0, 1)
+    return mix, reachable / reachable.sum()
+
+
+def _named(classes: tuple[str, ...], rho: np.ndarray) -> str:
+    """The classes with a negative share, the most negative first and five at most."""
+    negative = [classes[k] for k in np.argsort(rho) if rho[k] < -1e-9]
+    more = f" and {len(negative) - 5} more" if len(negative) > 5 else ""
+    return ", ".join(negative[:5]) + more
+
+
 def draw_complement(
-    probabilities: np.ndarray, shares: np.ndarray, *, size: int | None = None, floor: float = FLOOR, seed: int = 0
+    probabilities: np.ndarray,
+    shares: np.ndarray,
+    *,
+    size: int | None = None,
+    floor: float = FLOOR,
+    seed: int = 0,
+    scarce: int = 0,
 ) -> np.ndarray:
     """Positions in the pool that make the complement set, `(size,)` int64, sorted.
 
     probabilities `(N, K)`, shares `(K,)`. Stratified: class c gets its share of `size` (largest remainders). Candidates
     are the images whose most probable class is c with at least `floor`; they are drawn with that probability as
     weight, without replacement while they last, then again from the start. `size` None takes as many as there are
-    without replacement.
+    without replacement; only the images of a class with fewer than `scarce` candidates may repeat, lest a rare joint
+    cell make the set small. With `scarce`, a class without a candidate gives its share to the others.
     Raises InputError when a class that the complement needs has no candidate.
     """
     winner, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     candidates = [np.flatnonzero((winner == c) & (confidence >= floor)) for c in range(len(shares))]
+    if scarce:
+        shares = np.where([len(found) > 0 for found in candidates], shares, 0.0)
+        if shares.sum() == 0:
+            raise InputError(
+                f"no image in the pool has probabilities of {floor:g} or more for what the complement needs; "
+                "lower --floor, make the pool larger or use better classifiers"
+            )
+        shares = shares / shares.sum()
     for c, (found, share) in enumerate(zip(candidates, shares, strict=True)):
         if share > 0 and len(found) == 0:
             raise InputError(
@@ -112,7 +192,9 @@ def draw_complement(
                 "lower --floor, make the pool larger or use a better classifier"
             )
     if size is None:
-        size = int(min(len(f) / s for f, s in zip(candidates, shares, strict=True) if s > 0))
+        needed = [(len(f), s) for f, s in zip(candidates, shares, strict=True) if s > 0]
+        plenty = [(n, s) for n, s in needed if n >= scarce] or needed
+        size = int(min(n / s for n, s in plenty))
     if size < 1:
         raise InputError(f"the complement set would have {size} images; expected at least 1")
     rng = numpy_generator(seed, "complement")

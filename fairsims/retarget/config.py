@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fairsims.denoisers.precondition import PRECISIONS
+from fairsims.sampling import SamplerConfig
+from fairsims.training.config import TrainConfig, finetune_config
 
 MODES = ("merged", "guided")
 MIN_POOL = 200
@@ -20,13 +23,18 @@ class RetargetConfig:
 
     model: str
     """Checkpoint folder, or the name of an embedded model."""
-    attr: str
-    target: str
-    """`0.5`, `uniform` or `woman=0.3,man=0.7`."""
+    attr: str | tuple[str, ...]
+    """Attribute to retarget, or several: then their joint cells are planned together."""
+    target: str | tuple[str, ...]
+    """`0.5`, `uniform` or `woman=0.3,man=0.7`; one for each attribute, in their order."""
+    hold: tuple[str, ...] = ()
+    """Attributes whose shares must stay as the base has them."""
+    drift: float = 0.03
+    """A held attribute counts as held when every share's change lies inside +- this."""
     mode: str = "merged"
     """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks, SIMS."""
-    classifier: str | None = None
-    """Folder or name of an attribute classifier; the embedded one for the attribute when None."""
+    classifier: str | tuple[str, ...] | None = None
+    """Folder or name of an attribute classifier, or one per attribute as `attr=PATH`; the embedded ones otherwise."""
     reference: str | None = None
     """Real data set of the audit; the base's training data when None."""
     pool: int = 3072
@@ -35,6 +43,8 @@ class RetargetConfig:
     """Fine-tuning of the auxiliary, in thousands of images (kimg)."""
     batch_size: int = 64
     lr: float = 3e-4
+    finetune: Mapping[str, float] = field(default_factory=dict)
+    """Other settings of the fine-tune, by their names in `TrainConfig`: P_mean, augment, ema_halflife_kimg, ..."""
     omega: float | None = None
     """Planned omega of the complement rule; 1, or the least feasible, when None."""
     cap: float = 2.0
@@ -43,13 +53,19 @@ class RetargetConfig:
     """Least class probability of an image in the complement set."""
     complement_size: int | None = None
     """Images in the complement set; as many as the pool gives without replacement when None."""
+    rounds: int = 2
+    """Fine-tunes of the auxiliary at most: a further one where one strength cannot serve all shares (more than two)."""
     pilots: tuple[int, ...] = (512, 1024, 3072)
     """Calibration images per pilot."""
     audit: int = 2048
     """Audit images, before and after each."""
     tolerance: float = 0.03
     steps: int = 12
-    """Noise levels of the sampler; 2 * steps - 1 network evaluations."""
+    """Noise levels of the sampler; 2 * steps - 1 network evaluations with heun, `steps` with the others."""
+    solver: str = "heun"
+    """heun, euler or dpmpp2m, as in `SamplerConfig`."""
+    interval: tuple[float, float] | None = None
+    """Guided mode only: the noise levels (lowest, highest) at which the auxiliary is called; all of them when None."""
     sample_batch: int = 128
     precision: str = "float32"
     """Type of the network's matrix products when sampling and fine-tuning."""
@@ -57,13 +73,25 @@ class RetargetConfig:
     """Chooses the ranges of seeds for pool, calibration and audit, and the fine-tune's randomness."""
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, list):
+                # As JSON and TOML have it.
+                object.__setattr__(self, f.name, tuple(value))
         if self.mode not in MODES:
             raise ValueError(f"mode is {self.mode!r}; expected one of {', '.join(MODES)}")
+        if not self.attrs or len(self.attrs) != len(self.targets):
+            raise ValueError(f"target is {self.target!r}; expected one for each attribute ({', '.join(self.attrs)})")
+        twice = [a for a in self.names if self.names.count(a) > 1]
+        if twice:
+            raise ValueError(f"attr is {twice[0]!r} twice, among those targeted and held; expected different ones")
+        # Refuses a classifier of no attribute of the run.
+        _ = self.classifiers
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         if self.omega is not None and not (self.omega > 0 and math.isfinite(self.omega)):
             raise ValueError(f"omega is {self.omega}; expected a positive number")
-        for name in ("budget", "lr", "cap", "tolerance"):
+        for name in ("budget", "lr", "cap", "tolerance", "drift"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
         if self.omega is not None and self.omega > self.cap:
@@ -78,13 +106,39 @@ class RetargetConfig:
             raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 images or more")
         if self.complement_size is not None and self.complement_size < 1:
             raise ValueError(f"complement_size is {self.complement_size}; expected 1 image or more")
-        for name in ("batch_size", "sample_batch"):
+        for name in ("batch_size", "sample_batch", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.steps < 2:
-            raise ValueError(f"steps is {self.steps}; expected 2 or more")
+        # Refuse what no sampler and no training can be made of.
+        self.sampler()
+        self.fine_tuning(self.budget)
+        if self.interval is not None:
+            if self.mode != "guided":
+                raise ValueError(f"interval is {self.interval}; expected none with {self.mode}, only guided has one")
+            if not (len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1]):
+                raise ValueError(f"interval is {self.interval}; expected two noise levels, the lower first")
         if not 0 <= self.seed < 400:
             raise ValueError(f"seed is {self.seed}; expected 0 to 399 (each owns {SEEDS_PER_RUN:,} image seeds)")
+
+    def sampler(self) -> SamplerConfig:
+        """How every pool of the run is sampled."""
+        return SamplerConfig(solver=self.solver, steps=self.steps)
+
+    def fine_tuning(self, kimg: float, **changes: Any) -> TrainConfig:
+        """Settings of an auxiliary's fine-tune of `kimg` thousand images; those of `finetune` go before all others.
+
+        Raises ValueError for a name in `finetune` that is no setting of a training, or one that has a field of its own.
+        """
+        own = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision, "seed": self.seed}
+        own |= {"tick_kimg": max(0.05, kimg / 40), "state_kimg": max(0.05, kimg / 8)}
+        free = [f.name for f in fields(TrainConfig) if f.name not in {"kimg", "lr_final", *own}]
+        for name, value in self.finetune.items():
+            if name not in free:
+                raise ValueError(f"finetune is {name}={value}; expected one of {', '.join(free)}")
+        # From the command line every value is a float.
+        kinds = {"micro_batch": int, "xflip": bool}
+        asked = {name: kinds.get(name, float)(value) for name, value in self.finetune.items()}
+        return finetune_config(kimg, **own | changes | asked)
 
     def seeds(self, use: str, n: int) -> range:
         """The first n image seeds for `pool`, `calibration` or `audit`; the three never overlap."""
@@ -93,11 +147,54 @@ class RetargetConfig:
         return range(start, start + n)
 
     @property
+    def attrs(self) -> tuple[str, ...]:
+        """The attributes with a target, in order."""
+        return (self.attr,) if isinstance(self.attr, str) else tuple(self.attr)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets, in the order of `attrs`."""
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All attributes whose shares are controlled: those with a target, then those held."""
+        return (*self.attrs, *self.hold)
+
+    @property
+    def classifiers(self) -> dict[str, str]:
+        """Attribute to the classifier asked for. Raises ValueError when one names no attribute of the run."""
+        given = (self.classifier,) if isinstance(self.classifier, str) else tuple(self.classifier or ())
+        found: dict[str, str] = {}
+        for text in given:
+            name, _, spec = text.partition("=")
+            if spec and name in self.names:
+                found[name] = spec
+            elif len(self.names) == 1:
+                found[self.names[0]] = text
+            else:
+                raise ValueError(f"classifier is {text!r}; expected ATTR=PATH, ATTR one of {', '.join(self.names)}")
+        return found
+
+    @property
     def label(self) -> str:
         """The run folder's name after its number."""
-        safe = "".join(ch if ch.isalnum() or ch in ".-=" else "-" for ch in self.target)
-        return f"{self.attr}-{safe}"[:60]
+        parts = [f"{a}-{t}" for a, t in zip(self.attrs, self.targets, strict=True)] + [f"hold-{a}" for a in self.hold]
+        return "".join(ch if ch.isalnum() or ch in ".-=_" else "-" for ch in "-".join(parts))[:60]
 
     def as_dict(self) -> dict[str, Any]:
-        """For `config.json`."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """For `config.json`: one attribute, target or classifier as itself, several as a list.
+
+        What concerns several attributes or shares only is left out where it has its default, so that the runs of
+        earlier versions can be gone on with.
+        """
+        found = {f.name: getattr(self, f.name) for f in fields(self)} | {"finetune": dict(self.finetune)}
+        found["classifier"] = found["classifier"] or None
+        for name, default in (("hold", ()), ("drift", 0.03), ("rounds", 2)):
+            if found[name] == default:
+                del found[name]
+        return found | {k: found[k][0] for k in ("attr", "target", "classifier") if _is_single(found[k])}
+
+
+def _is_single(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 1

@@ -1,30 +1,27 @@
 """The pipeline behind `fairsims retarget`: pool, complement, auxiliary, calibration, audit pools, audit.
 
-Each stage leaves whole files; the same call on the same folder goes on where a killed one stopped.
+Each stage leaves whole files; the same call on the same folder goes on where a killed one stopped. Where one strength
+cannot serve all shares, complement, auxiliary and calibration have further rounds: `plan-2.json`, `auxiliary-2/`, ...
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from fairsims.audit.compare import AuditPlan, audit, label_pool, predicted_counts, write_audit
-from fairsims.audit.shares import ShareEstimate, corrected_shares
-from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
-from fairsims.datasets import ImageDataset, open_dataset
+from fairsims import distributed
+from fairsims.audit.compare import AuditPlan, audit, label_pool, write_audit
+from fairsims.audit.joint import joint_shares, rake, smoothed
+from fairsims.audit.shares import ShareEstimate
+from fairsims.classifiers import AttributeClassifier
 from fairsims.denoisers import (
     Denoiser,
     NetworkDenoiser,
-    SIMSGuidance,
     checkpoint_digest,
     checkpoint_recipe,
     load_network,
@@ -32,93 +29,42 @@ from fairsims.denoisers import (
     save_checkpoint,
     save_guided,
 )
-from fairsims.denoisers.checkpoints import find_checkpoint
-from fairsims.errors import InputError
 from fairsims.pools import Pool, pool_dataset, select_pool, write_pool
-from fairsims.retarget.calibration import Calibration, Pilot, calibrate, focus_values
-from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
-from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.selection import Selection, accept, plan_selection, selected_shares
-from fairsims.retarget.targets import Target, as_mapping, parse_target, resampling_cost
+from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, calibrate, focus_values
+from fairsims.retarget.complement import ComplementPlan, correct_complement, draw_complement, plan_complement
+from fairsims.retarget.goal import Goal, set_goal
+from fairsims.retarget.job import Job, Report, combine_networks, finetune_settings, prepare
+from fairsims.retarget.selection import Selection, accept, plan_selection, selected_joint_shares
+from fairsims.retarget.status import Status
+from fairsims.retarget.targets import as_mapping, resampling_cost
 from fairsims.runs import atomic, read_json, settle_settings, write_json, write_manifest
-from fairsims.sampling import SamplerConfig
-from fairsims.training import finetune_config, train_folder
+from fairsims.seeds import derive
+from fairsims.training import train_folder
 
-Report = Callable[[str, int, int], None]
-"""(stage, done, total): called as images are made or trained on."""
+__all__ = ["Job", "prepare", "retarget"]
 
 Publish = Callable[[Path, dict[str, Any], Pool, Pool], None]
 """(run, audit, before, after)"""
 
-MIN_CLASS = 10
+SCARCE = 20
+"""Joint cells with fewer candidates than this do not limit the size of the complement set."""
+SELECTION_SLACK = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A configuration with everything it names opened and checked."""
+class Round:
+    """A complement, the auxiliary trained on it, and what its calibration measured."""
 
-    config: RetargetConfig
-    base: NetworkDenoiser
-    classifier: AttributeClassifier
-    reference: ImageDataset | None
-    target: Target
-    settings: dict[str, Any]
-    sampler: SamplerConfig
-    device: torch.device
-
-
-def prepare(config: RetargetConfig) -> Job:
-    """Open what the configuration names. Raises InputError for what cannot work, before any file is written."""
-    base = load_network(config.model)
-    if config.classifier is None:
-        classifier = classifier_for(config.attr, base.img_resolution, base.img_channels)
-    else:
-        classifier = load_classifier(config.classifier)
-    if classifier.attribute.name != config.attr:
-        raise InputError(
-            f"the classifier {classifier.name} labels {classifier.attribute.name!r}, --attr is {config.attr!r}; "
-            "give the attribute it labels or another --classifier"
-        )
-    # Refuses images of a shape that it was not made for.
-    classifier.probabilities(torch.zeros(1, *base.shape, dtype=torch.uint8))
-    target = parse_target(config.target, classifier.attribute)
-    if target.number in (0, 1) or max(target.shares or (0,)) == 1:
-        raise InputError(
-            f"--target {config.target} leaves one class only; expected shares below 1: strength moves shares, it does "
-            "not remove a class; select images by their labels instead"
-        )
-    reference = _reference(config, base)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    digest = reference.digest if reference else None
-    base.to(device).precision = config.precision
-    digests = {"base_digest": checkpoint_digest(config.model), "classifier_digest": classifier.digest}
-    return Job(
-        config=config,
-        base=base,
-        classifier=classifier,
-        reference=reference,
-        target=target,
-        settings=json.loads(json.dumps(config.as_dict() | digests | {"reference_digest": digest})),
-        sampler=SamplerConfig(steps=config.steps),
-        device=device,
-    )
-
-
-def _reference(config: RetargetConfig, base: NetworkDenoiser) -> ImageDataset | None:
-    """The real data of the audit: as asked for, else what the base was trained on if that is labelled."""
-    spec = config.reference or checkpoint_recipe(config.model).get("data")
-    if spec is None:
-        return None
-    data = open_dataset(str(spec), resolution=base.img_resolution)
-    if config.attr in data.attributes and data.channels == base.img_channels:
-        return data
-    if config.reference is None:
-        return None
-    labels = ", ".join(data.attributes) or "nothing"
-    raise InputError(
-        f"the reference {data.name} has {data.channels} channels and labels for {labels}; "
-        f"expected {base.img_channels} and {config.attr}; give a labelled data set of the model's shape"
-    )
+    number: int
+    plan: ComplementPlan
+    size: int
+    """Images in the complement set."""
+    aux: NetworkDenoiser
+    calibration: Calibration
+    shares: np.ndarray
+    """Shares over the cells at the chosen strength, from the largest pilot, `(cells,)`."""
+    error: float
+    """The worst marginal share's distance from its target, in units of what it may be off."""
 
 
 def retarget(
@@ -133,61 +79,85 @@ def retarget(
 
     `publish` makes figures and pages of the result, before the manifest is written and the run counts as finished.
 
+    Under torchrun every process samples and trains its part, rank 0 alone labels, audits and writes.
     Raises ChangedSettings when the folder holds a run with other settings, InfeasibleTarget or InputError when the
     target or the pool cannot serve.
     """
     config = job.config
-    settle_settings(run / "config.json", job.settings)
-    status = _Status(run)
+    with distributed.main_first():
+        settle_settings(run / "config.json", job.settings)
+    status = Status(run)
     try:
         with status.stage("pool"):
             pool = _sample(run / "pool", job.base, job, "pool", config.pool, _base_facts(job), report)
-            probabilities = label_pool(pool, job.classifier)
-        with status.stage("complement"):
-            tau, plan, chosen, base_estimate = plan_and_draw(job, pool, probabilities)
-            _write_complement(run, job, pool, probabilities, chosen, plan, tau)
-        with status.stage("auxiliary"):
-            aux = _auxiliary(run, job, pool, chosen, report)
-        with status.stage("calibration"):
-            calibration = _calibrate(run, job, aux, tau, plan, base_estimate, report)
+            labels = [label_pool(pool, c) for c in job.classifiers]
+        goal, rounds = _rounds(run, job, pool, labels, status, report)
+        best = min(rounds, key=lambda r: r.error)
         with status.stage("before"):
             before = _sample(run / "before", job.base, job, "audit", config.audit, _base_facts(job), report, "before")
         with status.stage("after"):
-            retargeted, facts = _retargeted(run, job, aux, calibration.strength)
-            after, selection = _after(run, job, retargeted, facts, calibration, tau, report)
+            with distributed.main_first():
+                retargeted, facts = _retargeted(run, job, best)
+            after, selection = _after(run, job, goal, best, retargeted, facts, report)
         with status.stage("audit"):
-            result = _audit(run, job, before, after, selection, tau, plan, chosen, calibration, status, command)
+            if distributed.is_main():
+                result = _audit(run, job, goal, rounds, best, before, after, selection, status, command)
             report("audit", 1, 1)
-        publish(run, result, before, after)
-        write_manifest(run, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
-        status.finish()
+        if distributed.is_main():
+            publish(run, result, before, after)
+            write_manifest(run, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
+            status.finish()
+        distributed.barrier()
     except BaseException as e:
         status.fail(e)
         raise
-    return result
+    return read_json(run / "audit" / "audit.json")
 
 
-def plan_and_draw(
-    job: Job, pool: Pool, probabilities: np.ndarray
-) -> tuple[np.ndarray, ComplementPlan, np.ndarray, ShareEstimate]:
-    """Base shares from the labelled pool, the resolved target, the plan, and the complement set's pool positions."""
-    classes = job.classifier.attribute.classes
-    counts = predicted_counts(probabilities)
-    estimate = corrected_shares(classes, counts, job.classifier.confusions[job.classifier.default_split])
-    pi = np.array(estimate.share)
-    tau = job.target.resolve(pi)
-    for k, c in enumerate(classes):
-        if tau[k] > 0 and counts[k] < MIN_CLASS:
-            raise InputError(
-                f"{counts[k]} of {len(pool)} pool images are {c}; expected {MIN_CLASS} or more: retargeting moves "
-                "shares inside the base's domain; make the pool larger or use a base that shows the class"
+def _rounds(
+    run: Path, job: Job, pool: Pool, labels: list[np.ndarray], status: Status, report: Report
+) -> tuple[Goal, list[Round]]:
+    """Plan, train and calibrate, again from the measured error while that is too large and rounds are left."""
+    config, cells = job.config, job.cells
+    rounds: list[Round] = []
+    with status.stage("complement"):
+        goal = set_goal(
+            cells, [p.argmax(axis=1) for p in labels], job.confusions, job.targets,
+            tolerance=config.tolerance, drift=config.drift,
+        )  # fmt: skip
+        plan = plan_complement(goal.base, goal.target, cells.names, omega=config.omega, cap=config.cap)
+        chosen = _complement(run, job, goal, pool, labels, plan, 1)
+    # Two shares are one number, which one strength serves.
+    most = config.rounds if cells.size > 2 else 1
+    for number in range(1, most + 1):
+        if number > 1:
+            last = rounds[-1]
+            with status.stage(f"complement-{number}"):
+                # Not to the cells of the first plan: the targets are marginal, and single cells are noisy.
+                plan = correct_complement(
+                    goal.base, goal.mended(last.shares), np.array(last.plan.complement), last.shares, cells.names,
+                    strength=last.calibration.strength, cap=config.cap,
+                )  # fmt: skip
+                chosen = _complement(run, job, goal, pool, labels, plan, number)
+        with status.stage(_numbered("auxiliary", number)):
+            aux = _auxiliary(run, job, pool, chosen, number, report)
+        with status.stage(_numbered("calibration", number)):
+            calibration = _calibrate(run, job, goal, aux, plan, number, report)
+            shares, noise = _shares_at(run, job, goal, calibration, number)
+        rounds.append(
+            Round(
+                number=number, plan=plan, size=len(chosen), aux=aux, calibration=calibration, shares=shares,
+                error=goal.error(shares),
             )
-    plan = plan_complement(pi, tau, classes, omega=job.config.omega, cap=job.config.cap)
-    chosen = draw_complement(
-        probabilities, np.array(plan.complement), size=job.config.complement_size, floor=job.config.floor,
-        seed=job.config.seed,
-    )  # fmt: skip
-    return tau, plan, chosen, estimate
+        )  # fmt: skip
+        if not goal.clearly_off(shares, noise):
+            break
+    return goal, rounds
+
+
+def _numbered(name: str, number: int) -> str:
+    """`name` in the first round, `name-2` in the second."""
+    return name if number == 1 else f"{name}-{number}"
 
 
 def _sample(
@@ -199,250 +169,268 @@ def _sample(
         folder, denoiser, seeds, made_by=facts, sampler=job.sampler, batch_size=job.config.sample_batch
     ):
         report(stage, done, n)
-    return Pool(folder)
+    pool = Pool(folder)
+    with distributed.main_first():
+        for classifier in job.classifiers:
+            label_pool(pool, classifier)
+    return pool
 
 
 def _base_facts(job: Job) -> dict[str, Any]:
     return {"kind": "base", "digest": job.settings["base_digest"]}
 
 
-def _write_complement(
-    run: Path,
-    job: Job,
-    pool: Pool,
-    probabilities: np.ndarray,
-    chosen: np.ndarray,
-    plan: ComplementPlan,
-    tau: np.ndarray,
-) -> None:
-    classes = job.classifier.attribute.classes
-    table = pd.DataFrame(
-        {
-            "seed": pool.seeds[chosen],
-            job.classifier.attribute.name: [classes[k] for k in probabilities[chosen].argmax(axis=1)],
-            "probability": probabilities[chosen].max(axis=1),
-        }
-    )
-    with atomic(run / "complement.parquet") as temporary:
-        table.to_parquet(temporary, index=False)
-    content = asdict(plan) | {"target": as_mapping(tau, classes), "complement": as_mapping(plan.complement, classes)}
-    content["reachable"] = as_mapping(plan.reachable, classes)
-    write_json(run / "plan.json", content | {"complement_size": len(chosen)})
-
-
-def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, report: Report) -> NetworkDenoiser:
-    config, folder = job.config, run / "auxiliary"
-    data = pool_dataset(pool).subset(chosen, name="complement")
-    settings = finetune_config(
-        config.budget, batch_size=config.batch_size, lr=config.lr, precision=config.precision, seed=config.seed,
-        xflip=bool(checkpoint_recipe(config.model).get("train", {}).get("xflip", False)),
-        tick_kimg=max(0.05, config.budget / 40), state_kimg=max(0.05, config.budget / 8),
+def _complement(
+    run: Path, job: Job, goal: Goal, pool: Pool, labels: list[np.ndarray], plan: ComplementPlan, number: int
+) -> np.ndarray:
+    """Draw the complement set, write its table and its plan; its positions in the pool."""
+    config, names, several = job.config, goal.cells.names, len(labels) > 1
+    probabilities = goal.cells.probabilities(labels)
+    chosen = draw_complement(
+        probabilities, np.array(plan.complement), size=config.complement_size, seed=config.seed,
+        # Every attribute's class has to be that sure.
+        floor=config.floor ** len(labels), scarce=SCARCE if several else 0,
     )  # fmt: skip
-    aux = load_network(config.model).to(job.device)
+    columns: dict[str, Any] = {"seed": pool.seeds[chosen]}
+    for classifier, p in zip(job.classifiers, labels, strict=True):
+        attribute = classifier.attribute
+        columns[attribute.name] = [attribute.classes[k] for k in p[chosen].argmax(axis=1)]
+    columns["probability"] = probabilities[chosen].max(axis=1)
+    if not distributed.is_main():
+        return chosen
+    with atomic(run / f"{_numbered('complement', number)}.parquet") as temporary:
+        pd.DataFrame(columns).to_parquet(temporary, index=False)
+    content = asdict(plan) | {
+        "target": as_mapping(goal.target, names),
+        "complement": as_mapping(plan.complement, names),
+        "reachable": as_mapping(plan.reachable, names),
+        "complement_size": len(chosen),
+    }
+    if several:
+        content |= {"base": as_mapping(goal.base, names), "attributes": goal.as_json()}
+    write_json(run / f"{_numbered('plan', number)}.json", content)
+    return chosen
+
+
+def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, number: int, report: Report) -> NetworkDenoiser:
+    """The auxiliary, fine-tuned from the base in the first round and from the last auxiliary in a later one."""
+    config, stage = job.config, _numbered("auxiliary", number)
+    data = pool_dataset(pool).subset(chosen, name="complement")
+    seed = config.seed if number == 1 else derive(config.seed, "round", number)
+    settings = finetune_settings(config, config.budget, seed=seed)
     recipe = {"kind": "auxiliary", "base_digest": job.settings["base_digest"]}
-    for tick in train_folder(aux, data, settings, folder, recipe=recipe):
-        report("auxiliary", tick.nimg, settings.steps * settings.batch_size)
-    loaded = load_network(folder).to(job.device)
+    if number == 1:
+        aux = load_network(config.model).to(job.device)
+    else:
+        earlier = run / _numbered("auxiliary", number - 1)
+        aux, recipe["from"] = load_network(earlier).to(job.device), checkpoint_digest(earlier)
+    for tick in train_folder(aux, data, settings, run / stage, recipe=recipe):
+        report(stage, tick.nimg, settings.steps * settings.batch_size)
+    loaded = load_network(run / stage).to(job.device)
     loaded.precision = config.precision
     return loaded
 
 
-def _combine(job: Job, aux: NetworkDenoiser, strength: float) -> Denoiser:
-    if job.config.mode == "merged":
-        return merge(job.base, aux, strength)
-    return SIMSGuidance(job.base, aux, strength)
+def _retargeting(job: Job, aux: NetworkDenoiser, strength: float) -> Denoiser:
+    """Base and auxiliary at a strength, in the mode of the run."""
+    return combine_networks(job, aux, strength, mode=job.config.mode, interval=job.config.interval)
 
 
-def _pilot_folder(run: Path, strength: float, n: int) -> Path:
-    return run / "calibration" / f"{strength:.6f}-{n}"
+def _pilot_folder(run: Path, number: int, pilot: Pilot) -> Path:
+    return run / _numbered("calibration", number) / f"{pilot.strength:.6f}-{pilot.n}"
+
+
+def _predicted(pool: Pool, job: Job) -> np.ndarray:
+    """Predicted cell of each image, `(N,)`."""
+    return job.cells.place([label_pool(pool, c).argmax(axis=1) for c in job.classifiers])
 
 
 def _calibrate(
-    run: Path,
-    job: Job,
-    aux: NetworkDenoiser,
-    tau: np.ndarray,
-    plan: ComplementPlan,
-    base: ShareEstimate,
-    report: Report,
+    run: Path, job: Job, goal: Goal, aux: NetworkDenoiser, plan: ComplementPlan, number: int, report: Report
 ) -> Calibration:
-    classifier, config = job.classifier, job.config
-    confusion = classifier.confusions[classifier.default_split].rates()
-    focus = tau > np.array(base.share)
-    aux_digest = checkpoint_digest(run / "auxiliary")
+    config, stage = job.config, _numbered("calibration", number)
+    aux_digest = checkpoint_digest(run / _numbered("auxiliary", number))
     done_before = 0
 
     def values(pool: Pool) -> np.ndarray:
-        return focus_values(label_pool(pool, classifier).argmax(axis=1), confusion, focus)
+        return focus_values(_predicted(pool, job), goal.confusion, goal.focus)
 
     def measure(strength: float, n: int) -> np.ndarray:
         nonlocal done_before
         facts = {"kind": config.mode, "digest": job.settings["base_digest"], "aux": aux_digest, "strength": strength}
+        facts |= {"interval": list(config.interval)} if config.interval else {}
         start = done_before
+        folder = _pilot_folder(run, number, Pilot(strength=strength, share=0.0, se=0.0, n=n))
         pool = _sample(
-            _pilot_folder(run, strength, n), _combine(job, aux, strength), job, "calibration", n, facts,
-            lambda _, done, __: report("calibration", start + done, sum(config.pilots)),
+            folder, _retargeting(job, aux, strength), job, "calibration", n, facts,
+            lambda _, done, __: report(stage, start + done, sum(config.pilots)),
         )  # fmt: skip
         done_before += n
         return values(pool)
 
-    at_zero = values(Pool(run / "pool"))
-    zero = Pilot(
-        strength=0.0, share=float(at_zero.mean()), se=float(at_zero.std(ddof=1) / len(at_zero) ** 0.5), n=len(at_zero)
-    )
-    found = calibrate(
-        measure, target=float(tau[focus].sum()), base=zero, start=plan.omega, cap=config.cap, sizes=config.pilots
-    )
-    table = pd.DataFrame([asdict(p) for p in found.pilots])
-    with atomic(run / "calibration.parquet") as temporary:
-        table.to_parquet(temporary, index=False)
+    zero = as_pilot(values(Pool(run / "pool")), 0.0)
+    target = float(goal.target[goal.focus].sum())
+    found = calibrate(measure, target=target, base=zero, start=plan.omega, cap=config.cap, sizes=config.pilots)
+    if distributed.is_main():
+        with atomic(run / f"{stage}.parquet") as temporary:
+            pd.DataFrame([asdict(p) for p in found.pilots]).to_parquet(temporary, index=False)
     return found
 
 
-def _retargeted(run: Path, job: Job, aux: NetworkDenoiser, strength: float) -> tuple[Denoiser, dict[str, Any]]:
+def _shares_at(
+    run: Path, job: Job, goal: Goal, calibration: Calibration, number: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Shares over the cells at the chosen strength: those of the largest pilot, moved along the line to the base's.
+
+    Also the standard errors of each attribute's shares.
+    """
+    # Of several as large, the nearest to the chosen strength says most; at the cap that is the cap itself.
+    pilot = max(
+        (p for p in calibration.pilots if p.strength > 0),
+        key=lambda p: (p.n, -abs(p.strength - calibration.strength)),
+    )
+    predicted = _predicted(Pool(_pilot_folder(run, number, pilot)), job)
+    measured = goal.measured(predicted)
+    moved = goal.base + (measured - goal.base) * (calibration.strength / pilot.strength)
+    inside = np.clip(moved, 0, None)
+    return np.asarray(inside / inside.sum()), goal.noise(predicted)
+
+
+def _retargeted(run: Path, job: Job, best: Round) -> tuple[Denoiser, dict[str, Any]]:
     """The retargeted model, saved as a checkpoint of the run, and what identifies it."""
-    folder = run / job.config.mode
+    folder, strength = run / job.config.mode, best.calibration.strength
     recipe = {"kind": job.config.mode, "strength": strength, "base_digest": job.settings["base_digest"]}
     recipe["data"] = checkpoint_recipe(job.config.model).get("data")
     if not (folder / "config.json").exists():
         if job.config.mode == "merged":
-            save_checkpoint(folder, merge(job.base, aux, strength), recipe=recipe)
+            save_checkpoint(folder, merge(job.base, best.aux, strength), recipe=recipe)
         else:
-            found = find_checkpoint(job.config.model)
-            base = str(found.resolve()) if Path(job.config.model).is_dir() else job.config.model
-            save_guided(folder, base, "../auxiliary", strength, recipe=recipe)
+            given = Path(job.config.model)
+            base = str(given.resolve()) if given.exists() else job.config.model
+            aux = f"../{_numbered('auxiliary', best.number)}"
+            save_guided(folder, base, aux, strength, interval=job.config.interval, recipe=recipe)
     facts = {"kind": job.config.mode, "digest": checkpoint_digest(folder), "strength": strength}
-    return _combine(job, aux, strength), facts
+    return _retargeting(job, best.aux, strength), facts
 
 
 def _after(
-    run: Path, job: Job, denoiser: Denoiser, facts: dict[str, Any], calibration: Calibration, tau: np.ndarray,
-    report: Report,
-) -> tuple[Pool, Selection | None]:  # fmt: skip
+    run: Path, job: Job, goal: Goal, best: Round, denoiser: Denoiser, facts: dict[str, Any], report: Report
+) -> tuple[Pool, Selection | None]:
     """The retargeted images on the audit seeds; beyond the cap, what classifier resampling keeps of more seeds."""
     n = job.config.audit
-    if not calibration.at_cap:
+    if not best.calibration.at_cap:
         return _sample(run / "after", denoiser, job, "audit", n, facts, report, "after"), None
-    classes = job.classifier.attribute.classes
-    confusion = job.classifier.confusions[job.classifier.default_split]
-    # At the cap the pilots repeat the same strength with more images: the largest of them says most.
-    pilot = max(calibration.pilots, key=lambda p: (p.strength, p.n))
-    last = Pool(_pilot_folder(run, pilot.strength, pilot.n))
-    shares = corrected_shares(classes, predicted_counts(label_pool(last, job.classifier)), confusion).share
-    selection = plan_selection(np.array(shares), confusion.rates(), tau)
+    slack = SELECTION_SLACK if len(job.classifiers) > 1 else 0.0
+    selection = plan_selection(best.shares, goal.confusion, goal.target, slack=slack)
     wanted = int(np.ceil(n * selection.images_per_kept * 1.08)) + 50
     candidates = _sample(run / "candidates", denoiser, job, "audit", wanted, facts, report, "after")
-    predicted = label_pool(candidates, job.classifier).argmax(axis=1)
-    kept = np.flatnonzero(accept(candidates.seeds, predicted, selection))[:n]
-    select_pool(candidates, kept, run / "after", made_by=facts | {"selection": list(selection.keep)})
+    kept = np.flatnonzero(accept(candidates.seeds, _predicted(candidates, job), selection))[:n]
+    with distributed.main_first():
+        if distributed.is_main():
+            select_pool(candidates, kept, run / "after", made_by=facts | {"selection": list(selection.keep)})
     return Pool(run / "after"), selection
 
 
 def _audit(
-    run: Path, job: Job, before: Pool, after: Pool, selection: Selection | None, tau: np.ndarray, plan: ComplementPlan,
-    chosen: np.ndarray, calibration: Calibration, status: _Status, command: str,
+    run: Path, job: Job, goal: Goal, rounds: list[Round], best: Round, before: Pool, after: Pool,
+    selection: Selection | None, status: Status, command: str,
 ) -> dict[str, Any]:  # fmt: skip
-    config, classes = job.config, job.classifier.attribute.classes
+    config, cells = job.config, goal.cells
     rule = None
     if selection is not None:
-        candidates = predicted_counts(label_pool(Pool(run / "candidates"), job.classifier))
-        kept = predicted_counts(label_pool(after, job.classifier))
+        candidates, kept = (
+            np.bincount(_predicted(p, job), minlength=cells.size) for p in (Pool(run / "candidates"), after)
+        )
 
-        def rule(by: str) -> ShareEstimate:
-            return selected_shares(classes, candidates, kept, job.classifier.confusions[by])
+        def rule(classifier: AttributeClassifier, by: str) -> ShareEstimate:
+            own = [c.confusions.get(by, c.confusions[c.default_split]) for c in job.classifiers]
+            return selected_joint_shares(cells, candidates, kept, own)[job.classifiers.index(classifier)]
 
-    nfe = {"before": before.meta["evaluations_per_image"], "after": after.meta["evaluations_per_image"]}
-    per_kept = selection.images_per_kept if selection else 1.0
-    facts: dict[str, Any] = {
-        "model": config.model,
-        "command": command,
-        "method": {
-            "mode": config.mode,
-            "strength": calibration.strength,
-            "expected_share": calibration.share,
-            "planned_omega": plan.omega,
-            "least_omega": plan.least_omega,
-            "cap": config.cap,
-            "complement": as_mapping(plan.complement, classes),
-            "complement_size": len(chosen),
-            "budget_kimg": config.budget,
-            "reason": plan.reason,
-            "resampled": selection is not None,
-        },
-        "calibration": [
-            {
-                "strength": p.strength,
-                "share": p.share,
-                "low": p.share - 1.96 * p.se,
-                "high": p.share + 1.96 * p.se,
-                "n": p.n,
-            }
-            for p in calibration.pilots
-        ],
-    }
-    plan_of_audit = AuditPlan(target=tau, tolerance=config.tolerance)
+    plans = [
+        AuditPlan(
+            target=goal.wanted[k] if k < len(job.targets) else None,
+            tolerance=config.tolerance, drift=config.drift,
+        )
+        for k in range(len(job.classifiers))
+    ]  # fmt: skip
+    facts: dict[str, Any] = {"model": config.model, "command": command, "method": _method(job, goal, best, selection)}
+    facts |= _calibration_facts(goal, rounds, best)
+    if "controlled" in facts and selection is None:
+        values = focus_values(_predicted(after, job), goal.confusion, goal.focus)
+        facts["controlled"]["after"] = _interval(as_pilot(values, best.calibration.strength))
     result = audit(
-        before, after, job.classifier, plan_of_audit, reference=job.reference, after_shares=rule, facts=facts
-    )
-    section = result["attributes"][job.classifier.attribute.name]
-    pi = np.array([section["before"][c]["share"] for c in classes])
-    kept_cost = resampling_cost(pi, tau)
+        before, after, job.classifier, plans[0], others=list(zip(job.classifiers, plans, strict=True))[1:],
+        reference=job.reference, after_shares=rule, facts=facts,
+    )  # fmt: skip
+    nfe = {"before": before.meta["evaluations_per_image"], "after": after.meta["evaluations_per_image"]}
+    kept_cost = _resampling_cost(job, goal, before)
     result["cost"] = {
         "before": {"evaluations_per_image": nfe["before"]},
-        "after": {"evaluations_per_image": nfe["after"], "images_per_kept": per_kept},
+        "after": {
+            "evaluations_per_image": nfe["after"],
+            "images_per_kept": selection.images_per_kept if selection else 1.0,
+        },
         "resampling_base": {"images_per_kept": kept_cost, "evaluations_per_kept": kept_cost * nfe["before"]},
-        **status.cost(run),
+        **status.cost(),
     }
     write_audit(run / "audit", result)
     return result
 
 
-class _Status:
-    """`status.json` (what the run is doing) and `timings.json` (seconds per stage, added up over resumptions)."""
+def _method(job: Job, goal: Goal, best: Round, selection: Selection | None) -> dict[str, Any]:
+    config, plan = job.config, best.plan
+    return {
+        "mode": config.mode,
+        "strength": best.calibration.strength,
+        "expected_share": best.calibration.share,
+        "planned_omega": plan.omega,
+        "least_omega": plan.least_omega,
+        "cap": config.cap,
+        "complement": as_mapping(plan.complement, goal.cells.names),
+        "complement_size": best.size,
+        "budget_kimg": config.budget * best.number,
+        "reason": plan.reason,
+        "resampled": selection is not None,
+    } | ({"interval": list(config.interval)} if config.interval else {})
 
-    def __init__(self, run: Path) -> None:
-        self.run, self.current = run, ""
-        path = run / "timings.json"
-        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.current, start = name, time.perf_counter()
-        write_json(self.run / "status.json", {"stage": name, "state": "running", "message": ""})
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
-        write_json(self.run / "timings.json", self.seconds)
-
-    def finish(self) -> None:
-        write_json(self.run / "status.json", {"stage": self.current, "state": "finished", "message": ""})
-
-    def fail(self, error: BaseException) -> None:
-        # The disk may be what failed.
-        with contextlib.suppress(OSError):
-            message = " ".join(str(error).split()) or type(error).__name__
-            write_json(self.run / "status.json", {"stage": self.current, "state": "failed", "message": message})
-
-    def cost(self, run: Path) -> dict[str, Any]:
-        import resource
-
-        config = read_json(run / "config.json")
-        nfe = {w: read_json(run / w / "pool.json")["evaluations_per_image"] for w in ("before", "after")}
-        after_images = len(Pool(run / "candidates")) if (run / "candidates").exists() else config["audit"]
-        images = {
-            "pool": (config["pool"], nfe["before"]),
-            "calibration": (sum(config["pilots"]), nfe["after"]),
-            "before": (config["audit"], nfe["before"]),
-            "after": (after_images, nfe["after"]),
+def _calibration_facts(goal: Goal, rounds: list[Round], best: Round) -> dict[str, Any]:
+    """The pilots of the round that was kept; with more than two shares also what they steer by, and every round."""
+    pilots = [{"strength": p.strength} | _interval(p) | {"n": p.n} for p in best.calibration.pilots]
+    if goal.cells.size == 2:
+        return {"calibration": pilots}
+    names, focus = np.array(goal.cells.names), goal.focus
+    controlled = {"cells": names[focus].tolist(), "target": float(goal.target[focus].sum())}
+    tried = [
+        {
+            "round": r.number,
+            "kept": r is best,
+            "planned_omega": r.plan.omega,
+            "complement": as_mapping(r.plan.complement, goal.cells.names),
+            "complement_size": r.size,
+            "strength": r.calibration.strength,
+            "error": r.error,
+            "shares": {
+                a.name: as_mapping(goal.cells.marginal(r.shares, k), a.classes)
+                for k, a in enumerate(goal.cells.attributes)
+            },
+            "reason": r.plan.reason,
         }
-        # The audit itself is still running when this is written, except in a run killed just after it.
-        spent = {s: t for s, t in self.seconds.items() if s != "audit"}
-        stages = [
-            {"stage": s, "seconds": t}
-            | ({"images": images[s][0], "evaluations": images[s][0] * images[s][1]} if s in images else {})
-            | ({"images": round(config["budget"] * 1000)} if s == "auxiliary" else {})
-            for s, t in spent.items()
-        ]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return {"stages": stages, "seconds": round(sum(spent.values()), 1), "peak_memory_gb": round(peak, 2)}
+        for r in rounds
+    ]
+    return {"calibration": pilots, "controlled": controlled, "rounds": tried}
+
+
+def _interval(pilot: Pilot) -> dict[str, float]:
+    half = 1.96 * pilot.se
+    return {"share": pilot.share, "low": pilot.share - half, "high": pilot.share + half}
+
+
+def _resampling_cost(job: Job, goal: Goal, before: Pool) -> float:
+    """Images of the base per kept one, were its shares over the cells resampled to the target."""
+    cells = goal.cells
+    have = joint_shares(cells, np.bincount(_predicted(before, job), minlength=cells.size), goal.confusions)
+    if len(cells.attributes) == 1:
+        return resampling_cost(have, goal.target)
+    have = smoothed(cells, have, len(before))
+    return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))

@@ -25,7 +25,9 @@ def config(**changes: Any) -> RetargetConfig:
         {"cap": 0.0}, {"cap": float("inf")}, {"tolerance": 0.0}, {"floor": 0.4}, {"floor": 1.0}, {"pool": 10},
         {"pool": MIN_POOL - 1}, {"pool": 5_000_000}, {"audit": 49}, {"audit": 2_000_000}, {"pilots": ()},
         {"pilots": (512, 49)}, {"pilots": (2_000_000,)}, {"complement_size": 0}, {"batch_size": 0},
-        {"sample_batch": 0}, {"steps": 1}, {"seed": -1}, {"seed": 400},
+        {"sample_batch": 0}, {"steps": 1}, {"seed": -1}, {"seed": 400}, {"solver": "rk4"},
+        {"rounds": 0}, {"drift": 0.0}, {"interval": (5.0, 0.2), "mode": "guided"}, {"interval": (-1.0, 2.0), "mode": "guided"},
+        {"interval": (0.2, 5.0), "mode": "merged"}, {"interval": (0.2, float("nan")), "mode": "guided"},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
@@ -66,7 +68,51 @@ def test_label_is_safe_in_a_path() -> None:
     assert len(config(target="0." + "1" * 300).label) <= 60
 
 
-def test_settings_go_through_json() -> None:
-    found = json.loads(json.dumps(config().as_dict()))
-    assert found.pop("pilots") == [512, 1024, 3072]
-    assert RetargetConfig(**found) == config()
+several: dict[str, Any] = {"attr": ("parity", "half"), "target": ("0.5", "uniform"), "hold": ("ink",)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, several, several | {"classifier": ("half=a", "ink=b")}, {"mode": "guided", "interval": (0.3, 5.0)}],
+)
+def test_settings_go_through_json(changes: dict[str, Any]) -> None:
+    found = json.loads(json.dumps(config(**changes).as_dict()))
+    assert found["pilots"] == [512, 1024, 3072]
+    assert RetargetConfig(**found) == config(**changes)
+
+
+def test_one_attribute_is_written_as_itself() -> None:
+    alone = config(attr=("parity",), target=("0.5",), classifier=())
+    assert alone.as_dict() == config().as_dict()
+    assert alone.as_dict()["attr"] == "parity"
+    assert alone.label == "parity-0.5"
+
+
+def test_several_attributes_are_paired_in_order() -> None:
+    found = config(**several)
+    assert found.attrs == ("parity", "half")
+    assert found.targets == ("0.5", "uniform")
+    assert found.names == ("parity", "half", "ink")
+    assert found.label == "parity-0.5-half-uniform-hold-ink"
+    for changes in ({"target": "0.5"}, {"target": ("0.5", "0.5", "0.5")}, {"attr": (), "target": ()}):
+        with pytest.raises(ValueError, match="expected one for each attribute"):
+            config(**(several | changes))
+    for changes in ({"hold": ("half",)}, {"attr": ("parity", "parity")}):
+        with pytest.raises(ValueError, match="twice, among those targeted and held"):
+            config(**(several | changes))
+
+
+def test_classifiers_belong_to_attributes() -> None:
+    assert config().classifiers == {}
+    assert config(classifier="a=b/c").classifiers == {"parity": "a=b/c"}, "a path may hold the sign"
+    assert config(classifier="parity=a").classifiers == {"parity": "a"}
+    assert config(**several, classifier=("half=a=b", "ink=c")).classifiers == {"half": "a=b", "ink": "c"}
+    with pytest.raises(ValueError, match="classifier is 'a'; expected ATTR=PATH, ATTR one of parity, half, ink"):
+        config(**several, classifier="a")
+
+
+@given(st.floats(0, 3), st.floats(0.1, 50))
+def test_an_interval_is_for_guiding(low: float, width: float) -> None:
+    assert config(mode="guided", interval=(low, low + width)).interval == (low, low + width)
+    with pytest.raises(ValueError, match="only guided has one"):
+        config(interval=(low, low + width))

@@ -1,0 +1,145 @@
+"""A retargeting's settings with everything that they name opened and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fairsims.audit.joint import Cells
+from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
+from fairsims.classifiers.base import Confusion
+from fairsims.datasets import ImageDataset, open_dataset
+from fairsims.denoisers import (
+    Denoiser,
+    NetworkDenoiser,
+    SIMSGuidance,
+    checkpoint_digest,
+    checkpoint_recipe,
+    load_network,
+    merge,
+)
+from fairsims.errors import InputError
+from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.targets import Target, parse_target
+from fairsims.sampling import SamplerConfig
+from fairsims.training import TrainConfig
+
+Report = Callable[[str, int, int], None]
+"""(stage, done, total): called as images are made or trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A configuration with everything it names opened and checked."""
+
+    config: RetargetConfig
+    base: NetworkDenoiser
+    classifiers: tuple[AttributeClassifier, ...]
+    """One per attribute: first those with a target, then those held."""
+    targets: tuple[Target, ...]
+    """Of the first attributes, in order."""
+    reference: ImageDataset | None
+    settings: dict[str, Any]
+    sampler: SamplerConfig
+    device: torch.device
+
+    @property
+    def classifier(self) -> AttributeClassifier:
+        """The first attribute's."""
+        return self.classifiers[0]
+
+    @property
+    def cells(self) -> Cells:
+        """The joint cells of all attributes; of a single one, its classes."""
+        return Cells(attributes=tuple(c.attribute for c in self.classifiers))
+
+    @property
+    def confusions(self) -> list[Confusion]:
+        """Each classifier's errors on its default split."""
+        return [c.confusions[c.default_split] for c in self.classifiers]
+
+
+def prepare(config: RetargetConfig) -> Job:
+    """Open what the configuration names. Raises InputError for what cannot work, before any file is written."""
+    base = load_network(config.model)
+    classifiers = tuple(_classifier(config, name, base) for name in config.names)
+    targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
+    reference = _reference(config, base)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base.to(device).precision = config.precision
+    digests: dict[str, Any] = {
+        "base_digest": checkpoint_digest(config.model), "classifier_digest": classifiers[0].digest
+    } | {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}  # fmt: skip
+    digests["reference_digest"] = reference.digest if reference else None
+    job = Job(
+        config=config,
+        base=base,
+        classifiers=classifiers,
+        targets=targets,
+        reference=reference,
+        settings=json.loads(json.dumps(config.as_dict() | digests)),
+        sampler=config.sampler(),
+        device=device,
+    )
+    # Refuses more joint cells than shares can be measured of.
+    _ = job.cells
+    return job
+
+
+def combine_networks(
+    job: Job, aux: NetworkDenoiser, strength: float, *, mode: str, interval: tuple[float, float] | None = None
+) -> Denoiser:
+    """Base and auxiliary at a strength: merged into one network, or guided, inside `interval` if there is one."""
+    if mode == "merged":
+        return merge(job.base, aux, strength)
+    return SIMSGuidance(job.base, aux, strength, interval=interval)
+
+
+def finetune_settings(config: RetargetConfig, kimg: float, *, seed: int | None = None) -> TrainConfig:
+    """How an auxiliary is trained for `kimg` thousand images; `seed` takes the place of the run's."""
+    # Mirrored images for a base that learnt mirrored ones.
+    mirrored = bool(checkpoint_recipe(config.model).get("train", {}).get("xflip", False))
+    return config.fine_tuning(kimg, seed=config.seed if seed is None else seed, xflip=mirrored)
+
+
+def _classifier(config: RetargetConfig, name: str, base: NetworkDenoiser) -> AttributeClassifier:
+    spec = config.classifiers.get(name)
+    found = load_classifier(spec) if spec else classifier_for(name, base.img_resolution, base.img_channels)
+    if found.attribute.name != name:
+        raise InputError(
+            f"the classifier {found.name} labels {found.attribute.name!r}, --attr is {name!r}; "
+            "give the attribute it labels or another --classifier"
+        )
+    # Refuses images of a shape that it was not made for.
+    found.probabilities(torch.zeros(1, *base.shape, dtype=torch.uint8))
+    return found
+
+
+def _target(text: str, classifier: AttributeClassifier) -> Target:
+    target = parse_target(text, classifier.attribute)
+    if target.number in (0, 1) or max(target.shares or (0,)) == 1:
+        raise InputError(
+            f"--target {text} leaves one class only; expected shares below 1: strength moves shares, it does "
+            "not remove a class; select images by their labels instead"
+        )
+    return target
+
+
+def _reference(config: RetargetConfig, base: NetworkDenoiser) -> ImageDataset | None:
+    """The real data of the audit: as asked for, else what the base was trained on if that is at hand."""
+    spec = config.reference or checkpoint_recipe(config.model).get("data")
+    if spec is None:
+        return None
+    data = open_dataset(str(spec), resolution=base.img_resolution)
+    if data.channels == base.img_channels:
+        return data
+    if config.reference is None:
+        return None
+    raise InputError(
+        f"the reference {data.name} has {data.channels} channels; expected {base.img_channels}; give a data set of the "
+        "model's shape"
+    )

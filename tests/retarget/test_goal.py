@@ -1,0 +1,255 @@
+"""Several attributes: the goal on joint cells, further rounds from the measured error, and selection of cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fairsims.audit.joint import Cells, rake
+from fairsims.classifiers.base import Confusion
+from fairsims.datasets.attributes import Attribute
+from fairsims.denoisers import GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.errors import InfeasibleTarget, InputError
+from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
+from fairsims.retarget.complement import correct_complement, draw_complement, plan_complement
+from fairsims.retarget.goal import Goal, set_goal
+from fairsims.retarget.selection import accept, plan_selection, selected_joint_shares
+from fairsims.retarget.targets import parse_target
+from fairsims.sampling import SamplerConfig, solve
+from fairsims.seeds import noise_for
+
+GENDER = Attribute(name="gender", classes=("man", "woman"))
+TONE = Attribute(name="tone", classes=("light", "medium", "dark"))
+CELLS = Cells(attributes=(GENDER, TONE))
+BASE = np.array([0.36, 0.21, 0.13, 0.08, 0.12, 0.10])
+"""Men and women 70:30, with more dark ones among the women."""
+
+Shares = NDArray[np.float64]
+
+
+def exact(size: int) -> Confusion:
+    return Confusion(
+        counts=tuple(tuple(row) for row in (1000 * np.eye(size, dtype=int)).tolist()), split="s", description=""
+    )
+
+
+def goal_of(base: Shares = BASE, *targets: str, n: int = 10_000, **limits: float) -> Goal:
+    """The goal on a pool with exactly these shares, labelled without errors."""
+    called = np.repeat(np.arange(6), np.rint(base * n).astype(int))
+    parsed = tuple(parse_target(t, a) for t, a in zip(targets, CELLS.attributes, strict=False))
+    return set_goal(
+        CELLS, list(np.unravel_index(called, CELLS.shape)), [exact(2), exact(3)], parsed,
+        **({"tolerance": 0.03, "drift": 0.03} | limits),
+    )  # fmt: skip
+
+
+def test_targets_are_raked_onto_the_base() -> None:
+    goal = goal_of(BASE, "0.5", "uniform")
+    assert CELLS.marginal(goal.target, 0) == pytest.approx([0.5, 0.5])
+    assert CELLS.marginal(goal.target, 1) == pytest.approx([1 / 3] * 3)
+    assert goal.base == pytest.approx(BASE, abs=2e-4), "the pool's worth of smoothing is next to nothing"
+    assert goal.target == pytest.approx(rake(CELLS, goal.base, dict(enumerate(goal.wanted))))
+    assert goal.focus.tolist() == [False, False, False, True, True, True]
+
+
+def test_a_held_attribute_keeps_the_shares_of_the_base() -> None:
+    goal = goal_of(BASE, "0.5", tolerance=0.02, drift=0.05)
+    assert goal.limits == (0.02, 0.05)
+    assert CELLS.marginal(goal.target, 1) == pytest.approx(CELLS.marginal(goal.base, 1))
+    # Without the hold, women's tones would come along.
+    free = rake(CELLS, goal.base, {0: goal.wanted[0]})
+    assert np.abs(CELLS.marginal(free, 1) - CELLS.marginal(goal.base, 1)).max() > 0.02
+
+
+def test_error_is_in_units_of_what_a_share_may_be_off() -> None:
+    goal = goal_of(BASE, "0.5", tolerance=0.02, drift=0.05)
+    assert goal.error(goal.target) == pytest.approx(0, abs=1e-6)
+    moved = goal.target + np.array([0.01, 0, 0, -0.01, 0, 0])
+    assert goal.error(moved) == pytest.approx(0.5)
+    toned = goal.target + np.array([0.025, -0.025, 0, 0, 0, 0])
+    assert goal.error(toned) == pytest.approx(0.5)
+    # A miss of 0.4 limits is not clear; one of 1.5 is, unless the measurement was that noisy.
+    near, off = (goal.target + np.array([miss, 0, 0, -miss, 0, 0]) for miss in (0.008, 0.03))
+    quiet, loud = 0.001, 0.02
+    assert not goal.clearly_off(near, [np.full(2, quiet), np.full(3, quiet)])
+    assert goal.clearly_off(off, [np.full(2, quiet), np.full(3, quiet)])
+    assert not goal.clearly_off(off, [np.full(2, loud), np.full(3, loud)])
+
+
+def test_noise_is_the_standard_error_of_corrected_shares() -> None:
+    errs = Confusion(counts=((90, 10), (20, 80)), split="s", description="")
+    goal = Goal(
+        cells=CELLS, base=BASE, target=BASE, wanted=tuple(CELLS.marginals(BASE)), confusions=(errs, exact(3)),
+        limits=(0.03, 0.03),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    predicted = goal.confusion @ BASE
+    samples = [rng.choice(6, 500, p=predicted) for _ in range(400)]
+    spread = [np.std([CELLS.marginal(np.linalg.solve(goal.confusion, np.bincount(s, minlength=6) / 500), k)
+                      for s in samples], axis=0) for k in range(2)]  # fmt: skip
+    for found, want in zip(goal.noise(samples[0]), spread, strict=True):
+        assert found == pytest.approx(want, rel=0.15)
+
+
+def test_a_class_that_is_hardly_there_is_refused_by_name() -> None:
+    few = np.array([0.5, 0.3, 0.0, 0.1, 0.0995, 0.0005])
+    with pytest.raises(InputError, match="5 of 10000 pool images are dark; expected 10 or more"):
+        goal_of(few, "0.5", "uniform")
+    assert goal_of(few, "0.5").wanted[1][2] == pytest.approx(0.0005, abs=1e-3), "held, it may be as rare as it is"
+    called = [np.repeat([0, 1], [900, 100]), np.repeat([0, 1, 2], [500, 300, 200])]
+    errs = Confusion(counts=((80, 20), (20, 80)), split="s", description="")
+    parsed = (parse_target("0.5", GENDER),)
+    with pytest.raises(InfeasibleTarget, match="the base makes no woman at all: the 100 of 1000 pool images"):
+        set_goal(CELLS, called, [errs, exact(3)], parsed, tolerance=0.03, drift=0.03)
+
+
+def test_cells_that_would_go_negative_are_named() -> None:
+    goal = goal_of(BASE, "0.5", "uniform")
+    plan = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0)
+    worst = int((goal.target / goal.base).argmax())
+    assert plan.least_omega == pytest.approx(goal.target[worst] / goal.base[worst] - 1)
+    assert f"negative share of {CELLS.names[worst]}" in plan.reason
+    assert min(plan.complement) == plan.complement[worst] == 0
+    assert np.array(plan.reachable) == pytest.approx(goal.target, abs=1e-9)
+
+
+def mixes(size: int) -> st.SearchStrategy[Shares]:
+    raw = st.lists(st.floats(0.05, 1), min_size=size, max_size=size)
+    return raw.map(lambda v: np.array(v) / sum(v))
+
+
+@given(
+    mixes(6), mixes(6), mixes(6), st.floats(0.3, 2), st.floats(0.3, 1.5),
+    st.lists(st.floats(-0.02, 0.02), min_size=6, max_size=6),
+)  # fmt: skip
+def test_the_next_complement_mends_what_one_strength_cannot(
+    pi: Shares, tau: Shares, rho: Shares, strength: float, kappa: float, off: list[float]
+) -> None:
+    stray = np.array(off) - np.mean(off)
+    # The part of it along the rule's direction is what kappa is.
+    stray -= (pi - rho) * (stray @ (pi - rho)) / ((pi - rho) @ (pi - rho) + 1e-12)
+    assume(((pi - rho) ** 2).sum() > 1e-3)
+
+    def response(s: float, mix: Shares) -> Shares:
+        return np.asarray(pi + s * (kappa * (pi - mix) + stray))
+
+    plan = correct_complement(pi, tau, rho, response(strength, rho), CELLS.names, strength=strength, cap=50.0, gain=1)
+    mix = np.array(plan.complement)
+    assert mix.min() >= 0
+    assert mix.sum() == pytest.approx(1)
+    assert plan.omega >= strength
+    assume("may still miss" not in plan.reason)
+    assert response(plan.omega, mix) == pytest.approx(tau, abs=1e-8)
+    if plan.omega == strength:
+        error = tau - response(strength, rho)
+        assert mix == pytest.approx(rho - error / (strength * kappa), abs=1e-8)
+
+
+def test_a_correction_beyond_the_cap_says_what_it_lacks() -> None:
+    pi, tau, rho = np.array([0.8, 0.15, 0.05]), np.array([0.4, 0.3, 0.3]), np.array([1.0, 0.0, 0.0])
+    plan = correct_complement(pi, tau, rho, np.array([0.7, 0.25, 0.05]), ("a", "b", "c"), strength=1.0, cap=2.0)
+    assert plan.omega == 2.0
+    assert "no c in the complement" in plan.reason
+    assert sum(plan.reachable) == pytest.approx(1)
+
+
+def test_rare_cells_neither_shrink_nor_stop_the_draw() -> None:
+    probabilities = np.full((400, 4), 0.01)
+    for row, cell in enumerate(np.repeat([0, 1, 2], [295, 100, 5])):
+        probabilities[row, cell] = 0.97
+    mix = np.array([0.6, 0.3, 0.08, 0.02])
+    with pytest.raises(InputError, match="no image of class 3"):
+        draw_complement(probabilities, mix)
+    chosen = draw_complement(probabilities, mix, scarce=20)
+    found = np.bincount(probabilities[chosen].argmax(axis=1), minlength=4)
+    # As many as cell 1 has candidates for; the five of cell 2 repeat; cell 3's share goes to the others.
+    assert len(chosen) == int(100 / (0.3 / 0.98))
+    assert found / len(chosen) == pytest.approx([0.6 / 0.98, 0.3 / 0.98, 0.08 / 0.98, 0], abs=2 / len(chosen))
+    times = np.bincount(chosen, minlength=400)
+    assert times[:395].max() == 1
+    assert times[395:].min() >= 5
+    with pytest.raises(InputError, match="lower --floor"):
+        draw_complement(probabilities, np.array([0, 0, 0, 1.0]), scarce=20)
+
+
+def test_selection_by_joint_cells_reaches_both_marginals() -> None:
+    errs = [Confusion(counts=((950, 50), (40, 960)), split="s", description=""),
+            Confusion(counts=((940, 50, 10), (30, 940, 30), (10, 40, 950)), split="s", description="")]  # fmt: skip
+    goal = goal_of(BASE, "0.5", "uniform")
+    rng, rates = np.random.default_rng(0), CELLS.confusion(errs)
+    true = rng.choice(6, 40_000, p=BASE)
+    predicted = (rng.random(len(true))[:, None] > rates.cumsum(axis=0)[:, true].T).sum(axis=1)
+    selection = plan_selection(BASE, rates, goal.target, slack=0.01)
+    kept = accept(np.arange(len(true)), predicted, selection)
+    assert len(true) / kept.sum() == pytest.approx(selection.images_per_kept, rel=0.03)
+    counts = [np.bincount(p, minlength=6) for p in (predicted, predicted[kept])]
+    estimates = selected_joint_shares(CELLS, *counts, errs)
+    actual = CELLS.marginals(np.bincount(true[kept], minlength=6) / kept.sum())
+    for found, truth, wanted in zip(estimates, actual, goal.wanted, strict=True):
+        assert truth == pytest.approx(wanted, abs=0.01)
+        assert np.array(found.share) == pytest.approx(truth, abs=0.015)
+        assert (np.array(found.low) <= truth + 0.003).all()
+        assert (np.array(found.high) >= truth - 0.003).all()
+
+
+def test_a_cell_too_impure_to_select_costs_no_more_than_the_slack() -> None:
+    # The rarest cell can't be selected as pure as its target asks; its neighbours can make the marginals right.
+    shares, rates = np.array([0.5, 0.45, 0.049, 0.001]), np.kron([[0.9, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.1, 0.9]])
+    target = np.array([0.3, 0.3, 0.3, 0.1])
+    with pytest.raises(InfeasibleTarget, match="at best"):
+        plan_selection(shares, rates, target)
+    with pytest.raises(InfeasibleTarget):
+        plan_selection(shares, rates, target, slack=0.001)
+    selection = plan_selection(shares, rates, target, slack=0.2)
+    assert min(selection.keep) >= 0
+    assert max(selection.keep) == pytest.approx(1)
+
+
+class Mixture:
+    """Six Gaussians, one per joint cell, as base and auxiliary with exact scores."""
+
+    def __init__(self, base: Shares) -> None:
+        means = torch.tensor([[4.0 * g, 3.0 * t] for g in range(2) for t in range(3)])
+        self.base = GaussianMixtureDenoiser(means, [0.3] * 6, base.tolist())
+
+    def predicted(self, mix: Shares, strength: float, seeds: range) -> Any:
+        guided = SIMSGuidance(self.base, self.base.with_shares(mix.tolist()), strength)
+        samples = solve(guided, noise_for(seeds, (2,)), SamplerConfig(steps=12))
+        return self.base.classify(samples).numpy()
+
+    def calibrate(self, goal: Goal, mix: Shares, start: float) -> tuple[Calibration, Shares, Shares]:
+        def values(found: Any) -> Any:
+            return focus_values(found, goal.confusion, goal.focus)
+
+        zero = as_pilot(values(self.predicted(mix, 0.0, range(3000))), 0.0)
+        found = calibrate(
+            lambda s, n: values(self.predicted(mix, s, range(10**5, 10**5 + n))),
+            target=float(goal.target[goal.focus].sum()), base=zero, start=start, cap=3.0, sizes=(500, 1500),
+        )  # fmt: skip
+        measured, fresh = (
+            goal.measured(self.predicted(mix, found.strength, range(s, s + 4000))) for s in (10**5, 10**6)
+        )
+        return found, measured, fresh
+
+
+@pytest.mark.parametrize("targets", [("0.5", "uniform"), ("0.45",)])
+def test_two_attributes_reach_their_targets_on_exact_mixtures(targets: tuple[str, ...]) -> None:
+    goal, world = goal_of(BASE, *targets), Mixture(BASE)
+    # With exact scores a cell that the complement lacks altogether grows beyond the rule: a little more than the least.
+    omega = 1.4 * plan_complement(goal.base, goal.target, CELLS.names, cap=3.0).least_omega
+    plan = plan_complement(goal.base, goal.target, CELLS.names, omega=omega, cap=3.0)
+    first, measured, fresh = world.calibrate(goal, np.array(plan.complement), plan.omega)
+    again = correct_complement(
+        goal.base, goal.mended(measured), np.array(plan.complement), measured, CELLS.names, strength=first.strength,
+        cap=3.0,
+    )  # fmt: skip
+    _, _, mended = world.calibrate(goal, np.array(again.complement), again.omega)
+    assert goal.error(goal.base) > 3
+    assert goal.error(mended) < 1, "every share within its limit on seeds that no one has seen"
+    assert goal.error(mended) < max(0.6, 0.7 * goal.error(fresh)), "the second round mends what the first left"

@@ -1,0 +1,204 @@
+"""Two attributes at once, on real digits through the real command line: what it writes, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from fairsims.audit.compare import label_pool
+from fairsims.classifiers import load_classifier
+from fairsims.classifiers.augment import Augmentation
+from fairsims.classifiers.cnn import NetworkConfig
+from fairsims.classifiers.evaluation import HeldOut, build_classifier
+from fairsims.classifiers.training import ClassifierRecipe
+from fairsims.cli import main
+from fairsims.datasets import open_dataset
+from fairsims.datasets.attributes import Attribute
+from fairsims.pools import Pool
+
+TINY = [
+    "--pool", "400", "--pilots", "100,200", "--audit", "100", "--steps", "4", "--budget", "0.64", "--batch-size", "32",
+    "--lr", "1e-3",
+]  # fmt: skip
+MILD = Augmentation(flip=False, shift=0.5, rotation=0.05, zoom=0.05, light=0.1, blur=0.0, noise=0.1, erase=0.0)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of digits below 5 (low) and from 5 on (high), an attribute that parity is entangled with."""
+    digits = open_dataset("digits")
+    digits.table["half"] = ["low" if int(d) < 5 else "high" for d in digits.table["digit"]]
+    return build_classifier(
+        tmp_path_factory.mktemp("classifier") / "digits-half",
+        digits,
+        Attribute(name="half", classes=("low", "high")),
+        name="digits-half",
+        config=NetworkConfig(input_size=8, channels=1, classes=2, widths=(16, 32)),
+        recipe=ClassifierRecipe(kimg=3, precision="float32", augmentation=MILD),
+        splits=(HeldOut(name="variant", description="single images", folds=2),),
+    )
+
+
+def retarget(run: Path, half: Path, *options: str) -> dict[str, Any]:
+    command = ["retarget", "--model", "digits-8", "--precision", "float32", "--out", str(run), "--json"]
+    command += ["--classifier", f"half={half}", *options]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return dict(json.loads(result.stdout))
+
+
+def names(run: Path) -> set[str]:
+    return {p.name for p in run.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory, half: Path) -> tuple[Path, dict[str, Any]]:
+    """Parity to 50:50 while halves stay; a limit so narrow that the first round cannot be near enough."""
+    run = tmp_path_factory.mktemp("held") / "run"
+    options = [
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--hold",
+        "half",
+        "--drift",
+        "0.002",
+        "--tolerance",
+        "0.002",
+        "--cap",
+        "3",
+    ]
+    return run, retarget(run, half, *options, *TINY)
+
+
+def test_each_attribute_has_its_section(held: tuple[Path, dict[str, Any]]) -> None:
+    run, result = held
+    parity, half = result["attributes"]["parity"], result["attributes"]["half"]
+    assert parity["target"] == {"even": 0.5, "odd": 0.5}
+    assert parity["after"]["odd"]["share"] > parity["before"]["odd"]["share"]
+    assert "target" not in half
+    assert "reached" not in half
+    assert half["drift"]["limit"] == 0.002
+    largest = max(abs(half["after"][c]["share"] - half["before"][c]["share"]) for c in half["classes"])
+    assert half["drift"]["largest"] == pytest.approx(largest)
+    assert half["drift"]["held"] in (False, None)
+    assert set(half["difference"]) == {"low", "high"}
+    assert result["classifier"]["attribute"] == "parity"
+    assert result["classifiers"]["half"]["confusions"]["variant"]["counts"]
+    assert {"classifier_digest", "half_classifier_digest"} <= set(
+        json.loads((run / "manifest.json").read_text())["inputs"]
+    )
+
+
+def test_the_plan_is_on_joint_cells(held: tuple[Path, dict[str, Any]]) -> None:
+    run, _ = held
+    plan = json.loads((run / "plan.json").read_text())
+    cells = ["even & low", "even & high", "odd & low", "odd & high"]
+    for part in ("base", "target", "complement", "reachable"):
+        assert list(plan[part]) == cells
+        assert sum(plan[part].values()) == pytest.approx(1)
+    base, target = plan["base"], plan["target"]
+    assert target["odd & low"] + target["odd & high"] == pytest.approx(0.5)
+    assert target["even & low"] + target["odd & low"] == pytest.approx(base["even & low"] + base["odd & low"])
+
+    def ratio(p: dict[str, float]) -> float:
+        return p["even & low"] * p["odd & high"] / (p["even & high"] * p["odd & low"])
+
+    assert ratio(target) == pytest.approx(ratio(base), rel=1e-4)
+    drawn = pd.read_parquet(run / "complement.parquet")
+    assert list(drawn.columns) == ["seed", "parity", "half", "probability"]
+    found = (drawn["parity"] + " & " + drawn["half"]).value_counts() / len(drawn)
+    for cell in cells:
+        assert found.get(cell, 0) == pytest.approx(plan["complement"][cell], abs=2 / len(drawn) + 0.02)
+    assert drawn["probability"].min() >= 0.9**2
+
+
+def test_a_second_round_trains_the_auxiliary_on(held: tuple[Path, dict[str, Any]]) -> None:
+    run, result = held
+    assert {"plan-2.json", "complement-2.parquet", "auxiliary-2", "calibration-2", "calibration-2.parquet"} <= names(
+        run
+    )
+    assert "plan-3.json" not in names(run)
+    first, second = result["rounds"]
+    assert [first["kept"], second["kept"]].count(True) == 1
+    kept = first if first["kept"] else second
+    assert kept["error"] == min(first["error"], second["error"])
+    assert result["method"]["strength"] == kept["strength"]
+    assert first["complement"] != second["complement"]
+    trained = json.loads((run / "auxiliary-2" / "training.json").read_text())
+    assert trained["from"] != trained["base_digest"]
+    stages = [s["stage"] for s in result["cost"]["stages"]]
+    assert stages[:7] == [
+        "pool", "complement", "auxiliary", "calibration", "complement-2", "auxiliary-2", "calibration-2"
+    ]  # fmt: skip
+    assert sum(result["rounds"][0]["shares"]["half"].values()) == pytest.approx(1)
+    page = (run / "report.html").read_text()
+    for said in ("half (held)", "Rounds:", "called low", "called odd"):
+        assert said in page
+
+
+def test_killed_between_the_rounds_ends_the_same(held: tuple[Path, dict[str, Any]], half: Path, tmp_path: Path) -> None:
+    run, result = held
+    cut = tmp_path / "run"
+    shutil.copytree(run, cut)
+    for gone in ("auxiliary-2", "calibration-2", "after", "audit", "merged"):
+        shutil.rmtree(cut / gone)
+    for gone in ("plan-2.json", "calibration-2.parquet", "report.html", "manifest.json"):
+        (cut / gone).unlink()
+    (cut / "status.json").write_text('{"stage": "auxiliary-2", "state": "running", "message": ""}')
+    options = [
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--hold",
+        "half",
+        "--drift",
+        "0.002",
+        "--tolerance",
+        "0.002",
+        "--cap",
+        "3",
+    ]
+    again = retarget(cut, half, *options, *TINY)
+    for key in ("attributes", "rounds", "controlled", "method", "calibration", "pools"):
+        assert again[key] == result[key], key
+    for name in ("merged", "auxiliary-2"):
+        ours, theirs = ((f / name / "model.safetensors").read_bytes() for f in (cut, run))
+        assert ours == theirs
+
+
+def test_beyond_the_cap_joint_cells_are_resampled(half: Path, tmp_path: Path) -> None:
+    # A cap so low that strength does next to nothing: the classifiers do the rest, on both attributes at once.
+    options = ["--attr", "parity", "--target", "0.5", "--attr", "half", "--target", "low=0.3,high=0.7", "--cap", "0.2"]
+    run = tmp_path / "run"
+    result = retarget(run, half, *options, "--rounds", "1", *TINY)
+    assert result["method"]["resampled"] is True
+    assert 1.2 < result["cost"]["after"]["images_per_kept"] < result["cost"]["resampling_base"]["images_per_kept"] * 1.5
+    kept = Pool(run / "after")
+    for name, classes, wanted in (("digits-parity", ("even", "odd"), 0.5), (str(half), ("low", "high"), 0.7)):
+        classifier = load_classifier(name)
+        called = label_pool(kept, classifier).argmax(axis=1)
+        assert abs(called.mean() - wanted) < 0.17
+        section = result["attributes"][classifier.attribute.name]
+        assert abs(section["after"][classes[1]]["share"] - wanted) < 0.2
+        assert "Dirichlet" in section["method"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_both_attributes_move_where_they_should(half: Path, tmp_path: Path) -> None:
+    options = ["--attr", "parity", "--target", "0.5", "--hold", "half", "--pool", "2048", "--pilots", "512,2048"]
+    result = retarget(tmp_path / "run", half, *options, "--audit", "2048", "--budget", "6.4", "--steps", "8")
+    parity, low = (result["attributes"][a]["after"] for a in ("parity", "half"))
+    assert abs(parity["odd"]["share"] - 0.5) < 0.06
+    assert abs(low["low"]["share"] - result["attributes"]["half"]["before"]["low"]["share"]) < 0.08
+    assert np.isfinite(result["cost"]["resampling_base"]["images_per_kept"])
