@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fairsims import distributed
 from fairsims.audit.compare import AuditPlan, audit, label_pool, predicted_counts, write_audit
 from fairsims.audit.shares import ShareEstimate, corrected_shares
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
-from fairsims.datasets import open_dataset
+from fairsims.datasets import ImageDataset, open_dataset, to_float
 from fairsims.denoisers import (
     Denoiser,
     EDMDenoiser,
+    NetworkDenoiser,
     checkpoint_digest,
     checkpoint_recipe,
     fastest_precision,
@@ -34,20 +38,24 @@ from fairsims.presets import preset
 from fairsims.report.grids import image_grid
 from fairsims.report.html import write_report
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
-from fairsims.retarget.pipeline import Job, retarget
+from fairsims.retarget.grid import SweepConfig
+from fairsims.retarget.job import Job, combine_networks
+from fairsims.retarget.pipeline import retarget
+from fairsims.retarget.sweep import sweep
 from fairsims.retarget.targets import as_mapping, describe, parse_target, resampling_cost
 from fairsims.runs import atomic, new_run_folder, read_json, settle_settings
 from fairsims.sampling import SamplerConfig
 from fairsims.seeds import derive, noise_for
-from fairsims.training import Tick, finetune_config, train_folder
+from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
+from fairsims.training.augmentation import AUGMENT_DIM
 
 Report = Callable[[str, int, int], None]
 GRID = 64
 
 
 def device() -> torch.device:
-    """The first GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's GPU (under torchrun each has its own), else the CPU."""
+    return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def resolve_precision(name: str) -> str:
@@ -55,39 +63,110 @@ def resolve_precision(name: str) -> str:
     return fastest_precision(device()) if name == "auto" else name
 
 
-def train_preset(
-    name: str, out: Path, *, data: str | None = None, kimg: float | None = None, seed: int = 0, precision: str = "auto"
-) -> Iterator[Tick]:
-    """Train a base by its preset into a checkpoint folder, resuming what a killed run left."""
-    recipe = preset(name)
-    dataset = open_dataset(data or recipe.data, resolution=recipe.resolution)
-    config = replace(recipe.train, seed=seed, kimg=recipe.train.kimg if kimg is None else kimg)
-    if precision != "auto":
-        config = replace(config, precision=precision)
-    torch.manual_seed(derive(seed, "init"))
-    denoiser = EDMDenoiser(img_resolution=dataset.resolution, img_channels=dataset.channels, **recipe.network)
-    yield from train_folder(
-        denoiser.to(device()), dataset, config, out, recipe={"preset": name, "data": data or recipe.data}
-    )
+def train_base(
+    out: Path, *, preset_name: str | None = None, data: str | None = None, resolution: int | None = None,
+    init: str | None = None, network: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None,
+    compiled: bool = False,
+) -> Iterator[Tick]:  # fmt: skip
+    """Train a base into a checkpoint folder, resuming what a killed run left.
+
+    From a preset, or on any `data`; `network` (arguments of EDMDenoiser) and `settings` (fields of TrainConfig) change
+    what the preset says. With `init` training starts from that checkpoint's network.
+    Raises InputError when something needed is not given or does not fit.
+    """
+    recipe = preset(preset_name) if preset_name else None
+    data = data or (recipe.data if recipe else None)
+    if data is None:
+        raise InputError(
+            f"no data for preset {preset_name!r}; give --data"
+            if recipe
+            else "nothing to train on; give --preset or --data"
+        )
+    settings, network = dict(settings or {}), dict(network or {})
+    if recipe is None and "kimg" not in settings:
+        raise InputError("no budget; give --kimg, thousands of images")
+    if init is not None:
+        # A ramp is for weights that start at random; an inherited one would starve a short training.
+        settings = {"warmup_kimg": 0.0} | settings
+    config = replace(recipe.train, **settings) if recipe else TrainConfig(**(_rhythm(settings["kimg"]) | settings))
+    dataset = open_dataset(data, resolution=resolution or (recipe.resolution if recipe else None))
+    facts: dict[str, Any] = ({"preset": preset_name} if recipe else {}) | {"data": data}
+    if init is not None:
+        if network:
+            raise InputError(f"found {', '.join(network)} beside --init; its network is taken as it is, give only one")
+        denoiser, facts["init_digest"] = load_on_device(init), checkpoint_digest(init)
+    else:
+        if network or recipe is None:
+            facts["network"] = network
+        network = (recipe.network if recipe else {}) | network
+        torch.manual_seed(derive(config.seed, "init"))
+        denoiser = new_network(dataset, config, network).to(device())
+    if compiled:
+        compile_networks(denoiser)
+    yield from train_folder(denoiser, dataset, config, out, recipe=facts)
+
+
+def _rhythm(kimg: float) -> dict[str, float]:
+    """How often a training without a preset reports and saves its state."""
+    return {"tick_kimg": max(0.05, min(4, kimg / 40)), "state_kimg": max(0.05, min(16, kimg / 8), kimg / 1000)}
+
+
+def new_network(dataset: ImageDataset, config: TrainConfig, network: Mapping[str, Any]) -> EDMDenoiser:
+    """An untrained network for a data set. Raises InputError when the arguments do not fit each other or the images."""
+    arguments = {"img_resolution": dataset.resolution, "img_channels": dataset.channels, **network}
+    if config.augment:
+        arguments["augment_dim"] = AUGMENT_DIM
+    if "sigma_data" not in arguments:
+        # The deviation of the pixels from evenly spaced images; rounded, since it ends up in a configuration.
+        sample = np.unique(np.linspace(0, len(dataset) - 1, 2048).astype(int))
+        arguments["sigma_data"] = max(0.05, round(float(to_float(dataset.read(sample)).std()), 2))
+    try:
+        return EDMDenoiser(**arguments)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"the options make no network ({e}); change them") from None
 
 
 def finetune_pool(
-    model: str, pool: Pool, complement: Path | None, out: Path, *, budget: float, batch_size: int, lr: float,
-    seed: int, precision: str,
+    model: str, pool: Pool, complement: Path | None, out: Path, *, budget: float, settings: Mapping[str, Any],
+    compiled: bool = False,
 ) -> Iterator[Tick]:  # fmt: skip
-    """Fine-tune a copy of `model` on a pool, or on the part of it that a complement table names."""
+    """Fine-tune a copy of `model` on a pool, or on the part of it that a complement table names.
+
+    `settings` (fields of TrainConfig) change the defaults of `finetune_config`.
+    """
     data = pool_dataset(pool)
     if complement is not None:
         data = data.subset(complement_positions(pool, complement), name="complement")
-    config = finetune_config(
-        budget, batch_size=batch_size, lr=lr, seed=seed, precision=precision,
-        xflip=bool(checkpoint_recipe(model).get("train", {}).get("xflip", False)),
-        tick_kimg=max(0.05, budget / 40), state_kimg=max(0.05, budget / 8),
-    )  # fmt: skip
-    aux = load_network(model).to(device())
+    defaults = {
+        "xflip": bool(checkpoint_recipe(model).get("train", {}).get("xflip", False)),
+        "tick_kimg": max(0.05, budget / 40),
+        "state_kimg": max(0.05, budget / 8),
+    }
+    config = finetune_config(budget, **(defaults | dict(settings)))
+    aux = load_on_device(model)
+    if compiled:
+        compile_networks(aux)
     yield from train_folder(
         aux, data, config, out, recipe={"kind": "auxiliary", "base_digest": checkpoint_digest(model)}
     )
+
+
+def load_on_device(model: str) -> NetworkDenoiser:
+    """A single network on this process's device; under torchrun rank 0 fills the cache of imported ones first."""
+    with distributed.main_first():
+        return load_network(model).to(device())
+
+
+def compile_networks(denoiser: Denoiser) -> None:
+    """Have torch.compile translate the raw networks at their first use; names of weights stay as they are.
+
+    Raises InputError without a C++ compiler, which it needs for GPUs too.
+    """
+    if not any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise InputError("found no C++ compiler, which torch.compile needs; install g++, or leave --compile out")
+    for part in denoiser.modules():
+        if isinstance(part, NetworkDenoiser):
+            part.get_submodule("model").compile()
 
 
 def complement_positions(pool: Pool, table: Path) -> np.ndarray:
@@ -107,14 +186,19 @@ def complement_positions(pool: Pool, table: Path) -> np.ndarray:
     return np.array([place[int(s)] for s in seeds])
 
 
-def generate_pool(model: str, out: Path, seeds: range, *, steps: int, batch_size: int, precision: str) -> Iterator[int]:
+def generate_pool(
+    model: str, out: Path, seeds: range, *, sampler: SamplerConfig, batch_size: int, precision: str,
+    compiled: bool = False,
+) -> Iterator[int]:  # fmt: skip
     """Sample a checkpoint's images into a pool; yields the number finished."""
-    denoiser = load_checkpoint(model).to(device())
+    with distributed.main_first():
+        denoiser = load_checkpoint(model).to(device())
     denoiser.precision = precision
-    made_by = {"kind": "checkpoint", "digest": checkpoint_digest(model)}
-    yield from write_pool(
-        out, denoiser, seeds, made_by=made_by, sampler=SamplerConfig(steps=steps), batch_size=batch_size
-    )
+    made_by: dict[str, Any] = {"kind": "checkpoint", "digest": checkpoint_digest(model)}
+    if compiled:
+        compile_networks(denoiser)
+        made_by["compiled"] = True  # rounds differently
+    yield from write_pool(out, denoiser, seeds, made_by=made_by, sampler=sampler, batch_size=batch_size)
 
 
 def classifier_of(pool: Pool, attr: str, classifier: str | None) -> AttributeClassifier:
@@ -169,7 +253,7 @@ def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> 
     if mode == "merged":
         save_checkpoint(out, merge(base, auxiliary, strength), recipe=recipe)
     else:
-        where = str(Path(model).resolve()) if Path(model).is_dir() else model
+        where = str(Path(model).resolve()) if Path(model).exists() else model
         save_guided(out, where, str(aux.resolve()), strength, recipe=recipe)
     return checkpoint_digest(out)
 
@@ -236,6 +320,24 @@ def run_retarget(job: Job, run: Path, *, report: Report, command: str) -> dict[s
     return retarget(job, run, report=report, publish=finish, command=command)
 
 
+def run_sweep(config: SweepConfig, out: Path, *, report: Report, command: str) -> dict[str, Any]:
+    """A whole sweep with its figures."""
+    # Drawing imports seaborn, which takes longer than all else here.
+    from fairsims.report.sweep_figures import sweep_figures
+
+    result = sweep(config, out, report=report, command=command)
+    if distributed.is_main():
+        sweep_figures(out)
+    return result
+
+
+def attribute_of(classifier: str | None) -> str:
+    """The attribute that a classifier labels. Raises InputError when none is given."""
+    if classifier is None:
+        raise InputError("neither an attribute nor a classifier is given; give --attr, or the --classifier of one")
+    return load_classifier(classifier).attribute.name
+
+
 def dry_run(job: Job) -> dict[str, Any]:
     """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
     config = job.config
@@ -247,21 +349,31 @@ def dry_run(job: Job) -> dict[str, Any]:
             job.base(x, sigma)
     rate = 3 * len(x) / (time.perf_counter() - start)
     nfe = job.sampler.evaluations(job.base)
-    factor = 2 if config.mode == "guided" else 1
+    # The base stands in for the auxiliary: their networks are the same.
+    after = job.sampler.evaluations(combine_networks(job, job.base, 1.0, mode=config.mode, interval=config.interval))
     forwards = {
         "pool": config.pool * nfe,
         # A training step costs about three forwards: one forward, and a backward of twice its work.
         "auxiliary": round(config.budget * 1000) * 3,
-        "calibration": sum(config.pilots) * nfe * factor,
+        "calibration": sum(config.pilots) * after,
         "before": config.audit * nfe,
-        "after": config.audit * nfe * factor,
+        "after": config.audit * after,
     }
+    wanted = [
+        "the rarer class" if t.shares is None else describe(t.shares, t.attribute.classes) for t in job.targets
+    ] + ["as it is"] * len(config.hold)
     return {
         "settings": job.settings,
-        "classifier": job.classifier.name,
-        "target": "the rarer class"
-        if job.target.shares is None
-        else describe(job.target.shares, job.classifier.attribute.classes),
+        **(
+            {"classifier": job.classifier.name, "target": wanted[0]}
+            if len(wanted) == 1
+            else {
+                "classifiers": [c.name for c in job.classifiers],
+                "targets": {t.attribute.name: w for t, w in zip(job.targets, wanted, strict=False)},
+                "held": list(config.hold),
+                "cells": job.cells.size,
+            }
+        ),
         "seeds": {
             use: [s[0], s[-1]]
             for use, n in (("pool", config.pool), ("calibration", max(config.pilots)), ("audit", config.audit))

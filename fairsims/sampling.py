@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,8 @@ def solve(
     `seeds` `(B,)` are needed where the sampler adds noise: image i gets noise of its own from `seeds[i]`. `sigmas`
     `(N + 1,)`, falling to 0, take the place of the sampler's own schedule.
     """
-    sigmas = (sampler.sigmas(denoiser) if sigmas is None else sigmas.double()).to(noise.device)
+    # On the CPU, as single numbers: what depends on a level can then be decided without waiting for a GPU.
+    sigmas = (sampler.sigmas(denoiser) if sigmas is None else sigmas.double()).cpu()
     if sampler.S_churn and len(seeds) != len(noise):
         raise ValueError(f"got {len(seeds)} seeds for {len(noise)} images; expected one each to add noise from")
 
@@ -179,14 +181,26 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+    cut = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
+    yield from generate_batches(denoiser, cut, sampler=sampler)
+
+
+def generate_batches(
+    denoiser: Denoiser, batches: Sequence[Sequence[int]], *, sampler: SamplerConfig | None = None
+) -> Iterator[SampleBatch]:
+    """`generate()` with the batches cut by the caller: one SampleBatch for each."""
     sampler = sampler or SamplerConfig()
     device = denoiser.device
-    for start in range(0, len(seeds), batch_size):
-        chunk = [int(s) for s in seeds[start : start + batch_size]]
-        noise = noise_for(chunk, denoiser.shape).to(device)
-        labels = labels_for(chunk, denoiser.label_dim)
-        with torch.inference_mode():
-            images = solve(
-                denoiser, noise, sampler, seeds=chunk, labels=None if labels is None else labels.to(device)
-            ).float()
-        yield SampleBatch(seeds=chunk, images=images)
+    chunks = [[int(s) for s in batch] for batch in batches]
+    with ThreadPoolExecutor(1) as thread:
+        # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
+        drawn = [thread.submit(noise_for, chunk, denoiser.shape) for chunk in chunks[:1]]
+        for number, chunk in enumerate(chunks):
+            noise = drawn.pop().result().to(device)
+            drawn = [thread.submit(noise_for, following, denoiser.shape) for following in chunks[number + 1 :][:1]]
+            labels = labels_for(chunk, denoiser.label_dim)
+            with torch.inference_mode():
+                images = solve(
+                    denoiser, noise, sampler, seeds=chunk, labels=None if labels is None else labels.to(device)
+                ).float()
+            yield SampleBatch(seeds=chunk, images=images)

@@ -23,7 +23,8 @@ from fairsims.denoisers import save_checkpoint
 from fairsims.denoisers.checkpoints import find_checkpoint
 from fairsims.runs import read_json
 
-RETARGET = ["retarget", "--model", "digits-8", "--attr", "parity"]
+MODEL = ["retarget", "--model", "digits-8"]
+RETARGET = [*MODEL, "--attr", "parity"]
 
 
 def run(*args: object) -> Result:
@@ -119,7 +120,17 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         (["--target", "1"], "leaves one class only"),
         (["--target", "odd=1"], "leaves one class only"),
         (["--target", "0"], "leaves one class only"),
-        (["--target", "0.5", "--attr", "parit"], "no embedded classifier for parit at 8x8 grey; there is"),
+        (["--target", "0.5", "--attr", "half"], "there are 2 --attr and 1 --target; give one --target for each"),
+        (["--target", "0.5", "--target", "0.4"], "there are 1 --attr and 2 --target"),
+        (["--target", "0.5", "--attr", "parity", "--target", "0.4"], "--attr is 'parity' twice"),
+        (["--target", "0.5", "--hold", "parity"], "--attr is 'parity' twice, among those targeted and held"),
+        (["--target", "0.5", "--hold", "half"], "no embedded classifier for half at 8x8 grey"),
+        (["--target", "0.5", "--hold", "half", "--classifier", "x"], "--classifier is 'x'; expected ATTR=PATH"),
+        (["--target", "0.5", "--drift", "0"], "--drift is 0.0; expected a positive number"),
+        (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
+        (["--target", "0.5", "--interval", "1,5"], "--interval is (1.0, 5.0); expected none with merged"),
+        (["--target", "0.5", "--interval", "1", "--mode", "guided"], "--interval is '1'; expected two noise levels"),
+        (["--target", "0.5", "--interval", "5,1", "--mode", "guided"], "expected two noise levels, the lower first"),
         (["--target", "0.5", "--pool", "10"], "--pool is 10; expected 200"),
         (["--target", "0.5", "--omega", "0"], "--omega is 0.0; expected a positive number"),
         (["--target", "0.5", "--omega", "-1"], "--omega is -1.0; expected a positive number"),
@@ -139,8 +150,6 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         (["--target", "0.5", "--model", "nowhere"], "no checkpoint folder 'nowhere'"),
         (["--target", "0.5", "--classifier", "digits-party"], "did you mean 'digits-parity'"),
         (["--target", "0.5", "--reference", "digit"], "did you mean 'digits'"),
-        (["--target", "0.5", "--attr", "gender"], "no embedded classifier for gender at 8x8 grey"),
-        (["--target", "0.5", "--attr", "gender", "--classifier", "emoji-gender"], "emoji-gender got uint8 images"),
         (["--target", "0.5", "--classifier", "emoji-gender"], "labels 'gender', --attr is 'parity'"),
     ],
 )
@@ -150,10 +159,23 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options
     assert not out.exists()
 
 
-def test_an_unlabelled_reference_is_refused(tmp_path: Path, digits_pool: MakePool) -> None:
-    reference = digits_pool(5, 5).folder
-    line = refused(*RETARGET, "--target", "0.5", "--reference", reference, "--out", tmp_path / "run")
-    assert "expected 1 and parity" in line
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attr", "parit"], "no embedded classifier for parit at 8x8 grey; there is"),
+        (["--attr", "gender"], "no embedded classifier for gender at 8x8 grey"),
+        (["--attr", "gender", "--classifier", "emoji-gender"], "emoji-gender got uint8 images"),
+    ],
+)
+def test_an_attribute_that_cannot_be_seen_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    out = tmp_path / "run"
+    assert message in refused(*MODEL, *options, "--target", "0.5", "--out", out)
+    assert not out.exists()
+
+
+def test_a_reference_of_another_shape_is_refused(tmp_path: Path) -> None:
+    line = refused(*RETARGET, "--target", "0.5", "--reference", "emoji-people", "--out", tmp_path / "run")
+    assert "8" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fairsims.datasets import to_uint8
 from fairsims.denoisers import Denoiser, EDMDenoiser, GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.denoisers.edm_pickle import read_snapshot
 from fairsims.sampling import SampleBatch, SamplerConfig, generate, labels_for, sigma_schedule, solve
 from fairsims.seeds import noise_for
 
@@ -21,12 +21,7 @@ EDM = Path(__file__).parent / "fixtures" / "edm"
 @pytest.fixture(scope="module")
 def edm() -> EDMDenoiser:
     """EDM's network with attention at 16x16 RGB and random weights."""
-    network = EDMDenoiser(
-        img_resolution=16, img_channels=3, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8],
-        dropout=0.13,
-    )  # fmt: skip
-    network.load_state_dict(load_file(EDM / "songunet-ddpmpp.safetensors"))
-    return network.eval().requires_grad_(False)
+    return read_snapshot(EDM / "songunet-ddpmpp.pkl").denoiser
 
 
 def gaussian(mean: float, std: float) -> GaussianMixtureDenoiser:

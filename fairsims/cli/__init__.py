@@ -7,8 +7,11 @@ import click
 from fairsims import __version__
 from fairsims.cli.audits import audit, dashboard, info
 from fairsims.cli.common import Group
+from fairsims.cli.imports import export, import_
 from fairsims.cli.retargeting import retarget
-from fairsims.cli.stages import complement, finetune, generate, label, merge, train
+from fairsims.cli.stages import complement, generate, label, merge
+from fairsims.cli.sweeping import sweep
+from fairsims.cli.training import finetune, train
 
 EXAMPLES = """\b
 Examples:
@@ -24,5 +27,19 @@ def main() -> None:
     """Retarget the attribute mix of a diffusion model with its own images (SIMS), and prove it."""
 
 
-for command in (retarget, train, generate, label, complement, finetune, merge, audit, info, dashboard):
+for command in (
+    retarget,
+    sweep,
+    train,
+    generate,
+    label,
+    complement,
+    finetune,
+    merge,
+    audit,
+    info,
+    dashboard,
+    import_,
+    export,
+):
     main.add_command(command)

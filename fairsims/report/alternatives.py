@@ -10,19 +10,20 @@ def shares_alt(audit: AuditView) -> str:
     """Alternative text of `shares_figure`: every number in it."""
     sentences = []
     for a in audit.attributes:
+        of = f"{a.name}: " if len(audit.attributes) > 1 else ""
         for c in a.classes:
             target = f", target {short_percent(a.target[c])}" if c in a.target else ""
             after = f", after {share_text(a.after[c])}" if a.after else ""
-            sentences.append(f"{c}: {'before ' if after else ''}{share_text(a.before[c])}{after}{target}")
+            sentences.append(f"{of}{c}: {'before ' if after else ''}{share_text(a.before[c])}{after}{target}")
     return "Shares with 95% intervals. " + "; ".join(sentences) + "."
 
 
 def calibration_alt(audit: AuditView) -> str:
     """Alternative text of `calibration_figure`: every number in it."""
-    c = audit.main.focus
+    name = audit.controlled.name
     points = "; ".join(f"{p.strength:.3g}: {share_text(p.share)}" for p in audit.calibration)
     chosen = "" if audit.strength is None else f" Chosen strength {audit.strength:.3g}. Audit: {headline(audit.main)}."
-    return f"{c} share at each strength, 95% intervals. {points}.{chosen}"
+    return f"{name} at each strength, 95% intervals. {points}.{chosen}"
 
 
 def grid_alt(side: str, model: str | None = None) -> str:

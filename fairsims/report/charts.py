@@ -53,20 +53,20 @@ def shares_chart(attribute: AttributeView) -> alt.LayerChart:
 
 
 def calibration_chart(audit: AuditView) -> alt.LayerChart:
-    """Share of the focus class against strength, with the target and the audited result at the chosen strength."""
-    a = audit.main
+    """The controlled share against strength, with the target and the audited result at the chosen strength."""
+    controlled = audit.controlled
     rows = [
         _row(p.share, {"strength": p.strength, "side": "before", "seeds": "calibration"}) for p in audit.calibration
     ]
-    if audit.strength is not None and a.after:
-        rows.append(_row(a.after[a.focus], {"strength": audit.strength, "side": "after", "seeds": "audit"}))
+    if audit.strength is not None and controlled.after is not None:
+        rows.append(_row(controlled.after, {"strength": audit.strength, "side": "after", "seeds": "audit"}))
     domain = ["calibration", "audit"]
     color = alt.Color(
         "seeds:N", scale=alt.Scale(domain=domain, range=_COLORS.range), legend=alt.Legend(title="seeds", orient="top")
     )
     shape = alt.Shape("seeds:N", scale=alt.Scale(domain=domain, range=_SHAPES.range))
     x = alt.X("strength:Q", title="strength", scale=alt.Scale(padding=12, nice=False, zero=False))
-    y = alt.Y("share:Q", title=f"{a.focus} share", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
+    y = alt.Y("share:Q", title=controlled.name, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
     tooltip = [alt.Tooltip("seeds:N"), alt.Tooltip("strength:Q"), alt.Tooltip("text:N", title="share")]
     base = alt.Chart(_data(rows))
     line = (
@@ -79,8 +79,8 @@ def calibration_chart(audit: AuditView) -> alt.LayerChart:
     )
     dots = base.mark_point(size=45, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)
     layers = [line, bars, dots]
-    if a.focus in a.target:
-        rule = alt.Chart(_data([{"target": a.target[a.focus]}])).mark_rule(
+    if controlled.target is not None:
+        rule = alt.Chart(_data([{"target": controlled.target}])).mark_rule(
             strokeDash=[6, 4], strokeWidth=2, color=_TARGET
         )
         layers.insert(0, rule.encode(y=alt.Y("target:Q", title=""), tooltip=[alt.Tooltip("target:Q", format=".1%")]))

@@ -39,7 +39,7 @@ def shares_figure(audit: Mapping[str, Any], path: Path) -> None:
     """
     attributes = read_audit(audit).attributes
     heights = [0.62 * len(a.classes) + 0.45 for a in attributes]
-    with _canvas(path, sum(heights) + 0.55) as figure:
+    with canvas(path, sum(heights) + 0.55) as figure:
         panels = figure.subplots(len(attributes), 1, squeeze=False, height_ratios=heights)[:, 0]
         for attribute, axes in zip(attributes, panels, strict=True):
             _share_panel(attribute, axes)
@@ -55,9 +55,9 @@ def calibration_figure(audit: Mapping[str, Any], path: Path) -> None:
     view = read_audit(audit)
     if not view.calibration:
         raise InputError("the audit has no calibration points; expected at least one to draw them")
-    a = view.main
-    target = a.target.get(a.focus)
-    with _canvas(path, 3.1) as figure:
+    controlled = view.controlled
+    target = controlled.target
+    with canvas(path, 3.1) as figure:
         axes: Axes = figure.subplots()
         x = [p.strength for p in view.calibration]
         axes.plot(x, [p.share.share for p in view.calibration], color=BEFORE, linewidth=1, alpha=0.6)
@@ -65,21 +65,21 @@ def calibration_figure(audit: Mapping[str, Any], path: Path) -> None:
             _error_bar(axes, p.strength, p.share, vertical=True, color=BEFORE, marker="o", fill="white")
         handles = [_handle(BEFORE, "o", "white", "calibration seeds")]
         if target is not None:
-            if a.tolerance:
-                axes.axhspan(target - a.tolerance, target + a.tolerance, color="0.9", linewidth=0, zorder=0)
+            if within := controlled.tolerance:
+                axes.axhspan(target - within, target + within, color="0.9", linewidth=0, zorder=0)
             axes.axhline(target, color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2)
-            label = f"target {short_percent(target)}" + (" ± tolerance" if a.tolerance else "")
+            label = f"target {short_percent(target)}" + (" ± tolerance" if controlled.tolerance else "")
             handles.append(Line2D([], [], color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2, label=label))
         if view.strength is not None:
             axes.axvline(view.strength, color=AFTER, linestyle=":", linewidth=1.4)
-            if a.after:
-                _error_bar(axes, view.strength, a.after[a.focus], vertical=True, color=AFTER, marker="s", fill=AFTER)
+            if controlled.after is not None:
+                _error_bar(axes, view.strength, controlled.after, vertical=True, color=AFTER, marker="s", fill=AFTER)
                 resampled = ", resampled" if view.section("method").get("resampled") is True else ""
                 handles.append(_handle(AFTER, "s", AFTER, f"audit seeds at {view.strength:.3g}{resampled}"))
             else:
                 handles.append(Line2D([], [], color=AFTER, linestyle=":", label=f"chosen: {view.strength:.3g}"))
         axes.set_xlabel("strength")
-        axes.set_ylabel(f"{_name(a.focus)} share")
+        axes.set_ylabel(_name(controlled.name, 34))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, **_LEGEND)
 
@@ -141,13 +141,14 @@ def _handle(color: str, marker: str, fill: str, label: str) -> Line2D:
     )
 
 
-def _name(text: str) -> str:
+def _name(text: str, width: int = 20) -> str:
     """A name from data as a label: `$` would start a formula, and a long one would squeeze the axes."""
-    return (text if len(text) <= 20 else text[:19] + "…").replace("$", r"\$")
+    return (text if len(text) <= width else text[: width - 1] + "…").replace("$", r"\$")
 
 
 @contextmanager
-def _canvas(path: Path, height: float) -> Iterator[Figure]:
+def canvas(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """A figure of these inches, written as PNG when the body is done."""
     style = sns.axes_style("whitegrid") | {
         "font.family": ["DejaVu Sans"],
         "font.size": 9.5,
@@ -158,7 +159,7 @@ def _canvas(path: Path, height: float) -> Iterator[Figure]:
     with rc_context(style), warnings.catch_warnings():
         # A class may be named in a script that the font lacks; the table under the figure spells it out.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
         with atomic(path) as temporary:

@@ -59,15 +59,18 @@ def write_report(run_folder: Path) -> Path:
         main=view.main,
         two_sided=len(view.sides) == 2,
         headline=words.headline(view.main),
-        headline_html=_whole_intervals(words.headline(view.main)),
-        verdict=words.verdict(view.main),
+        results=[(a.name, _whole_intervals(words.headline(a)), words.verdict(a)) for a in view.targeted],
+        drift_verdict=words.drift_verdict,
         sentences=[s for s in (words.quality_sentence(view), words.cost_sentence(view)) if s],
         created=words.moment(view.raw.get("created")),
         version=view.raw.get("fairsims"),
+        real_column=any(q.reference is not None for q in view.quality),
+        neighbours=words.neighbours_sentence(view),
         pictures=pictures,
         grids=grids,
         confusions=list(_confusions(view)),
         method=list(_method(view)),
+        rounds=list(_rounds(view)),
         reproduction=list(_reproduction(view)),
         config=None if config is None else json.dumps(config, indent=2, ensure_ascii=False),
         limit=words.LIMIT,
@@ -97,11 +100,18 @@ def _picture(path: Path, alt: str) -> dict[str, str]:
 
 
 def _confusions(view: AuditView) -> Iterator[dict[str, Any]]:
-    """Each confusion split of the classifier: rows of counts `[true][predicted]` and the share called right."""
-    classifier = view.section("classifier")
-    classes = next((a.classes for a in view.attributes if a.name == classifier.get("attribute")), view.main.classes)
-    for split in view.section("classifier", "confusions"):
-        value = view.section("classifier", "confusions", split)
+    """Each confusion split of each classifier: rows of counts `[true][predicted]` and the share called right."""
+    paths: list[tuple[str, ...]] = [("classifiers", name) for name in view.section("classifiers")]
+    for path in paths or [("classifier",)]:
+        yield from _splits(view, path)
+
+
+def _splits(view: AuditView, path: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    name = view.section(*path).get("attribute")
+    attribute = next((a for a in view.attributes if a.name == name), view.main)
+    classes = attribute.classes
+    for split in view.section(*path, "confusions"):
+        value = view.section(*path, "confusions", split)
         counts = value.get("counts")
         k = len(classes)
         if (
@@ -110,13 +120,32 @@ def _confusions(view: AuditView) -> Iterator[dict[str, Any]]:
             or any(not isinstance(r, list) or len(r) != k for r in counts)
         ):
             raise InputError(
-                f"classifier.confusions.{split}.counts of the audit is no {k} x {k} table; run the audit again"
+                f"{'.'.join(path)}.confusions.{split}.counts of the audit is no {k} x {k} table; run the audit again"
             )
         rows = [
             (c, row, row[i] / sum(row) if sum(row) else None)
             for i, (c, row) in enumerate(zip(classes, counts, strict=True))
         ]
-        yield {"split": split, "classes": classes, "rows": rows, "description": str(value.get("description") or "")}
+        described = str(value.get("description") or "")
+        yield {
+            "attribute": attribute.name, "split": split, "classes": classes, "rows": rows, "description": described
+        }  # fmt: skip
+
+
+def _rounds(view: AuditView) -> Iterator[dict[str, Any]]:
+    """The rounds of complement, fine-tune and calibration, when there was more than one."""
+    rounds = view.raw.get("rounds")
+    if not isinstance(rounds, list) or len(rounds) < 2:
+        return
+    for r in rounds:
+        numbers = (
+            {k: r.get(k) for k in ("round", "complement_size", "strength", "error")} if isinstance(r, dict) else {}
+        )
+        if not numbers or any(isinstance(v, bool) or not isinstance(v, int | float) for v in numbers.values()):
+            raise InputError("'rounds' in the audit holds what is no round; run the audit again")
+        yield {"number": numbers["round"], "size": numbers["complement_size"], "kept": r.get("kept") is True} | {
+            k: numbers[k] for k in ("strength", "error")
+        }
 
 
 def _method(view: AuditView) -> Iterator[Fact]:
@@ -135,6 +164,9 @@ def _method(view: AuditView) -> Iterator[Fact]:
     ):
         if method.get(key) is not None:
             yield label, words.mix(method[key]) if key == "complement" else _value(method[key])
+    interval = method.get("interval")
+    if isinstance(interval, list) and len(interval) == 2:
+        yield "auxiliary called", f"at noise levels from {_value(interval[0])} to {_value(interval[1])}"
     if method.get("resampled") is not None:
         done = (
             "yes, images of the retargeted model were kept or dropped by the classifier"
@@ -159,7 +191,8 @@ def _reproduction(view: AuditView) -> Iterator[Fact]:
             if pool.get("checkpoint"):
                 yield f"{words.side_name(side, view)}: checkpoint", f"{pool['checkpoint']}"
     classifier, reference = view.section("classifier"), view.section("quality", "reference")
-    for label, source in (("classifier", classifier), ("reference images", reference)):
+    several = [view.section("classifiers", name) for name in view.section("classifiers")]
+    for label, source in [*(("classifier", c) for c in several or [classifier]), ("reference images", reference)]:
         if source.get("name") is not None:
             yield label, f"{source['name']}  {source.get('digest') or ''}".strip()
     if raw.get("fairsims"):

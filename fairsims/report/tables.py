@@ -47,11 +47,13 @@ def splits_table(audit: AuditView, attribute: AttributeView) -> list[Row]:
 
 
 def quality_table(audit: AuditView) -> list[Row]:
-    """A row per distance."""
+    """A row per number; the real images' own where any has one."""
     after, digits = len(audit.sides) == 2, audit.quality_digits
+    real = any(q.reference is not None for q in audit.quality)
     return [
-        {"distance": q.name, side_name("before", audit): fixed(q.before, digits)}
+        {"quality": q.name, side_name("before", audit): fixed(q.before, digits)}
         | ({"after": fixed(q.after, digits)} if after else {})
+        | ({"real images": fixed(q.reference, digits)} if real else {})
         for q in audit.quality
     ]
 
@@ -88,11 +90,11 @@ def _result(audit: AuditView | None) -> Row:
     names = ("share", "target", "FD to the target mix", "time")
     if audit is None:
         return dict.fromkeys(names, "")
-    a = audit.main
     distance = next((q for q in audit.quality if "target" in q.name), None)
+    shown = audit.targeted
     values = (
-        f"{a.focus} " + " → ".join(percent(a.side(s)[a.focus].share) for s in audit.sides),
-        short_percent(a.target.get(a.focus)),
+        "; ".join(f"{t.focus} " + " → ".join(percent(t.side(s)[t.focus].share) for s in audit.sides) for t in shown),
+        "; ".join(short_percent(t.target.get(t.focus)) for t in shown),
         " → ".join(fixed(v, audit.quality_digits) for v in (distance.before, distance.after) if v is not None)
         if distance
         else NOTHING,

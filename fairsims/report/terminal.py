@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fairsims.report.view import AttributeView, AuditView, Share, read_audit
-from fairsims.report.words import NOTHING, duration, fixed, percent, short_percent, verdict
+from fairsims.report.words import NOTHING, drift_verdict, duration, fixed, percent, short_percent, verdict
 
 WIDTH = 100
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Unicode categories of control characters and of the separators that break a line without being one."""
 NAME = 46
 """Columns of the first column, wide enough for the longest row name there is."""
 
@@ -37,18 +39,22 @@ def _shares(attribute: AttributeView) -> Iterator[str]:
         cells += [f"{_plain(short_percent(attribute.target.get(c))):>8}"] if attribute.target else []
         cells += [_delta(attribute.difference[c])] if attribute.difference else []
         yield f"  {_cut(c, 23):<23} " + " ".join(cells)
-    if (sentence := verdict(attribute)) is not None:
-        yield f"  {sentence}"
+    for sentence in (verdict(attribute), drift_verdict(attribute)):
+        if sentence is not None:
+            yield f"  {sentence}"
 
 
 def _quality(view: AuditView) -> Iterator[str]:
     if not view.quality:
         return
     sides = ("before", "after") if "after" in view.sides else ("value",)
-    yield _cut(view.metric or "quality", NAME - 1).ljust(NAME) + " ".join(f"{s:>10}" for s in sides)
+    real = any(row.reference is not None for row in view.quality)
+    header = (*sides, "real") if real else sides
+    yield _cut(view.metric or "quality", NAME - 1).ljust(NAME) + " ".join(f"{s:>10}" for s in header)
     for row in view.quality:
         values = (row.before, row.after)[: len(sides)]
-        yield _row(row.name, [_plain(fixed(v, view.quality_digits)) for v in values])
+        cells = [_plain(fixed(v, view.quality_digits)) for v in values]
+        yield _row(row.name, [*cells, "" if row.reference is None else fixed(row.reference, view.quality_digits)])
 
 
 def _cost(view: AuditView) -> Iterator[str]:
@@ -90,7 +96,7 @@ def _delta(delta: Share) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    clean = "".join(c for c in text if unicodedata.category(c)[0] != "C")
+    clean = "".join(c for c in text if unicodedata.category(c) not in _UNSEEN)
     return clean if len(clean) <= width else clean[: width - 2] + ".."
 
 

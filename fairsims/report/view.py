@@ -18,6 +18,13 @@ from fairsims.runs import read_json
 FORMAT = "fairsims-audit/1"
 SIDES = ("before", "after")
 QUALITY_NAMES = {"fd_reference": "against the training set", "fd_target": "against the target-reweighted training set"}
+"""The distances between distributions; lower is closer."""
+NEIGHBOUR_NAMES = {
+    "precision": "precision",
+    "recall": "recall",
+    "nearest_median": "nearest training image, median",
+    "nearest_low": "nearest training image, 1% quantile",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,17 @@ class Share:
 
 Shares = Mapping[str, Share]
 """Class to share; empty when the audit has no such side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How far the shares of a held attribute have moved."""
+
+    limit: float
+    largest: float
+    """The largest change of a share, either way."""
+    held: bool | None
+    """Whether every change's interval lies inside +- limit; None when that is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +76,8 @@ class AttributeView:
     difference: Shares
     by_split: Mapping[str, Mapping[str, Shares]]
     """Confusion split to side to shares."""
+    drift: Drift | None = None
+    """Of an attribute that was to stay as it is."""
 
     def side(self, side: str) -> Shares:
         return self.before if side == "before" else self.after
@@ -75,6 +95,8 @@ class QualityRow:
     name: str
     before: float | None
     after: float | None
+    reference: float | None = None
+    """The same number among the real images themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +127,19 @@ class StageCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Controlled:
+    """The number that the calibration steers."""
+
+    name: str
+    target: float | None
+    tolerance: float | None
+    after: Share | None
+    """What the audit seeds gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationPoint:
-    """The focus class's share measured at one strength."""
+    """The controlled share measured at one strength."""
 
     strength: float
     share: Share
@@ -136,9 +169,36 @@ class AuditView:
         return next((a for a in self.attributes if a.target), self.attributes[0])
 
     @property
+    def controlled(self) -> Controlled:
+        """What the calibration points are shares of: the focus class, or with more shares than two all that grow."""
+        value = self.section("controlled")
+        if value:
+            after = _object(value, "after")
+            return Controlled(
+                name="share of all classes that grow" if len(self.attributes) == 1 else "share of all cells that grow",
+                target=_number(value, "target"),
+                tolerance=None,
+                after=_share(after, "controlled.after") if after else None,
+            )
+        a = self.main
+        return Controlled(
+            name=f"{a.focus} share", target=a.target.get(a.focus), tolerance=a.tolerance, after=a.after.get(a.focus)
+        )
+
+    @property
+    def targeted(self) -> tuple[AttributeView, ...]:
+        """The attributes with a target; the first attribute when there is none."""
+        return tuple(a for a in self.attributes if a.target) or self.attributes[:1]
+
+    @property
+    def held(self) -> tuple[AttributeView, ...]:
+        """The attributes that were to stay as they are."""
+        return tuple(a for a in self.attributes if a.drift is not None)
+
+    @property
     def quality_digits(self) -> int:
         """Decimals that tell the quality numbers apart."""
-        values = [abs(v) for q in self.quality for v in (q.before, q.after) if v]
+        values = [abs(v) for q in self.quality for v in (q.before, q.after, q.reference) if v]
         return 3 if values and min(values) < 0.1 else 2
 
     @property
@@ -226,7 +286,17 @@ def _attribute(name: str, value: Mapping[str, Any]) -> AttributeView:
             for split in _object(value, "by_split")
             for sides in [_object(value, "by_split", split)]
         },
+        drift=_drift(_object(value, "drift"), where),
     )
+
+
+def _drift(value: Mapping[str, Any], where: str) -> Drift | None:
+    if not value:
+        return None
+    limit, largest, held = _number(value, "limit"), _number(value, "largest"), value.get("held")
+    if limit is None or largest is None:
+        raise InputError(f"{where}.drift of the audit has no limit or no largest change; run the audit again")
+    return Drift(limit=limit, largest=largest, held=held if isinstance(held, bool) else None)
 
 
 def _shares(
@@ -255,11 +325,14 @@ def _share(value: Mapping[str, Any], where: str, key: str = "share") -> Share:
 
 
 def _quality(quality: Mapping[str, Any]) -> Iterator[QualityRow]:
-    before, after = _object(quality, "before"), _object(quality, "after")
-    names = [k for k in dict.fromkeys([*QUALITY_NAMES, *before, *after]) if k != "n" and (k in before or k in after)]
+    before, after, reference = (_object(quality, k) for k in (*SIDES, "reference"))
+    known = QUALITY_NAMES | NEIGHBOUR_NAMES
+    names = [k for k in dict.fromkeys([*known, *before, *after]) if k != "n" and (k in before or k in after)]
     for k in names:
-        name = QUALITY_NAMES.get(k, k.replace("_", " "))
-        yield QualityRow(name=name, before=_number(before, k), after=_number(after, k))
+        yield QualityRow(
+            name=known.get(k, k.replace("_", " ")), before=_number(before, k), after=_number(after, k),
+            reference=_number(reference, k),
+        )  # fmt: skip
 
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[CostRow]:

@@ -93,9 +93,13 @@ def seeds(ranges: object) -> str:
 
 
 def mix(shares: object) -> str:
-    """{"man": 1.0, "woman": 0.0} -> "man 100%, woman 0%"."""
+    """{"man": 1.0, "woman": 0.0} -> "man 100%, woman 0%"; of many classes those that are there, the largest first."""
     if not isinstance(shares, dict) or not shares:
         return NOTHING
+    if len(shares) > 6 and all(isinstance(v, int | float) for v in shares.values()):
+        there = sorted((k for k, v in shares.items() if v >= 0.0005), key=lambda k: -shares[k])
+        text = ", ".join(f"{k} {percent(shares[k])}" for k in there)
+        return text + (f"; none of the other {len(shares) - len(there)}" if len(there) < len(shares) else "")
     return ", ".join(f"{k} {short_percent(v)}" if isinstance(v, int | float) else f"{k} {v}" for k, v in shares.items())
 
 
@@ -122,6 +126,19 @@ def verdict(attribute: AttributeView) -> str | None:
     return f"Target not reached (a 95% interval lies wholly outside {width} of it)."
 
 
+def drift_verdict(attribute: AttributeView) -> str | None:
+    """Whether a held attribute stayed as it was, in neutral words; None when it was not to."""
+    drift = attribute.drift
+    if drift is None:
+        return None
+    largest, within = f"the largest change is {points(drift.largest, signed=False)} points", f"±{100 * drift.limit:.3g}"
+    if drift.held is None:
+        return f"Open whether it is held: {largest}, a 95% interval reaches beyond {within}."
+    if drift.held:
+        return f"Held: {largest}, every 95% interval lies within {within}."
+    return f"Not held: {largest}, a 95% interval lies wholly outside {within}."
+
+
 def short_verdict(attribute: AttributeView) -> str | None:
     """`verdict` in two words and the tolerance."""
     if not attribute.target or not attribute.after:
@@ -141,6 +158,19 @@ def quality_sentence(audit: AuditView) -> str | None:
     digits = audit.quality_digits
     parts = [f"{q.name} {fixed(q.before, digits)} → {fixed(q.after, digits)}" for q in distances]
     return f"{audit.metric or 'Quality'}, lower is closer: {'; '.join(parts)}."
+
+
+def neighbours_sentence(audit: AuditView) -> str | None:
+    """What precision, recall and the nearest training images say and rest on; None when they were not measured."""
+    facts = audit.section("quality", "precision_recall")
+    k, n = facts.get("k"), facts.get("n")
+    if not isinstance(k, int) or not isinstance(n, int):
+        return None
+    return (
+        f"Precision is the share of generated images nearer to some real image than its neighbour number {k} among the "
+        f"real ones is; recall is the same the other way round. Both are from {n:,} images a side and depend on that "
+        "number. Images that repeat the training set would lie much nearer to it than real images lie to each other."
+    )
 
 
 def cost_sentence(audit: AuditView) -> str | None:

@@ -16,6 +16,7 @@ from fairsims import jobs
 from fairsims.cli import main
 from fairsims.datasets import open_dataset, to_float
 from fairsims.denoisers import SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network, save_checkpoint
+from fairsims.errors import InputError
 from fairsims.runs import read_json, read_jsonl
 
 SMALL = ["--channels", "8", "--channel-mult", "1,2", "--blocks", "1", "--attention", "none", "--dropout", "0"]
@@ -154,8 +155,12 @@ def test_a_training_that_fails_says_what_to_do(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "training.json").exists()
 
 
-def test_compiling_changes_no_names(make_network: MakeNetwork) -> None:
+def test_compiling_changes_no_names(make_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     base, aux = make_network(), make_network(1)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match="no C\\+\\+ compiler, which torch.compile needs; install"):
+        jobs.compile_networks(base)
+    monkeypatch.setattr("shutil.which", lambda name: name)
     names = list(base.state_dict())
     jobs.compile_networks(SIMSGuidance(base, aux, 1.0))
     for network in (base, aux):

@@ -1,0 +1,203 @@
+"""Carry out an audit of a published model: sweep, then retarget at the sweep's best point, then audit. One command:
+
+    python audits/paper.py ffhq64-gender --model edm-ffhq-64x64-uncond-vp.pkl --reference ffhq-64x64.zip \\
+        --classifier gender/ [--out runs/ffhq64-gender]
+    torchrun --standalone --nproc_per_node=8 audits/paper.py ...        on several GPUs
+    python audits/paper.py ffhq64-gender --estimate --rate 1500 --gpus 8
+
+The files are yours and none is fetched; they may also be named by FAIRSIMS_MODEL, FAIRSIMS_REFERENCE and
+FAIRSIMS_CLASSIFIER. `audits/NAME/recipe.toml` has every setting; `--changes FILE.toml` overrides some of them. What is
+unfinished is resumed. `--estimate` prints the work, time and disk that the recipe asks for, and does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fairsims import distributed, jobs
+from fairsims.classifiers import load_classifier
+from fairsims.classifiers.cnn import NetworkConfig
+from fairsims.classifiers.evaluation import HeldOut, build_classifier
+from fairsims.classifiers.training import ClassifierRecipe
+from fairsims.cli.common import Bars
+from fairsims.datasets import open_dataset
+from fairsims.errors import FairsimsError, InputError
+from fairsims.report.sweep_table import sweep_table
+from fairsims.report.terminal import terminal_table
+from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.grid import SweepConfig
+from fairsims.retarget.pipeline import prepare
+from fairsims.retarget.sweep import begin_run
+
+HERE = Path(__file__).parent
+FILES = ("model", "reference", "classifier")
+
+
+def read_recipe(name: str, changes: Path | None = None) -> dict[str, Any]:
+    """`audits/NAME/recipe.toml`, with the tables of a file of changes laid over its own."""
+    recipe = tomllib.loads((HERE / name / "recipe.toml").read_text(encoding="utf-8"))
+    return _laid_over(recipe, tomllib.loads(changes.read_text(encoding="utf-8"))) if changes else recipe
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = {k: _laid_over(below[k], v) if isinstance(below.get(k), dict) else v for k, v in above.items()}
+    return below | merged
+
+
+def sweep_config(recipe: dict[str, Any], files: dict[str, str | None], attr: str) -> SweepConfig:
+    """The recipe's sweep over the user's files."""
+    run, grid = dict(recipe["run"]), dict(recipe["sweep"])
+    target = run.pop("target", "base")
+    run |= {"pilots": tuple(run["pilots"])} if "pilots" in run else {}
+    config = RetargetConfig(
+        **run, **files, attr=attr, target="uniform" if target == "base" else target,
+        precision=jobs.resolve_precision("auto"),
+    )  # fmt: skip
+    grid["sizes"] = [None if s == "all" else s for s in grid["sizes"]]
+    grid["intervals"] = [None if i == "none" else tuple(i) for i in grid.get("intervals", ["none"])]
+    return SweepConfig(
+        run=config, steer=target != "base", **{k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
+    )
+
+
+def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None], out: Path) -> str:
+    """The classifier given, or one trained on the labels of the reference as the recipe says."""
+    if files["classifier"]:
+        return files["classifier"]
+    plan, folder = recipe.get("classifier"), out / "classifier"
+    if plan is None:
+        raise InputError("no classifier is given, and this recipe does not make one; give --classifier")
+    if not (folder / "config.json").exists():
+        data = open_dataset(str(files["reference"]))
+        if plan["attribute"] not in data.attributes:
+            raise InputError(
+                f"{data.name} has no labels for {plan['attribute']!r} to train a classifier on; give --classifier"
+            )
+        attribute = data.attributes[plan["attribute"]]
+        build_classifier(
+            folder, data, attribute, name=plan["name"], recipe=ClassifierRecipe(kimg=plan["kimg"]),
+            config=NetworkConfig(
+                input_size=data.resolution, channels=data.channels, classes=len(attribute.classes),
+                widths=tuple(plan["widths"]),
+            ),
+            splits=[HeldOut(name="variant", description="single images held out", folds=plan["folds"])],
+            command="python audits/paper.py", say=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    return str(folder)
+
+
+def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], out: Path) -> None:
+    """Classifier, sweep, retargeting with its audit; prints what came out beside what was published."""
+    command = f"python audits/paper.py {name}"
+    with distributed.main_first():
+        files = files | {"classifier": classifier_for_features(recipe, files, out)}
+    config = sweep_config(recipe, files, load_classifier(str(files["classifier"])).attribute.name)
+    with Bars() as bars:
+        swept = jobs.run_sweep(config, out / "sweep", report=bars.report, command=command)
+    if not distributed.is_main():
+        return
+    # A retargeting is one process's work.
+    distributed.shutdown()
+    print(sweep_table(pd.read_parquet(out / "sweep" / "sweep.parquet"), swept))
+    if config.steer:
+        point = next(p for p in config.points() if p.name == swept["best"]["at_target"]["point"])
+        chosen = begin_run(config, out / "sweep", point, out / "retarget")
+        with Bars() as bars:
+            audit = jobs.run_retarget(prepare(chosen), out / "retarget", report=bars.report, command=command)
+        print(f"\n{terminal_table(audit)}")
+    for when, row in swept["confirmed"].items():
+        distances = ", ".join(f"{k} {row[k]:.4g}" for k in ("fd_reference", "fd_target") if k in row)
+        print(f"confirmed on {row['images']} audit seeds: {when}: {distances}, {row['nfe']} evaluations")
+    print(published(recipe))
+
+
+def published(recipe: dict[str, Any]) -> str:
+    """What others report: on Inception features, so not to be read beside a distance on a classifier's."""
+    lines = [
+        f"  {p['what']:<12}FID {p['fid']:.2f} at {p['nfe']} evaluations ({p['source']})" for p in recipe["published"]
+    ]
+    return "\n".join(["published, not reproduced here (FID: another extractor than any distance above):", *lines])
+
+
+def work(config: SweepConfig) -> dict[str, float]:
+    """Network forwards of each stage by arithmetic; a training step on an image counts as three.
+
+    2 * steps - 1 evaluations an image (Heun), twice that for a guided pair without an interval.
+    """
+    run, nfe = config.run, 2 * config.run.steps - 1
+    networks = {"base": 1, "auxiliary": 1, "merged": 1, "guided": 2}
+    dearest = max(networks[m] for m in config.modes)
+    stages = {
+        "pool": run.pool * nfe,
+        "fine-tunes": len(config.sizes) * config.budgets[-1] * 1000 * 3,
+        "points": sum(config.images * nfe * networks[p.mode] for p in config.points()),
+    }
+    if config.confirm:
+        stages["confirm"] = config.confirm * nfe * (1 + dearest)
+    if config.steer:
+        stages["calibrate and audit (one GPU)"] = nfe * (sum(run.pilots) * dearest + run.audit * (1 + dearest))
+    return stages
+
+
+def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
+    """Work, time and disk of a recipe: hours = forwards / (rate x GPUs). An estimate, not measured."""
+    files = {"model": "model", "reference": "reference", "classifier": "classifier"}
+    config, size = sweep_config(recipe, dict(files), "attribute"), recipe["size"]
+    stages = work(config)
+    lines = [f"estimate, not measured: {rate:g} forwards/s on each of {gpus} GPU(s), {size['gflop']:g} GFLOP a forward"]
+    hours = 0.0
+    for stage, forwards in stages.items():
+        each = forwards / rate / 3600 / (1 if "one GPU" in stage else gpus)
+        hours += each
+        lines.append(f"  {stage:<32}{forwards / 1e6:>8.1f} M forwards{each:>9.2f} h")
+    lines.append(f"  {'in all':<32}{sum(stages.values()) / 1e6:>8.1f} M forwards{hours:>9.2f} h")
+    pools = config.run.pool * (2 if config.steer else 1) + config.images * sum(1 for _ in config.points())
+    pools += config.confirm * 3 + ((sum(config.run.pilots) + 2 * config.run.audit) if config.steer else 0)
+    # Unpacked pixels: an upper bound of the PNG's size.
+    images = pools * size["resolution"] ** 2 * 3 / 1e9
+    network = size["parameters"] * 4 / 1e9
+    # Each fine-tune's snapshots and result; its state (weights, average, two moments of Adam); the import; the run's.
+    kept = network * (len(config.sizes) * (len(config.budgets) + 1) + 4 + 3)
+    lines.append(
+        f"  disk: {pools:,} images, {images:.1f} GB at most; networks {kept:.1f} GB; {images + kept:.1f} GB in all"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="folder of the recipe: ffhq64-gender or cifar10-sims")
+    for file in FILES:
+        parser.add_argument(f"--{file}", default=os.environ.get(f"FAIRSIMS_{file.upper()}"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--changes", type=Path, help="TOML laid over the recipe")
+    parser.add_argument("--estimate", action="store_true")
+    parser.add_argument("--rate", type=float, default=1500, help="network forwards a second on one GPU")
+    parser.add_argument("--gpus", type=int, default=1)
+    args = parser.parse_args()
+    recipe = read_recipe(args.name, args.changes)
+    if args.estimate:
+        print(estimate(recipe, args.rate, args.gpus))
+        return
+    files = {file: getattr(args, file) for file in FILES}
+    missing = [f for f in ("model", "reference") if not files[f]]
+    if missing:
+        parser.error(f"no {' and no '.join(missing)} given; name your own files, by option or environment")
+    distributed.initialise()
+    try:
+        carry_out(args.name, recipe, files, args.out or Path("runs") / args.name)
+    except FairsimsError as e:
+        sys.exit(f"error: {e}")
+    finally:
+        distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The grid of a sweep: which points it has, and what they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fairsims.retarget.config import AUDIT_OFFSET, CALIBRATION_OFFSET, MODES, SEEDS_PER_RUN, RetargetConfig
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One row of a sweep."""
+
+    mode: str
+    """merged or guided; base: the model as it was; auxiliary: the fine-tuned network by itself."""
+    size: int | None = None
+    """Synthetic set size |S| asked for; None: all that the pool gives."""
+    budget: float = 0.0
+    """Fine-tuning of the auxiliary, kimg."""
+    omega: float = 0.0
+    """Strength: 0 is the base, -1 the auxiliary."""
+    interval: Interval | None = None
+    """Noise levels at which the auxiliary is called; None: all of them."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others; its folder's name."""
+        if self.mode == "base":
+            return "base"
+        parts = [self.mode, size_name(self.size), f"{self.budget:09.3f}"]
+        parts += [f"w{self.omega:g}"] if self.mode in MODES else []
+        return "-".join(parts + ([f"s{interval_name(self.interval)}"] if self.interval else []))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A grid of budgets, strengths, sizes, modes and guidance intervals around one retargeting."""
+
+    run: RetargetConfig
+    """What all points share. Its mode, interval, budget and complement size are the grid's; nothing is calibrated or
+    audited."""
+    steer: bool = True
+    """False: the auxiliary learns the pool as it is, for quality alone (plain SIMS); `run.target` is not used."""
+    budgets: tuple[float, ...]
+    """Fine-tuning of the auxiliary, kimg, ascending: states of one fine-tune for each size."""
+    omegas: tuple[float, ...]
+    """Strengths above 0; the base is there without being asked for."""
+    sizes: tuple[int | None, ...] = (None,)
+    """Images in the synthetic set; None: all that the pool gives without repeating one."""
+    modes: tuple[str, ...] = ("merged",)
+    intervals: tuple[Interval | None, ...] = (None,)
+    """Guided mode only: noise levels (lowest, highest) at which the auxiliary is called; None: all of them."""
+    images: int = 512
+    """Images of each point, from the same calibration seeds; audit seeds are left for an audit of what is chosen."""
+    auxiliary: bool = True
+    """Also measure each auxiliary by itself: how far its training took it, from which the rule can predict better."""
+    confirm: int = 0
+    """Audit images on which the base and the best points are measured once more: the best of many is partly luck."""
+
+    def __post_init__(self) -> None:
+        for name in ("budgets", "omegas", "sizes", "modes", "intervals"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {values}; expected at least one, and each once")
+        for name in ("budgets", "omegas"):
+            if not all(v > 0 and math.isfinite(v) for v in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected positive numbers")
+        if list(self.budgets) != sorted(self.budgets):
+            raise ValueError(f"budgets is {self.budgets}; expected the smallest first")
+        if not 50 <= self.images < AUDIT_OFFSET - CALIBRATION_OFFSET:
+            raise ValueError(f"images is {self.images}; expected 50 or more")
+        if self.confirm and not 50 <= self.confirm < SEEDS_PER_RUN - AUDIT_OFFSET:
+            raise ValueError(f"confirm is {self.confirm}; expected 0, or 50 images or more")
+        if len(self.run.names) != 1:
+            raise ValueError(f"attr is {', '.join(self.run.names)}; expected one attribute in a sweep")
+        if "guided" not in self.modes and self.intervals != (None,):
+            raise ValueError(f"intervals is {self.intervals}; expected none without guided among the modes")
+        unknown = [m for m in self.modes if m not in MODES]
+        if unknown:
+            raise ValueError(f"modes is {unknown[0]!r}; expected some of {', '.join(MODES)}")
+        # Refuses what no run can be made of.
+        for point in self.points():
+            self.of(point)
+
+    def points(self) -> Iterator[Point]:
+        """Every point, those of one fine-tune together."""
+        yield Point(mode="base")
+        for size in self.sizes:
+            for budget in self.budgets:
+                if self.auxiliary:
+                    yield Point(mode="auxiliary", size=size, budget=budget, omega=-1.0)
+                for mode in self.modes:
+                    for interval in self.intervals if mode == "guided" else (None,):
+                        for omega in self.omegas:
+                            yield Point(mode=mode, size=size, budget=budget, omega=omega, interval=interval)
+
+    def of(self, point: Point) -> RetargetConfig:
+        """The retargeting that a point belongs to. Raises ValueError as `RetargetConfig`."""
+        mode = point.mode if point.mode in MODES else self.run.mode
+        budget = point.budget or self.budgets[-1]
+        return replace(self.run, mode=mode, budget=budget, complement_size=point.size, interval=point.interval)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The grid, for `sweep.json`."""
+        return {
+            "budgets": list(self.budgets), "omegas": list(self.omegas), "sizes": [size_name(s) for s in self.sizes],
+            "modes": list(self.modes), "intervals": [interval_name(i) for i in self.intervals], "images": self.images,
+            "confirm": self.confirm,
+        }  # fmt: skip
+
+
+def size_name(size: int | None) -> str:
+    """`all` or the number."""
+    return "all" if size is None else str(size)
+
+
+def interval_name(interval: Interval | None) -> str:
+    """`none` or `0.3:5`."""
+    return "none" if interval is None else f"{interval[0]:g}:{interval[1]:g}"

@@ -1,0 +1,185 @@
+"""The audits of published models, at small sizes on digits in the same file formats: an EDM zip and an EDM snapshot.
+
+The recipes are the ones in `audits/`; `small.toml` beside each changes sizes alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from edm_snapshots import write_snapshot
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairsims.classifiers.checkpoints import find_classifier
+from fairsims.datasets import ImageDataset
+from fairsims.denoisers import EDMDenoiser, load_network
+from fairsims.runs import read_json
+
+AUDITS = Path(__file__).parent.parent / "audits"
+NETWORKS = {
+    "ffhq64-gender": {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.05},
+    "cifar10-sims": {"img_resolution": 32, "channel_mult": [2, 2, 2], "dropout": 0.13},
+}
+"""EDM's published networks, as far as they differ."""
+
+
+@pytest.fixture(scope="module")
+def paper() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("paper", AUDITS / "paper.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded digits model in EDM's pickle, with augment labels as the published ones have."""
+    digits = load_network("digits-8")
+    model = EDMDenoiser(**digits.config | {"augment_dim": 9, "dropout": 0.05})
+    state = digits.state_dict() | {"model.map_augment.weight": torch.zeros_like(model.model.map_augment.weight)}
+    model.load_state_dict(state, strict=True)
+    return write_snapshot(tmp_path_factory.mktemp("model") / "edm-digits-uncond-vp.pkl", model)
+
+
+def edm_zip(path: Path, digits: ImageDataset, *, labels: bool) -> Path:
+    """As EDM's dataset tool writes it: stored, not compressed; class numbers or null."""
+    names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(digits))]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
+        for name, image in zip(names, digits.read(range(len(digits))).numpy(), strict=True):
+            png = io.BytesIO()
+            Image.fromarray(image[0]).save(png, format="png", compress_level=0, optimize=False)
+            z.writestr(name, png.getvalue())
+        numbers = [[n, int(d)] for n, d in zip(names, digits.table["digit"], strict=True)] if labels else None
+        z.writestr("dataset.json", json.dumps({"labels": numbers}))
+    return path
+
+
+def carry_out(name: str, tmp_path: Path, **files: object) -> subprocess.CompletedProcess[str]:
+    options = [f"--{k}={v}" for k, v in files.items()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "FAIRSIMS_CACHE": str(tmp_path / "cache")}
+    return subprocess.run(
+        [
+            sys.executable, "-W", "error", str(AUDITS / "paper.py"), name, "--changes", str(AUDITS / name / "small.toml"),
+            "--out", str(tmp_path / "out"), *options,
+        ],
+        capture_output=True, text=True, env=environment, check=False, timeout=500,
+    )  # fmt: skip
+
+
+def test_ffhq64_gender(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> None:
+    """Sweep, retargeting and audit from three files; the zip, like FFHQ's, has no labels."""
+    reference = edm_zip(tmp_path / "digits-8x8.zip", digits, labels=False)
+    files = {"model": snapshot, "reference": reference, "classifier": find_classifier("digits-parity")}
+    done = carry_out("ffhq64-gender", tmp_path, **files)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    table, swept = pd.read_parquet(out / "sweep" / "sweep.parquet"), read_json(out / "sweep" / "sweep.json")
+    assert len(table) == 1 + 2 * 2 * 3
+    # Every model is another: the auxiliary has learnt something at this size too.
+    assert table["fd_target"].nunique() == len(table)
+    assert swept["quality"]["reference"]["labels"] == "called by digits-parity"
+    trained = read_json(out / "sweep" / "auxiliary-all" / "training.json")["train"]
+    wanted = {"augment": 0.15, "P_mean": -1.2, "P_std": 1.2, "xflip": False, "lr_final": 1.0, "clip_norm": 1e9}
+    assert trained | wanted == trained
+    audit = read_json(out / "retarget" / "audit" / "audit.json")
+    assert set(audit["quality"]["after"]) > {"fd_reference", "fd_target", "precision", "recall", "nearest_low"}
+    # The auxiliary is the sweep's, not trained a second time.
+    assert (out / "retarget" / "auxiliary" / "model.safetensors").exists()
+    assert not (out / "retarget" / "auxiliary" / "stats.jsonl").exists()
+    assert (out / "retarget" / "report.html").exists()
+    assert "published, not reproduced here" in done.stdout
+    assert "FID 1.04 at 158 evaluations" in done.stdout
+    again = carry_out("ffhq64-gender", tmp_path, **files)
+    assert again.stdout == done.stdout
+
+
+def test_cifar10_sims(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> None:
+    """Quality alone; the classifier is made from the zip's class numbers."""
+    reference = edm_zip(tmp_path / "digits-8x8.zip", digits, labels=True)
+    done = carry_out("cifar10-sims", tmp_path, model=snapshot, reference=reference)
+    assert done.returncode == 0, done.stderr
+    swept = read_json(tmp_path / "out" / "sweep" / "sweep.json")
+    assert swept["settings"]["target"] == "base"
+    assert swept["quality"]["metric"] == "FD (cifar10-classes features)"
+    assert set(swept["confirmed"]) == {"base", swept["best"]["quality"]["point"]}
+    table = pd.read_parquet(tmp_path / "out" / "sweep" / "sweep.parquet")
+    assert {f"share.{d}" for d in range(10)} <= set(table)
+    assert not {"share", "linear", "fd_target"} & set(table)
+    assert sorted(table["size"].dropna().unique()) == [128, 200]
+    assert "confirmed on 80 audit seeds" in done.stdout
+
+
+def test_files_are_asked_for(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> None:
+    nothing = carry_out("ffhq64-gender", tmp_path)
+    assert nothing.returncode == 2
+    assert "no model and no reference given" in nothing.stderr
+    reference = edm_zip(tmp_path / "digits-8x8.zip", digits, labels=False)
+    bare = carry_out("ffhq64-gender", tmp_path, model=snapshot, reference=reference)
+    assert bare.returncode == 1
+    assert bare.stderr == "error: no classifier is given, and this recipe does not make one; give --classifier\n"
+    unlabelled = carry_out("cifar10-sims", tmp_path, model=snapshot, reference=reference)
+    assert "has no labels for 'label'" in unlabelled.stderr
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recipes_describe_the_published_networks(name: str, paper: ModuleType) -> None:
+    """What estimates rest on: parameters and operations, counted."""
+    size: dict[str, Any] = paper.read_recipe(name)["size"]
+    with torch.device("meta"):
+        network = EDMDenoiser(img_channels=3, model_channels=128, num_blocks=4, attn_resolutions=[16], **NETWORKS[name])
+        x = torch.zeros(1, *network.shape)
+        with FlopCounterMode(display=False) as counter:
+            network(x, torch.ones(1))
+    assert size["resolution"] == network.img_resolution
+    assert size["parameters"] == sum(p.numel() for p in network.parameters())
+    assert size["gflop"] == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_small_changes_sizes_alone(name: str, paper: ModuleType) -> None:
+    recipe, small = paper.read_recipe(name), paper.read_recipe(name, AUDITS / name / "small.toml")
+    for key in ("target", "cap", "omega"):
+        assert recipe["run"].get(key) == small["run"].get(key)
+    assert recipe["sweep"]["modes"] == small["sweep"]["modes"]
+    for key in ("augment", "P_mean", "P_std", "xflip", "clip_norm", "ema_ramp"):
+        assert recipe["run"]["finetune"][key] == small["run"]["finetune"][key]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_readme_states_the_estimate(name: str, paper: ModuleType) -> None:
+    """Time and disk in the README are what the arithmetic gives for this recipe."""
+    text, recipe = (AUDITS / name / "README.md").read_text(encoding="utf-8"), paper.read_recipe(name)
+    for gpus in (1, 8):
+        assert paper.estimate(recipe, 1500, gpus) in text
+    for row in recipe["published"]:
+        assert f"{row['fid']:.2f}" in text
+        assert str(row["nfe"]) in text
+    assert "published, not reproduced here" in text
+    assert "Not run: no GPU" in text
+
+
+def test_work_is_counted_by_hand(paper: ModuleType) -> None:
+    """FFHQ-64: 79 evaluations; points are 1 base, 8 auxiliaries, 64 merged and 64 guided of 10,000 images."""
+    files = {"model": "m", "reference": "r", "classifier": "c"}
+    stages = paper.work(paper.sweep_config(paper.read_recipe("ffhq64-gender"), files, "gender"))
+    assert stages == {
+        "pool": 100_000 * 79,
+        "fine-tunes": 2 * 3_000_000 * 3,
+        "points": 10_000 * 79 * (1 + 8 + 64 + 2 * 64),
+        "calibrate and audit (one GPU)": 79 * (35_000 * 2 + 50_000 * 3),
+    }
