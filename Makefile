@@ -36,6 +36,7 @@ dashboard: install
 
 bench: install
 	$(BIN)/python bench/sampling.py
+	$(BIN)/python bench/training.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
