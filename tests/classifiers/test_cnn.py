@@ -15,7 +15,12 @@ from fairsims.errors import InputError
 
 @pytest.mark.parametrize(
     ("name", "data", "size", "classes"),
-    [("emoji-gender", "emoji-people", 32, ("man", "woman")), ("digits-parity", "digits", 8, ("even", "odd"))],
+    [
+        ("emoji-gender", "emoji-people", 32, ("man", "woman")),
+        ("emoji-vendor", "emoji-people", 32, ("noto", "twemoji")),
+        ("emoji-skin-tone", "emoji-people", 32, ("none", "light", "medium-light", "medium", "medium-dark", "dark")),
+        ("digits-parity", "digits", 8, ("even", "odd")),
+    ],
 )
 def test_embedded_classifiers_know_the_classes(name: str, data: str, size: int, classes: tuple[str, ...]) -> None:
     """Column k is class k: a flipped order would put every image on the wrong side."""
@@ -30,20 +35,23 @@ def test_embedded_classifiers_know_the_classes(name: str, data: str, size: int, 
         assert found[:, k].mean() > 0.88
 
 
-@pytest.mark.parametrize("name", ["emoji-gender", "digits-parity"])
-def test_measured_errors(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "least"), [("emoji-gender", 600), ("emoji-vendor", 600), ("emoji-skin-tone", 330), ("digits-parity", 600)]
+)
+def test_measured_errors(name: str, least: int) -> None:
     """The default split first; enough held-out images for the correction; far better than chance."""
     classifier = load_classifier(name)
     assert classifier.default_split == next(iter(classifier.confusions)) == "variant"
     for confusion in classifier.confusions.values():
-        assert confusion.totals.min() >= 600
+        assert confusion.totals.min() >= least
         assert np.linalg.det(confusion.rates()) > 0.7
         assert confusion.description
 
 
-def test_emoji_errors_grow_with_distance() -> None:
+@pytest.mark.parametrize("name", ["emoji-gender", "emoji-vendor", "emoji-skin-tone"])
+def test_emoji_errors_grow_with_distance(name: str) -> None:
     """A concept never seen is harder than a variant of one that was."""
-    confusions = load_classifier("emoji-gender").confusions
+    confusions = load_classifier(name).confusions
     assert confusions["variant"].accuracy > confusions["concept"].accuracy
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,13 @@ from fairsims.sampling import SamplerConfig
 
 RUN = RetargetConfig(model="digits-8", attr="parity", target="0.5", pool=256, steps=3, batch_size=32, lr=1e-3)
 GRID = SweepConfig(run=RUN, budgets=(0.32, 0.64), omegas=(0.5, 1.0), sizes=(None, 64), images=64)
+
+COMMAND = [
+    "sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--budgets", "0.32,0.64", "--omegas", "0.5,1",
+    "--sizes", "all,64", "--images", "64", "--pool", "256", "--steps", "3", "--batch-size", "32", "--lr", "1e-3",
+    "--precision", "float32",
+]  # fmt: skip
+"""The same from the command line."""
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +150,24 @@ def test_finished_points_are_read(swept: tuple[Path, dict[str, Any]], tmp_path: 
     assert np.isnan(after.loc[lost, "seconds"])
     made = {k for k, v in files(folder).items() if v != again.get(k)} - changed
     assert all("w1.5" in k or lost in k for k in made)
+
+
+def test_a_killed_sweep_goes_on(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """SIGKILL at a random moment, the same command again: the rows of the uninterrupted one, times aside."""
+    command = [sys.executable, "-W", "error", "-m", "fairsims", *COMMAND, "--out", str(tmp_path / "out")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    enough = random.Random(0).randrange(20, 60)
+    while process.poll() is None and sum(1 for _ in tmp_path.rglob("*")) < enough:
+        time.sleep(0.005)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "out" / "sweep.json").exists()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert (again.returncode, again.stderr) == (0, "")
+    timeless = [c for c in rows(swept[0]).columns if c != "seconds"]
+    pd.testing.assert_frame_equal(rows(tmp_path / "out")[timeless], rows(swept[0])[timeless])
 
 
 def test_changed_settings_are_refused(swept: tuple[Path, dict[str, Any]]) -> None:
@@ -268,11 +298,7 @@ def test_settings_of_the_fine_tune_by_name() -> None:
 def test_the_command(swept: tuple[Path, dict[str, Any]]) -> None:
     """Finished, it prints at once: the table, or JSON."""
     folder, result = swept
-    command = [
-        "sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--budgets", "0.32,0.64", "--omegas",
-        "0.5,1", "--sizes", "all,64", "--images", "64", "--pool", "256", "--steps", "3", "--batch-size", "32", "--lr",
-        "1e-3", "--precision", "float32", "--out", str(folder),
-    ]  # fmt: skip
+    command = [*COMMAND, "--out", str(folder)]
     printed = CliRunner().invoke(main, command)
     assert printed.exit_code == 0, printed.output
     assert "merged" in printed.stdout

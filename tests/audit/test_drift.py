@@ -1,0 +1,71 @@
+"""What was to stay: the change of a held attribute, and when it counts as held."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import MakePool
+
+from fairsims.audit.compare import AuditPlan, audit
+from fairsims.audit.shares import ShareDifference, ShareEstimate, held, independent_difference
+from fairsims.classifiers import load_classifier
+
+PARITY = load_classifier("digits-parity")
+HALF = np.array([0.5, 0.5])
+
+
+def difference(*intervals: tuple[float, float]) -> ShareDifference:
+    low, high = zip(*intervals, strict=True)
+    return ShareDifference(
+        classes=tuple("abc"[: len(low)]), delta=tuple((x + y) / 2 for x, y in intervals), low=low, high=high
+    )
+
+
+@pytest.mark.parametrize(
+    ("intervals", "wanted"),
+    [
+        ([(-0.02, 0.01), (-0.01, 0.02)], True),
+        ([(-0.03, 0.03), (-0.03, 0.03)], True),
+        ([(-0.02, 0.04), (-0.04, 0.02)], None),
+        ([(0.031, 0.09), (-0.02, 0.01), (-0.05, 0.0)], False),
+        ([(-0.02, 0.01), (-0.09, -0.031), (0.0, 0.05)], False),
+    ],
+)
+def test_held_is_a_statement_of_equivalence(intervals: list[tuple[float, float]], wanted: bool | None) -> None:
+    assert held(difference(*intervals), 0.03) is wanted
+
+
+def estimate(share: float, low: float, high: float) -> ShareEstimate:
+    return ShareEstimate(
+        classes=("a", "b"), n=100, raw=(share, 1 - share), share=(share, 1 - share), low=(low, 1 - high),
+        high=(high, 1 - low), method="", warnings=(),
+    )  # fmt: skip
+
+
+def test_independent_intervals_add_in_quadrature() -> None:
+    found = independent_difference(estimate(0.5, 0.46, 0.52), estimate(0.6, 0.57, 0.63))
+    assert found.delta == pytest.approx((0.1, -0.1))
+    assert found.low[0] == pytest.approx(0.1 - np.hypot(0.03, 0.02))
+    assert found.high[0] == pytest.approx(0.1 + np.hypot(0.03, 0.04))
+    # What one class gains the other loses.
+    assert (found.low[1], found.high[1]) == pytest.approx((-found.high[0], -found.low[0]))
+
+
+def test_audit_of_an_attribute_that_was_held(digits_pool: MakePool) -> None:
+    before, same, other = digits_pool(300, 300, "b"), digits_pool(303, 297, "a"), digits_pool(500, 100, "o")
+    plans = AuditPlan(target=HALF), AuditPlan(target=None, drift=0.07)
+    for after, wanted in ((same, True), (other, False)):
+        section = audit(before, after, PARITY, plans[0], others=[(PARITY, plans[1])])["attributes"]["parity"]
+        # Named alike, the second stands in the place of the first.
+        assert "target" not in section
+        assert section["drift"]["held"] is wanted
+        assert section["drift"]["limit"] == 0.07
+        change = section["after"]["odd"]["share"] - section["before"]["odd"]["share"]
+        assert section["drift"]["largest"] == pytest.approx(abs(change))
+    assert section["focus"] in ("even", "odd")
+
+
+def test_a_single_pool_has_not_drifted(digits_pool: MakePool) -> None:
+    found = audit(digits_pool(30, 30), None, PARITY, AuditPlan(target=HALF), others=[(PARITY, AuditPlan(target=None))])
+    assert "drift" not in found["attributes"]["parity"]
+    assert set(found["classifiers"]) == {"parity"}
