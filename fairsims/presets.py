@@ -69,7 +69,7 @@ PRESETS: dict[str, Preset] = {
     "emoji-people-64": Preset(
         data="emoji-people-skewed",
         resolution=64,
-        # For a GPU: 15.7 M parameters, 8 GFLOP a forward. Unshuffled pixels as at 32x32: width at a quarter of the cost.
+        # For a GPU: 15.7 M parameters, 8 GFLOP a forward. Unshuffled as at 32x32: width at a quarter of the cost.
         network={
             "sigma_data": 0.65,
             "model_channels": 96,
