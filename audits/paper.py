@@ -16,10 +16,12 @@ import argparse
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from fairsims import distributed, jobs
 from fairsims.classifiers import load_classifier
@@ -28,6 +30,7 @@ from fairsims.classifiers.evaluation import HeldOut, build_classifier
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli.common import Bars
 from fairsims.datasets import open_dataset
+from fairsims.denoisers import fastest_precision
 from fairsims.errors import FairsimsError, InputError
 from fairsims.report.sweep_table import sweep_table
 from fairsims.report.terminal import terminal_table
@@ -82,7 +85,8 @@ def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None]
             )
         attribute = data.attributes[plan["attribute"]]
         build_classifier(
-            folder, data, attribute, name=plan["name"], recipe=ClassifierRecipe(kimg=plan["kimg"]),
+            folder, data, attribute, name=plan["name"],
+            recipe=ClassifierRecipe(kimg=plan["kimg"], precision=fastest_precision(torch.device("cpu"))),
             config=NetworkConfig(
                 input_size=data.resolution, channels=data.channels, classes=len(attribute.classes),
                 widths=tuple(plan["widths"]),
@@ -171,7 +175,7 @@ def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="folder of the recipe: ffhq64-gender or cifar10-sims")
     for file in FILES:
@@ -181,7 +185,7 @@ def main() -> None:
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--rate", type=float, default=1500, help="network forwards a second on one GPU")
     parser.add_argument("--gpus", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     recipe = read_recipe(args.name, args.changes)
     if args.estimate:
         print(estimate(recipe, args.rate, args.gpus))

@@ -398,8 +398,7 @@ def test_audit_refuses(tmp_path: Path, digits_pool: MakePool) -> None:
     audit = ["audit", "--attr", "parity", "--target", "0.5", "--out", tmp_path / "out"]
     assert "there is no split 'moon'" in refused(*audit, "--before", pool, "--split", "moon")
     assert "pool.json is missing" in refused(*audit, "--before", tmp_path / "nowhere")
-    # By now the pool has a label table beside its shards, which is no image data.
-    assert "has no labels for parity" in refused(*audit, "--before", pool, "--reference", pool)
+    assert "did you mean 'digits'" in refused(*audit, "--before", pool, "--reference", "digit")
     shard = pool / "shard-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:100])
     assert "a shard of" in refused(*audit, "--before", pool)

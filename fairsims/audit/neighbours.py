@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from fairsims.errors import InputError
 
@@ -61,7 +63,7 @@ def precision_recall(real: npt.ArrayLike, fake: npt.ArrayLike, *, k: int = K) ->
 def nearest_distances(images: npt.ArrayLike, training: npt.ArrayLike) -> FloatArray:
     """Distance from each row of `images` `(n, d)` to its nearest row of `training` `(m, d)`, `(n,)`."""
     a, b = _checked(images, training)
-    return np.asarray(np.sqrt(np.concatenate([squared.min(axis=1) for _, squared in _blocks(a, b)])))
+    return _numpy(torch.cat([squared.amin(dim=1) for _, squared in _blocks(a, b)]).sqrt())
 
 
 def leave_one_out_distances(training: npt.ArrayLike) -> FloatArray:
@@ -69,45 +71,49 @@ def leave_one_out_distances(training: npt.ArrayLike) -> FloatArray:
 
     What `nearest_distances` would be for images that are new but drawn like the training images.
     """
-    return np.asarray(np.sqrt(_kth_squared(_checked(training, training)[0], 1)))
+    return _numpy(_kth_squared(_checked(training, training)[0], 1).sqrt())
 
 
-def _inside(points: FloatArray, manifold: FloatArray, k: int) -> float:
+def _inside(points: Tensor, manifold: Tensor, k: int) -> float:
     """Share of `points` that lie in the ball of any row of `manifold`."""
     radii = _kth_squared(manifold, k)
-    return float(np.concatenate([(squared <= radii).any(axis=1) for _, squared in _blocks(points, manifold)]).mean())
+    return float(torch.cat([(squared <= radii).any(dim=1) for _, squared in _blocks(points, manifold)]).double().mean())
 
 
-def _kth_squared(x: FloatArray, k: int) -> FloatArray:
+def _kth_squared(x: Tensor, k: int) -> Tensor:
     """Squared distance from each row to its k-th nearest other row, `(n,)`. Raises InputError for k rows or fewer."""
     if len(x) <= k:
         raise InputError(f"got {len(x)} images; expected more than k = {k}")
     found = []
     for rows, squared in _blocks(x, x):
-        squared[np.arange(len(rows)), rows] = np.inf
-        found.append(np.partition(squared, k - 1, axis=1)[:, k - 1])
-    return np.concatenate(found)
+        squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = torch.inf
+        found.append(squared.topk(k, dim=1, largest=False).values[:, -1])
+    return torch.cat(found)
 
 
-def _blocks(a: FloatArray, b: FloatArray) -> Iterator[tuple[npt.NDArray[np.int64], FloatArray]]:
+def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[range, Tensor]]:
     """Row numbers of `a` and their squared distances to all of `b`, `(rows, len(b))`, a block at a time."""
-    a_norms, b_norms = (a**2).sum(axis=1), (b**2).sum(axis=1)
+    a_norms, b_norms = (a**2).sum(dim=1), (b**2).sum(dim=1)
     step = max(1, BLOCK // len(b))
     for start in range(0, len(a), step):
-        rows = np.arange(start, min(start + step, len(a)))
-        scale = a_norms[rows, None] + b_norms
-        squared = scale - 2 * (a[rows] @ b.T)
+        rows = range(start, min(start + step, len(a)))
+        chunk = slice(rows.start, rows.stop)
+        scale = a_norms[chunk, None] + b_norms
+        squared = torch.addmm(scale, a[chunk], b.T, alpha=-2)
         # Equal rows have to come out at 0: what is left of them in this form is rounding.
-        squared[squared < 1e-12 * scale] = 0.0
-        yield rows, squared
+        yield rows, torch.where(squared < 1e-12 * scale, 0.0, squared)
 
 
-def _checked(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _checked(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Tensor, Tensor]:
     """Both as float64 about the mean of the second, which keeps the digits of far-off features."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise InputError(f"got features {x.shape} and {y.shape}; expected (n, d) and (m, d) of one feature extractor")
     if not np.isfinite(x).all() or not np.isfinite(y).all():
         raise InputError("features are NaN or infinite; check the images they come from")
-    centre = y.mean(axis=0)
-    return x - centre, y - centre
+    centre, device = y.mean(axis=0), "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.from_numpy(x - centre).to(device), torch.from_numpy(y - centre).to(device)
+
+
+def _numpy(values: Tensor) -> FloatArray:
+    return np.asarray(values.cpu().numpy())

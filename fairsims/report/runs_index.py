@@ -75,8 +75,10 @@ def read_run(folder: Path) -> RunEntry:
 
 
 def progress(folder: Path) -> list[dict[str, Any]]:
-    """Training statistics of the run, or else of the auxiliary it trains, oldest first. Never raises."""
-    for path in (folder / "stats.jsonl", folder / "auxiliary" / "stats.jsonl"):
+    """Training statistics of the run, or else of the last auxiliary it trains, oldest first. Never raises."""
+    # A further round trains auxiliary-2.
+    auxiliaries = sorted(folder.glob("auxiliary*/stats.jsonl"), reverse=True)
+    for path in (folder / "stats.jsonl", *auxiliaries):
         try:
             if records := [r for r in read_jsonl(path) if isinstance(r, dict)]:
                 return records
