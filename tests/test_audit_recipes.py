@@ -69,25 +69,29 @@ def edm_zip(path: Path, digits: ImageDataset, *, labels: bool) -> Path:
     return path
 
 
-def carry_out(name: str, tmp_path: Path, **files: object) -> subprocess.CompletedProcess[str]:
-    options = [f"--{k}={v}" for k, v in files.items()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FAIRSIMS_CACHE": str(tmp_path / "cache")}
-    return subprocess.run(
-        [
-            sys.executable, "-W", "error", str(AUDITS / "paper.py"), name, "--changes", str(AUDITS / name / "small.toml"),
-            "--out", str(tmp_path / "out"), *options,
-        ],
-        capture_output=True, text=True, env=environment, check=False, timeout=500,
-    )  # fmt: skip
+def options(name: str, out: Path, files: dict[str, object]) -> list[str]:
+    small = AUDITS / name / "small.toml"
+    return [name, "--changes", str(small), "--out", str(out), *(f"--{k}={v}" for k, v in files.items())]
 
 
-def test_ffhq64_gender(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> None:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRSIMS_CACHE", str(tmp_path / "cache"))
+
+
+def test_ffhq64_gender(
+    tmp_path: Path, digits: ImageDataset, snapshot: Path, paper: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Sweep, retargeting and audit from three files; the zip, like FFHQ's, has no labels."""
     reference = edm_zip(tmp_path / "digits-8x8.zip", digits, labels=False)
     files = {"model": snapshot, "reference": reference, "classifier": find_classifier("digits-parity")}
-    done = carry_out("ffhq64-gender", tmp_path, **files)
-    assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
+    command = options("ffhq64-gender", out, files)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(AUDITS / "paper.py"), *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
     table, swept = pd.read_parquet(out / "sweep" / "sweep.parquet"), read_json(out / "sweep" / "sweep.json")
     assert len(table) == 1 + 2 * 2 * 3
     # Every model is another: the auxiliary has learnt something at this size too.
@@ -104,15 +108,16 @@ def test_ffhq64_gender(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> 
     assert (out / "retarget" / "report.html").exists()
     assert "published, not reproduced here" in done.stdout
     assert "FID 1.04 at 158 evaluations" in done.stdout
-    again = carry_out("ffhq64-gender", tmp_path, **files)
-    assert again.stdout == done.stdout
+    paper.main(command)
+    assert capsys.readouterr().out == done.stdout
 
 
-def test_cifar10_sims(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> None:
+def test_cifar10_sims(
+    tmp_path: Path, digits: ImageDataset, snapshot: Path, paper: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Quality alone; the classifier is made from the zip's class numbers."""
     reference = edm_zip(tmp_path / "digits-8x8.zip", digits, labels=True)
-    done = carry_out("cifar10-sims", tmp_path, model=snapshot, reference=reference)
-    assert done.returncode == 0, done.stderr
+    paper.main(options("cifar10-sims", tmp_path / "out", {"model": snapshot, "reference": reference}))
     swept = read_json(tmp_path / "out" / "sweep" / "sweep.json")
     assert swept["settings"]["target"] == "base"
     assert swept["quality"]["metric"] == "FD (cifar10-classes features)"
@@ -121,19 +126,30 @@ def test_cifar10_sims(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> N
     assert {f"share.{d}" for d in range(10)} <= set(table)
     assert not {"share", "linear", "fd_target"} & set(table)
     assert sorted(table["size"].dropna().unique()) == [128, 200]
-    assert "confirmed on 80 audit seeds" in done.stdout
+    assert "confirmed on 80 audit seeds" in capsys.readouterr().out
 
 
-def test_files_are_asked_for(tmp_path: Path, digits: ImageDataset, snapshot: Path) -> None:
-    nothing = carry_out("ffhq64-gender", tmp_path)
-    assert nothing.returncode == 2
-    assert "no model and no reference given" in nothing.stderr
-    reference = edm_zip(tmp_path / "digits-8x8.zip", digits, labels=False)
-    bare = carry_out("ffhq64-gender", tmp_path, model=snapshot, reference=reference)
-    assert bare.returncode == 1
-    assert bare.stderr == "error: no classifier is given, and this recipe does not make one; give --classifier\n"
-    unlabelled = carry_out("cifar10-sims", tmp_path, model=snapshot, reference=reference)
-    assert "has no labels for 'label'" in unlabelled.stderr
+def test_files_are_asked_for(
+    tmp_path: Path, digits: ImageDataset, snapshot: Path, paper: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        paper.main(options("ffhq64-gender", tmp_path / "out", {}))
+    assert stopped.value.code == 2
+    assert "no model and no reference given" in capsys.readouterr().err
+    files: dict[str, object] = {"model": snapshot, "reference": edm_zip(tmp_path / "bare.zip", digits, labels=False)}
+    with pytest.raises(SystemExit, match="this recipe does not make one; give --classifier"):
+        paper.main(options("ffhq64-gender", tmp_path / "out", files))
+    with pytest.raises(SystemExit, match="bare has no labels for 'label' to train a classifier on"):
+        paper.main(options("cifar10-sims", tmp_path / "out", files))
+
+
+def test_files_may_be_named_by_the_environment(
+    tmp_path: Path, paper: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MODEL", "REFERENCE", "CLASSIFIER"):
+        monkeypatch.setenv(f"FAIRSIMS_{name}", str(tmp_path / f"no-{name.lower()}"))
+    with pytest.raises(SystemExit, match="error: no classifier folder .*no-classifier"):
+        paper.main(["ffhq64-gender"])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -75,6 +75,8 @@ def test_a_row_for_every_point(swept: tuple[Path, dict[str, Any]]) -> None:
     assert (table["nfe"] == 5).all()
     assert (table["images"] == 64).all()
     assert set(table["size"].dropna()) == {64, len(pd.read_parquet(folder / "set-all.parquet"))}
+    seeds = {n: set(pd.read_parquet(folder / f"set-{n}.parquet")["seed"]) for n in ("64", "all")}
+    assert seeds["64"] < seeds["all"]
     assert ((table["share.even"] + table["share.odd"]).sub(1).abs() < 1e-9).all()
     assert (table["low.odd"] <= table["share.odd"]).all()
     assert result["focus"] == ["odd"]
