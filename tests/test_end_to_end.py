@@ -29,9 +29,10 @@ TELL_TIME = {"timings.json", "audit/audit.json", "report.html", "manifest.json",
 
 def command(*options: str) -> list[str]:
     """Into the folder `run` of the working folder, so that every run has the same command and name."""
+    target = [] if "--target" in options else ["--target", "0.5"]
     return [
         sys.executable, "-W", "error", "-m", "fairsims", "retarget", "--model", "digits-8", "--attr", "parity",
-        "--target", "0.5", "--precision", "float32", "--out", "run", *options,
+        *target, "--precision", "float32", "--out", "run", *options,
     ]  # fmt: skip
 
 

@@ -177,10 +177,12 @@ def test_killed_between_the_rounds_ends_the_same(held: tuple[Path, dict[str, Any
 
 
 def test_beyond_the_cap_joint_cells_are_resampled(half: Path, tmp_path: Path) -> None:
-    # A cap so low that strength does next to nothing: the classifiers do the rest, on both attributes at once.
-    options = ["--attr", "parity", "--target", "0.5", "--attr", "half", "--target", "low=0.3,high=0.7", "--cap", "0.2"]
+    # A low cap: strength does a part, the classifiers do the rest, on both attributes at once. The pilots are large
+    # enough to see the part.
+    options = ["--attr", "parity", "--target", "0.5", "--attr", "half", "--target", "low=0.3,high=0.7", "--cap", "0.4"]
     run = tmp_path / "run"
-    result = retarget(run, half, *options, "--rounds", "1", *TINY)
+    enough = ["--budget", "2.56", "--pool", "1600", "--pilots", "400,1200", "--steps", "6"]
+    result = retarget(run, half, *options, "--rounds", "1", *TINY, *enough)
     assert result["method"]["resampled"] is True
     assert 1.2 < result["cost"]["after"]["images_per_kept"] < result["cost"]["resampling_base"]["images_per_kept"] * 1.5
     kept = Pool(run / "after")

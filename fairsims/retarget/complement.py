@@ -29,8 +29,8 @@ class ComplementPlan:
     """The planned mix of the auxiliary's training set."""
 
     omega: float
-    least_omega: float
-    """Smallest omega at which no share of the complement is negative."""
+    least_omega: float | None
+    """Smallest omega at which no share of the complement is negative; None where no omega makes it so."""
     complement: tuple[float, ...]
     reachable: tuple[float, ...]
     """Shares that the linear rule promises at `omega`: the target, unless the cap cuts it short."""
@@ -124,8 +124,8 @@ def correct_complement(
     slope, lack = kappa * pi + stray, tau - pi
     bounded = slope > 0
     feasible = bool((bounded | (lack <= 0)).all())
-    least = max(0.0, float((lack[bounded] / slope[bounded]).max())) if feasible else float("inf")
-    chosen = min(max(strength, least), max(cap, strength))
+    least = max(0.0, float((lack[bounded] / slope[bounded]).max())) if feasible else None
+    chosen = min(max(strength, float("inf") if least is None else least), max(cap, strength))
     raw = pi - (lack - chosen * stray) / (chosen * kappa)
     reason = f"the shares measured at strength {strength:.2f} followed the rule by a factor of {kappa:.2f}"
     if raw.min() < -1e-9:

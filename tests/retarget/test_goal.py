@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -253,3 +255,14 @@ def test_two_attributes_reach_their_targets_on_exact_mixtures(targets: tuple[str
     assert goal.error(goal.base) > 3
     assert goal.error(mended) < 1, "every share within its limit on seeds that no one has seen"
     assert goal.error(mended) < max(0.6, 0.7 * goal.error(fresh)), "the second round mends what the first left"
+
+
+def test_a_correction_that_no_strength_makes_feasible_says_so() -> None:
+    # The last class has to grow and fell: no share of the complement can be small enough.
+    pi, tau, rho = np.array([0.5, 0.3, 0.2]), np.array([0.3, 0.3, 0.4]), np.array([0.6, 0.3, 0.1])
+    plan = correct_complement(pi, tau, rho, np.array([0.5, 0.4, 0.1]), ("a", "b", "c"), strength=1.0, cap=2.0)
+    assert plan.least_omega is None
+    assert plan.omega == 2.0
+    assert sum(plan.complement) == pytest.approx(1)
+    # It goes into a JSON file, which has no infinity.
+    json.dumps(asdict(plan), allow_nan=False)
