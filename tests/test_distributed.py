@@ -193,3 +193,22 @@ def test_errors_end_all_processes_with_one_line(tmp_path: Path) -> None:
 def test_other_commands_run_once(tmp_path: Path) -> None:
     found = json.loads(finish(cli("info", "--json")))
     assert "fairsims" in found
+
+
+@pytest.mark.slow
+def test_two_processes_retarget_like_one(tmp_path: Path) -> None:
+    options = [
+        "retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--precision", "float32", "--json",
+        "--pool", "600", "--pilots", "100,400", "--audit", "200", "--steps", "4", "--budget", "2.56", "--batch-size", "32",
+    ]  # fmt: skip
+    two = json.loads(finish(cli(*options, "--out", tmp_path / "two")))
+    one = json.loads(finish(cli(*options, "--out", tmp_path / "one", processes=1)))
+    for part in ("pool", "before"):
+        # Labels are made by one process in both.
+        assert contents(tmp_path / "two" / part) == contents(tmp_path / "one" / part), part
+    # The auxiliary's gradients are summed in another order.
+    assert two["method"]["strength"] == pytest.approx(one["method"]["strength"], abs=0.05)
+    status = json.loads((tmp_path / "two" / "status.json").read_text())
+    assert (status["state"], status["message"]) == ("finished", "")
+    assert (tmp_path / "two" / "report.html").exists()
+    assert not list((tmp_path / "two").rglob("*.part"))
