@@ -95,7 +95,9 @@ def carry_out(config: RetargetConfig, run: Path, earlier: list[tuple[RetargetCon
     job = prepare(config)
     try:
         jobs.run_retarget(job, run, report=lambda *_: None, command=command)
-    except ChangedSettings:
+    except ChangedSettings as e:
+        if str(run / "auxiliary") not in str(e):
+            raise
         # The copied auxiliary was trained on another complement.
         shutil.rmtree(run / "auxiliary")
         jobs.run_retarget(job, run, report=lambda *_: None, command=command)

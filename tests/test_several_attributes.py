@@ -12,8 +12,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from fairsims.audit.compare import label_pool
-from fairsims.classifiers import load_classifier
 from fairsims.classifiers.augment import Augmentation
 from fairsims.classifiers.cnn import NetworkConfig
 from fairsims.classifiers.evaluation import HeldOut, build_classifier
@@ -185,13 +183,11 @@ def test_beyond_the_cap_joint_cells_are_resampled(half: Path, tmp_path: Path) ->
     result = retarget(run, half, *options, "--rounds", "1", *TINY, *enough)
     assert result["method"]["resampled"] is True
     assert 1.2 < result["cost"]["after"]["images_per_kept"] < result["cost"]["resampling_base"]["images_per_kept"] * 1.5
-    kept = Pool(run / "after")
-    for name, classes, wanted in (("digits-parity", ("even", "odd"), 0.5), (str(half), ("low", "high"), 0.7)):
-        classifier = load_classifier(name)
-        called = label_pool(kept, classifier).argmax(axis=1)
-        assert abs(called.mean() - wanted) < 0.17
-        section = result["attributes"][classifier.attribute.name]
-        assert abs(section["after"][classes[1]]["share"] - wanted) < 0.2
+    assert len(Pool(run / "after")) == 100
+    for name, focus, wanted in (("parity", "odd", 0.5), ("half", "high", 0.7)):
+        # Of the true shares: the classifier of halves is so weak that it has to call far more of the images high.
+        section = result["attributes"][name]
+        assert abs(section["after"][focus]["share"] - wanted) < 0.12
         assert "Dirichlet" in section["method"]
 
 

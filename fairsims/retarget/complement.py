@@ -7,11 +7,13 @@ The rule is this project's derivation; SIMS (arXiv 2408.16333) states the idea w
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from fairsims.audit.joint import Cells, rake
 from fairsims.errors import InfeasibleTarget, InputError
 from fairsims.seeds import numpy_generator
 
@@ -53,15 +55,26 @@ def complement_shares(pi: np.ndarray, tau: np.ndarray, omega: float) -> np.ndarr
 
 
 def plan_complement(
-    pi: np.ndarray, tau: np.ndarray, classes: tuple[str, ...], *, omega: float | None = None, cap: float = 2.0
+    pi: np.ndarray,
+    tau: np.ndarray,
+    classes: tuple[str, ...],
+    *,
+    omega: float | None = None,
+    cap: float = 2.0,
+    cells: Cells | None = None,
 ) -> ComplementPlan:
     """Plan omega = 1 when feasible, else the least feasible; beyond `cap` the farthest mix that the cap allows.
+
+    With joint `cells` omega has to be feasible for the shares of every attribute's classes. Single cells that would
+    still go negative stay out of the complement, and the others are raked so that every class keeps the rule's share:
+    the targets are of classes, and a larger omega for the sake of a rare cell would weaken the complement in all.
 
     Raises InfeasibleTarget when the target wants a class that the base never makes, InputError when the base already
     has the target or omega is not positive.
     """
-    least = least_omega(pi, tau)
-    if not np.isfinite(least):
+    pairs = zip(_views(pi, cells), _views(tau, cells), strict=True)
+    least, of_cells = max(least_omega(p, t) for p, t in pairs), least_omega(pi, tau)
+    if not np.isfinite(of_cells):
         absent = [c for c, p, t in zip(classes, pi, tau, strict=True) if t > 0 and p <= 0]
         raise InfeasibleTarget(
             f"the base makes no {' or '.join(absent)} at all; retargeting moves shares inside the base's domain, "
@@ -83,8 +96,10 @@ def plan_complement(
             reason += f", above the cap of {cap:g}"
     rho = complement_shares(pi, tau, chosen)
     if rho.min() < -1e-9:
-        reason += f"; no {_named(classes, rho)} in the complement, so strength alone may fall short of the target"
-    rho, reachable = _feasible(rho, lambda mix: (1 + chosen) * pi - chosen * mix)
+        reason += f"; no {_named(classes, rho)} in the complement"
+        short = chosen < least - 1e-9
+        reason += ", so strength alone may fall short of the target" if short else f" (single cells: {of_cells:.2f})"
+    rho, reachable = _feasible(rho, cells, lambda mix: (1 + chosen) * pi - chosen * mix)
     return ComplementPlan(
         omega=float(chosen),
         least_omega=least,
@@ -104,6 +119,7 @@ def correct_complement(
     strength: float,
     cap: float = 2.0,
     gain: float = GAIN,
+    cells: Cells | None = None,
 ) -> ComplementPlan:
     """The complement of the next round, from the shares `measured` at `strength` with the mix `rho`; all `(K,)`.
 
@@ -114,25 +130,26 @@ def correct_complement(
 
     meets tau at strength s'. At s' = s that is rho' = rho - (tau - measured)/(s kappa). s' is s where this is feasible,
     else the least feasible one, at most the cap, where negative shares are cut off. Of the way from `measured` to the
-    target only the part `gain` is gone.
+    target only the part `gain` is gone. `cells` as in `plan_complement`.
     """
     tau = measured + gain * (tau - measured)
     direction = strength * (pi - rho)
     kappa = max(LEAST_RESPONSE, float((measured - pi) @ direction / (direction @ direction)))
     stray = (measured - pi - kappa * direction) / strength
     # rho'_c >= 0 as a bound on s': s' (kappa pi_c + stray_c) >= tau_c - pi_c.
-    slope, lack = kappa * pi + stray, tau - pi
+    slope, lack = (np.concatenate(_views(x, cells)) for x in (kappa * pi + stray, tau - pi))
     bounded = slope > 0
     feasible = bool((bounded | (lack <= 0)).all())
     least = max(0.0, float((lack[bounded] / slope[bounded]).max())) if feasible else None
     chosen = min(max(strength, float("inf") if least is None else least), max(cap, strength))
-    raw = pi - (lack - chosen * stray) / (chosen * kappa)
+    raw = pi - (tau - pi - chosen * stray) / (chosen * kappa)
     reason = f"the shares measured at strength {strength:.2f} followed the rule by a factor of {kappa:.2f}"
     if raw.min() < -1e-9:
-        reason += f"; no {_named(classes, raw)} in the complement, so they may still miss the target"
+        reason += f"; no {_named(classes, raw)} in the complement"
+        reason += ", so they may still miss the target" if least is None or chosen < least - 1e-9 else ""
     elif chosen > strength:
         reason += f"; the least strength without a negative share in the complement is {chosen:.2f}"
-    rho, reachable = _feasible(raw, lambda mix: pi + chosen * (kappa * (pi - mix) + stray))
+    rho, reachable = _feasible(raw, cells, lambda mix: pi + chosen * (kappa * (pi - mix) + stray))
     return ComplementPlan(
         omega=float(chosen),
         least_omega=least,
@@ -142,10 +159,23 @@ def correct_complement(
     )
 
 
-def _feasible(rho: np.ndarray, response: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _views(shares: np.ndarray, cells: Cells | None) -> list[np.ndarray]:
+    """The shares that have to be feasible: of joint cells those of every attribute's classes."""
+    return [shares] if cells is None else cells.marginals(shares)
+
+
+def _feasible(
+    rho: np.ndarray, cells: Cells | None, response: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """A mix without the negative shares of `rho`, and the shares that it promises."""
-    clipped = np.where(rho < 1e-12, 0.0, rho)
-    mix = clipped / clipped.sum() if rho.min() < -1e-9 else clipped
+    mix = np.where(rho < 1e-12, 0.0, rho)
+    if rho.min() < -1e-9:
+        mix = mix / mix.sum()
+        if cells is not None:
+            wanted = [np.clip(m, 0, None) / np.clip(m, 0, None).sum() for m in cells.marginals(rho)]
+            # The cells left may not be able to have these shares.
+            with contextlib.suppress(InfeasibleTarget):
+                mix = rake(cells, mix, dict(enumerate(wanted)))
     reachable = np.clip(response(mix), 0, 1)
     return mix, reachable / reachable.sum()
 

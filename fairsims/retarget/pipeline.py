@@ -119,13 +119,14 @@ def _rounds(
 ) -> tuple[Goal, list[Round]]:
     """Plan, train and calibrate, again from the measured error while that is too large and rounds are left."""
     config, cells = job.config, job.cells
+    joint = cells if len(job.classifiers) > 1 else None
     rounds: list[Round] = []
     with status.stage("complement"):
         goal = set_goal(
             cells, [p.argmax(axis=1) for p in labels], job.confusions, job.targets,
             tolerance=config.tolerance, drift=config.drift,
         )  # fmt: skip
-        plan = plan_complement(goal.base, goal.target, cells.names, omega=config.omega, cap=config.cap)
+        plan = plan_complement(goal.base, goal.target, cells.names, omega=config.omega, cap=config.cap, cells=joint)
         chosen = _complement(run, job, goal, pool, labels, plan, 1)
     # Two shares are one number, which one strength serves.
     most = config.rounds if cells.size > 2 else 1
@@ -136,7 +137,7 @@ def _rounds(
                 # Not to the cells of the first plan: the targets are marginal, and single cells are noisy.
                 plan = correct_complement(
                     goal.base, goal.mended(last.shares), np.array(last.plan.complement), last.shares, cells.names,
-                    strength=last.calibration.strength, cap=config.cap,
+                    strength=last.calibration.strength, cap=config.cap, cells=joint,
                 )  # fmt: skip
                 chosen = _complement(run, job, goal, pool, labels, plan, number)
         with status.stage(_numbered("auxiliary", number)):

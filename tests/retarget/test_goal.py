@@ -121,6 +121,43 @@ def test_cells_that_would_go_negative_are_named() -> None:
     assert np.array(plan.reachable) == pytest.approx(goal.target, abs=1e-9)
 
 
+def promised(pi: Shares, rho: Shares, omega: float) -> list[Shares]:
+    """Shares of every class by the linear rule."""
+    return CELLS.marginals((1 + omega) * pi - omega * rho)
+
+
+def test_omega_has_to_be_feasible_for_classes_only() -> None:
+    goal = goal_of(BASE, "0.5", "uniform")
+    single = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0).least_omega
+    plan = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0, cells=CELLS)
+    assert plan.omega == 1, "women 0.3 to 0.5 and dark 0.23 to 0.33 are both within twice the share"
+    assert single is not None
+    assert single > 1
+    assert f"(single cells: {single:.2f})" in plan.reason
+    rho = np.array(plan.complement)
+    worst = int((goal.target / goal.base).argmax())
+    assert rho[worst] == 0
+    assert f"no {CELLS.names[worst]} in the complement" in plan.reason
+    for found, wanted in zip(promised(goal.base, rho, plan.omega), goal.wanted, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_at_the_least_omega_the_neediest_class_leaves_the_complement_in_all_its_cells() -> None:
+    base = np.array([0.40, 0.25, 0.15, 0.08, 0.07, 0.05])
+    goal = goal_of(base, "0.5")
+    plan = plan_complement(goal.base, goal.target, CELLS.names, cells=CELLS)
+    assert plan.omega == plan.least_omega == pytest.approx(1.5, abs=1e-3)
+    assert CELLS.marginal(np.array(plan.complement), 0) == pytest.approx([1, 0], abs=1e-6)
+    for found, wanted in zip(promised(goal.base, np.array(plan.complement), plan.omega), goal.wanted, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+    beyond = plan_complement(goal.base, goal.target, CELLS.names, cells=CELLS, cap=1.2)
+    assert beyond.omega == 1.2
+    assert "above the cap of 1.2" in beyond.reason
+    assert "may fall short" in beyond.reason
+    assert CELLS.marginal(np.array(beyond.complement), 0) == pytest.approx([1, 0], abs=1e-6)
+    assert CELLS.marginal(np.array(beyond.complement), 1) == pytest.approx(goal.wanted[1], abs=1e-6), "held"
+
+
 def mixes(size: int) -> st.SearchStrategy[Shares]:
     raw = st.lists(st.floats(0.05, 1), min_size=size, max_size=size)
     return raw.map(lambda v: np.array(v) / sum(v))
@@ -151,6 +188,32 @@ def test_the_next_complement_mends_what_one_strength_cannot(
     if plan.omega == strength:
         error = tau - response(strength, rho)
         assert mix == pytest.approx(rho - error / (strength * kappa), abs=1e-8)
+
+
+@given(mixes(6), st.floats(0.5, 1.8), st.floats(0.5, 1.5), st.lists(st.floats(-0.03, 0.03), min_size=6, max_size=6))
+def test_the_next_complement_mends_every_class_though_cells_stay_out(
+    pi: Shares, strength: float, kappa: float, off: list[float]
+) -> None:
+    goal = goal_of(pi, "0.5", n=100_000)
+    assume(np.abs(goal.target - goal.base).max() > 0.02)
+    plan = plan_complement(goal.base, goal.target, CELLS.names, cells=CELLS, cap=50.0)
+    rho, stray = np.array(plan.complement), np.array(off) - np.mean(off)
+    direction = goal.base - rho
+    stray -= direction * (stray @ direction) / (direction @ direction)
+    measured = goal.base + strength * (kappa * direction + stray)
+    assume(measured.min() > 0.01)
+    again = correct_complement(
+        goal.base, goal.mended(measured), rho, measured, CELLS.names, strength=strength, cap=50.0, gain=1, cells=CELLS
+    )
+    mix = np.array(again.complement)
+    assert mix.min() >= 0
+    assert mix.sum() == pytest.approx(1)
+    assume("may still miss" not in again.reason)
+    reached = CELLS.marginals(goal.base + again.omega * (kappa * (goal.base - mix) + stray))
+    # Cells that have to stay out can rule a mix of classes out; seldom, and then by little.
+    near = [np.abs(found - wanted).max() for found, wanted in zip(reached, goal.wanted, strict=True)]
+    was = [np.abs(found - wanted).max() for found, wanted in zip(CELLS.marginals(measured), goal.wanted, strict=True)]
+    assert max(near) < max(0.001, 0.5 * max(was))
 
 
 def test_a_correction_beyond_the_cap_says_what_it_lacks() -> None:
