@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from fairsims.errors import FairsimsError
 
@@ -77,7 +78,7 @@ class ResponseFit:
     def share(self, strength: float) -> float:
         """Focus share at a strength."""
         a, b, c = self.coefficients
-        return float(1 / (1 + np.exp(-(a + b * strength + c * strength**2))))
+        return float(expit(a + b * strength + c * strength**2))
 
     def strength(self, share: float, cap: float) -> float:
         """The strength in [0, cap] with that focus share, by bisection on the rising curve."""

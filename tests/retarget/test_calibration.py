@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fairsims.denoisers import GaussianMixtureDenoiser, SIMSGuidance
@@ -187,6 +187,7 @@ pilots = st.lists(
 
 
 @given(pilots, st.floats(0.02, 0.98))
+@example([Pilot(strength=2.0, share=1.0, se=0.0, n=50), Pilot(strength=1.984375, share=0.0, se=0.0, n=50)], 0.5)
 def test_a_rising_fit_rises_everywhere_and_its_root_is_one(found: list[Pilot], target: float) -> None:
     fit = ResponseFit(found, cap=2.0)
     if not fit.rises:
