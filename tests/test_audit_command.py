@@ -227,7 +227,7 @@ def test_a_class_without_images_is_measured(digits_pool: MakePool) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--attr", "parity", "--target", "even=0.7,odd=0.7"], "sum to 1.4; they have to sum to 1"),
+        (["--attr", "parity", "--target", "even=0.7,odd=0.7"], "sum to 1.4; expected 1 over even, odd"),
         (["--attr", "parity", "--target", "evn=0.7,odd=0.3"], "parity has no class 'evn'; did you mean 'even'"),
         (["--attr", "gender", "--target", "0.5"], "no embedded classifier for gender at 8x8 grey"),
         (["--attr", "parity", "--classifier", "emoji-gender"], "emoji-gender labels 'gender', not 'parity'"),

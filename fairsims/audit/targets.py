@@ -64,7 +64,7 @@ def parse_target(text: str, attribute: Attribute) -> Target:
         given[missing[0]] = max(0.0, 1 - total)
     elif missing or abs(total - 1) > SUM_TOLERANCE:
         lacks = f" and lack {', '.join(missing)}" if missing else ""
-        raise InputError(f"the shares of --target {text} sum to {total:g}{lacks}; they have to sum to 1 over {classes}")
+        raise InputError(f"the shares of --target {text} sum to {total:g}{lacks}; expected 1 over {', '.join(classes)}")
     return Target(attribute=attribute, shares=tuple(given[c] for c in classes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,14 @@ def levels_of(loop: str, alpha: str | None, ratio: str | None) -> tuple[float, .
     text = asked[own] if own else None
     if own == "--alpha" and text is None:
         text = "0.5"
+    if text is None:
+        return None
     try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
+        levels = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{own} is {text!r}; expected numbers with commas between, such as 0.1,0.5") from None
+    highest = 1.0 if own == "--alpha" else math.inf
+    if len(set(levels)) != len(levels) or not all(0 <= v <= highest for v in levels):
+        limit = "from 0 to 1" if own == "--alpha" else "of 0 or more"
+        raise InputError(f"{own} is {text!r}; expected numbers {limit}, each once")
+    return levels

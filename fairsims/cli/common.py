@@ -87,12 +87,21 @@ def leave(say: Callable[[], None]) -> NoReturn:
     sys.exit(2)
 
 
+def given_once(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """The value of an option that other commands take several times; click alone would drop all but the last."""
+    if len(values) > 1:
+        raise InputError(f"--{option.name} is given {len(values)} times; expected once: this command takes one")
+    return values[0] if values else None
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 model_option = click.option(
     "--model", default="emoji-people-32", show_default=True, help="Checkpoint folder or embedded model."
 )
-attr_option = click.option("--attr", required=True, help="Attribute, e.g. gender.")
-target_option = click.option("--target", required=True, help="0.5, uniform, or woman=0.3,man=0.7.")
+attr_option = click.option("--attr", multiple=True, callback=given_once, required=True, help="Attribute, e.g. gender.")
+target_option = click.option(
+    "--target", multiple=True, callback=given_once, required=True, help="0.5, uniform, or woman=0.3,man=0.7."
+)
 classifier_option = click.option(
     "--classifier", help="Classifier folder or embedded name; the one that fits by default."
 )
