@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 
 from fairsims import distributed
-from fairsims.audit.command import AuditConfig, measure, shares_of
+from fairsims.audit.command import AuditConfig, measure, open_audit, shares_of
 from fairsims.audit.joint import Cells
+from fairsims.audit.plan import audit_plan
 from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping, describe, parse_target
 from fairsims.classifiers import AttributeClassifier, load_classifier
@@ -44,9 +45,10 @@ from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_c
 from fairsims.retarget.grid import SweepConfig
 from fairsims.retarget.job import Job, Report, combine_networks, learnt_mirrored
 from fairsims.retarget.pipeline import most_rounds, retarget
+from fairsims.retarget.plan import seed_ranges
 from fairsims.retarget.stages import write_set
 from fairsims.retarget.sweep import sweep
-from fairsims.runs import new_run_folder, read_json, settle_settings, write_manifest
+from fairsims.runs import PLAN, new_run_folder, read_json, settle_settings, write_manifest, write_plan
 from fairsims.sampling import SamplerConfig
 from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
@@ -224,18 +226,34 @@ def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> 
 
 
 def run_audit(config: AuditConfig, out: Path | None, *, report: Report, command: str) -> dict[str, Any]:
-    """A whole audit; with `out` also its tables, figures, report and manifest there.
+    """A whole audit; with `out` also its plan, written before anything is measured, tables, figures, report, manifest.
 
     Raises InputError when `out` holds other things than an earlier audit: the manifest is of everything in it.
+    Raises ChangedSettings when it holds an audit that was planned otherwise.
     """
-    if out is not None and not (out / "audit").exists() and out.exists() and any(out.iterdir()):
+    if out is None:
+        return measure(open_audit(config), report=report, facts={"command": command}).result
+    fresh = not (out / PLAN).exists()
+    if fresh and (out / "audit").exists():
+        raise InputError(
+            f"{out} holds an audit without the {PLAN} that is written before measuring: an earlier version made it; "
+            "give a new folder"
+        )
+    if fresh and out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds other files; expected a new folder or that of an earlier audit; give another")
-    found = measure(config, report=report, command=command)
-    if out is not None:
-        publish(out, found.result, found.before, found.after, found.reference, found.labels)
-        sources = {"before": found.before, "after": found.after, "reference": found.reference}
-        digests = {f"{name}_digest": source.digest for name, source in sources.items() if source is not None}
-        write_manifest(out, digests | {"classifier_digest": found.result["classifier"]["digest"]})
+    opened = open_audit(config)
+    plan = write_plan(out, audit_plan(opened))
+    try:
+        found = measure(opened, report=report, facts={"command": command, "plan": plan})
+    except InputError:
+        # What cannot be measured as planned may be planned anew; nothing was learnt.
+        if fresh:
+            (out / PLAN).unlink()
+        raise
+    publish(out, found.result, found.before, found.after, found.reference, found.labels)
+    sources = {"before": found.before, "after": found.after, "reference": found.reference}
+    digests = {f"{name}_digest": source.digest for name, source in sources.items() if source is not None}
+    write_manifest(out, digests | {"classifier_digest": found.result["classifier"]["digest"]})
     return found.result
 
 
@@ -328,11 +346,7 @@ def dry_run(job: Job) -> dict[str, Any]:
                 "cells": job.cells.size,
             }
         ),
-        "seeds": {
-            use: [s[0], s[-1]]
-            for use, n in (("pool", config.pool), ("calibration", max(config.pilots)), ("audit", config.audit))
-            for s in [config.seeds(use, n)]
-        },
+        "seeds": seed_ranges(config),
         "rounds_at_most": rounds,
         "forwards": forwards,
         "forwards_per_second": round(rate),

@@ -127,11 +127,12 @@ class Pool:
     def _pngs(self) -> Callable[[int], Any]:
         """PNGs of a row group by its number, an Arrow array. The latest are held only: memory does not grow with N."""
         held = int(np.clip(HELD_BYTES // max(size for _, _, _, size in self._groups), READERS, 64))
-        return lru_cache(maxsize=held)(lambda g: self._column(self._groups[g], "image").field("bytes"))
+        # Without the paths beside them: an image struct of two columns takes four times as long.
+        return lru_cache(maxsize=held)(lambda g: self._column(self._groups[g], "image.bytes").field("bytes"))
 
     def _column(self, group: tuple[Path, int, int, int], name: str) -> Any:
         with self._opened(group[0]) as file:
-            return file.read_row_group(group[1], columns=[name])[name].combine_chunks()
+            return file.read_row_group(group[1], columns=[name])[name.split(".")[0]].combine_chunks()
 
     @contextmanager
     def _opened(self, shard: Path) -> Iterator[Any]:

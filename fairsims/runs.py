@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,16 +101,61 @@ def settle_settings(path: Path, settings: Mapping[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         write_json(path, settings)
-        return
-    earlier, now = dict(_flat(read_json(path))), dict(_flat(settings))
-    changed = [k for k in dict.fromkeys([*earlier, *now]) if earlier.get(k) != now.get(k)]
-    if changed:
-        k = changed[0]
-        more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
-        raise ChangedSettings(
-            f"{path.parent} was made with {k} = {_short(earlier.get(k))}, now {k} = {_short(now.get(k))}{more}; "
-            "give the earlier settings to resume it, or another folder"
+    elif changed := _changed(read_json(path), settings, "made"):
+        raise ChangedSettings(f"{path.parent} was {changed}; give the earlier settings to resume it, or another folder")
+
+
+PLAN, PLAN_FORMAT = "plan.json", "fairsims-plan/1"
+
+
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> dict[str, str]:
+    """Fix in `plan.json` what will be measured and how, before it is; the file, its digest and time for `audit.json`.
+
+    One that is there stays as it is. Raises ChangedSettings naming what differs when it says something else,
+    InputError when it was changed after it was written.
+    """
+    plan, path = json.loads(json.dumps(plan)), folder / PLAN
+    if not path.exists():
+        written = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        write_json(path, {"format": PLAN_FORMAT, "written": written, "sha256": sha256_json(plan), "plan": plan})
+    found = read_plan(folder)
+    if changed := _changed(found["plan"], plan, "planned"):
+        raise ChangedSettings(f"{folder} was {changed}; ask for what was planned, or give another folder")
+    return {"file": PLAN, "sha256": found["sha256"], "written": found["written"]}
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The content of a folder's `plan.json`: `format`, `written`, `sha256` and `plan`, whose digest that is.
+
+    Raises InputError when the file is missing, of an earlier version, or was changed after it was written.
+    """
+    path = folder / PLAN
+    found = read_json(path)
+    if "omega" in found:
+        raise InputError(
+            f"{path} is the plan of a complement, which earlier versions called so; expected one of format "
+            f"{PLAN_FORMAT}; finish {folder} with the version that began it, or begin again in another folder"
         )
+    plan, written = found.get("plan"), found.get("written")
+    if found.get("format") != PLAN_FORMAT or not isinstance(plan, dict) or not isinstance(written, str):
+        raise InputError(f"{path} is no plan of format {PLAN_FORMAT}; restore it, or begin again in another folder")
+    if found.get("sha256") != sha256_json(plan):
+        raise InputError(
+            f"{path} was changed after it was written: its digest does not fit what it says; restore it, or begin "
+            "again in another folder"
+        )
+    return found
+
+
+def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any], done: str) -> str:
+    """`made with a = 1, now a = 2 (and b)`: every key whose value differs; empty when none does."""
+    earlier, now = dict(_flat(earlier)), dict(_flat(now))
+    changed = [k for k in dict.fromkeys([*earlier, *now]) if earlier.get(k) != now.get(k)]
+    if not changed:
+        return ""
+    k = changed[0]
+    more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
+    return f"{done} with {k} = {_short(earlier.get(k))}, now {k} = {_short(now.get(k))}{more}"
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -153,3 +200,39 @@ def write_manifest(run: Path, inputs: Mapping[str, str]) -> None:
     """`manifest.json`: SHA-256 of every input (name to digest) and of every file in the run."""
     outputs = {n: sha256_file(run / n) for n in run_files(run) if n not in UNLISTED and not (run / n).is_symlink()}
     write_json(run / "manifest.json", {"inputs": dict(inputs), "outputs": outputs})
+
+
+_RELISTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def relisted(run: Path) -> Iterator[None]:
+    """The run's `manifest.json`, where there is one, lists what is written inside and no longer what is removed there.
+
+    What changed before stays in view: only files that another hand touches at that very time are taken for ours.
+    """
+    before = _marks(run)
+    try:
+        yield
+    finally:
+        if (run / "manifest.json").exists():
+            # Several people may label the same run from one dashboard.
+            with _RELISTING:
+                _relist(run, before)
+
+
+def _relist(run: Path, before: Mapping[str, tuple[int, ...]]) -> None:
+    value, after = read_json(run / "manifest.json"), _marks(run)
+    listed = value.get("outputs")
+    if not isinstance(listed, dict):
+        return
+    kept = {n: digest for n, digest in listed.items() if n in after or n not in before}
+    written = {n: sha256_file(run / n) for n, mark in after.items() if before.get(n) != mark}
+    if written or len(kept) < len(listed):
+        write_json(run / "manifest.json", value | {"outputs": kept | written})
+
+
+def _marks(run: Path) -> dict[str, tuple[int, ...]]:
+    """What shows that a file was written, of every file that a manifest can list."""
+    files = {n: (run / n).lstat() for n in run_files(run) if n not in UNLISTED and not (run / n).is_symlink()}
+    return {n: (s.st_mtime_ns, s.st_size, s.st_ino) for n, s in files.items()}

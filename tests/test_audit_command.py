@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
 from fairsims.datasets import ImageDataset
 from fairsims.pools import Pool, export_edm_zip, export_folder
+from fairsims.report.runs_index import read_run
 from fairsims.report.view import read_audit
 from fairsims.runs import read_json, write_json
 
@@ -113,6 +115,58 @@ def test_any_two_sources_with_target_reference_and_report(tmp_path: Path, digits
     assert parity["assumption"]["after"].split("(")[0] in report
     assert "KID" in report
     assert "Both grids come from the same seeds" not in report
+
+
+def test_the_plan_is_fixed_before_measuring(tmp_path: Path, digits_pool: MakePool) -> None:
+    before, after, out = digits_pool(150, 50, "b-150"), digits_pool(100, 90, "a-100"), tmp_path / "out"
+    labels = labels_of(after, tmp_path / "a.csv", 40)
+    common = ["--before", before.folder, "--after", after.folder, "--attr", "parity", "--reference", "digits",
+              "--labels", f"after={labels}", "--target", "odd=0.4"]  # fmt: skip
+    audited = run(*common, "--out", out)
+    found = read_json(out / "plan.json")
+    plan = found["plan"]
+    assert audited["plan"] == {"file": "plan.json", "sha256": found["sha256"], "written": found["written"]}
+    assert found["written"] <= audited["created"]
+    assert plan["when"] == "before measuring"
+    assert plan["attributes"]["parity"] == {
+        "classes": ["even", "odd"], "target": {"even": 0.6, "odd": 0.4}, "target_text": "odd=0.4", "tolerance": 0.03
+    }  # fmt: skip
+    assert (plan["alpha"], plan["n"]) == (0.05, {"before": 200, "after": 190})
+    assert {when: i["digest"] for when, i in plan["images"].items()} == {
+        when: p["digest"] for when, p in audited["pools"].items()
+    }
+    assert plan["reference"]["digest"] == audited["quality"]["reference"]["digest"]
+    assert plan["extractors"] == [audited["quality"]["extractor"]]
+    assert plan["labels"]["parity"]["after"]["n"] == 80
+    assert any("before: tier B" in m and "after: tier A" in m for m in plan["metrics"])
+    assert "plan.json" in read_json(out / "manifest.json")["outputs"]
+    assert read_run(out).kind == "audit"
+    # Once more, the plan stays; another plan, or a plan that was changed, is refused before anything is written.
+    first = (out / "plan.json").read_bytes()
+    run(*common, "--out", out)
+    assert (out / "plan.json").read_bytes() == first
+    line = refused(*common, "--tolerance", "0.2", "--out", out)
+    assert "was planned with attributes.parity.tolerance = 0.03, now attributes.parity.tolerance = 0.2;" in line
+    write_json(out / "plan.json", found | {"plan": plan | {"alpha": 0.2}})
+    assert "plan.json was changed after it was written" in refused(*common, "--out", out)
+
+
+def test_a_killed_audit_goes_on_by_its_plan(tmp_path: Path, digits_pool: MakePool) -> None:
+    out, common = tmp_path / "out", ["--before", digits_pool(30, 30).folder, "--attr", "parity"]
+    run(*common, "--out", out)
+    plan = (out / "plan.json").read_bytes()
+    assert read_json(out / "plan.json")["plan"]["attributes"]["parity"]["target_text"] == "none: measured only"
+    shutil.rmtree(out / "audit")
+    for gone in ("report.html", "manifest.json"):
+        (out / gone).unlink()
+    assert "planned with" in refused(*common, "--target", "0.5", "--out", out)
+    run(*common, "--out", out)
+    assert (out / "plan.json").read_bytes() == plan
+    # One that an earlier version made had no plan: writing it now would be too late.
+    (out / "plan.json").unlink()
+    assert "holds an audit without the plan.json that is written before measuring" in refused(*common, "--out", out)
+    write_json(out / "plan.json", {"omega": 1.0, "complement": {"even": 1.0, "odd": 0.0}})
+    assert "is the plan of a complement" in refused(*common, "--out", out)
 
 
 def test_labels_by_people_make_tier_a(tmp_path: Path, digits_pool: MakePool) -> None:

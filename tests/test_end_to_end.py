@@ -12,23 +12,33 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
+from fairsims.audit.extractors import classifier_features
+from fairsims.audit.fidelity import quality
+from fairsims.classifiers import load_classifier
 from fairsims.cli import main
+from fairsims.datasets import open_dataset
+from fairsims.denoisers import checkpoint_recipe
+from fairsims.pools import Pool, select_pool
 from fairsims.report import write_report
-from fairsims.runs import sha256_file
+from fairsims.runs import sha256_file, sha256_json
 
 SMALL = [
     "--pool", "500", "--pilots", "128,512", "--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4",
     "--steps", "8", "--solver", "dpmpp2m",
 ]  # fmt: skip
 
-TELL_TIME = {"timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
+SCHEMA = files_of("fairsims.audit") / "audit.schema.json"
+TELL_TIME = {"plan.json", "timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
 
 
 def command(*options: str) -> list[str]:
@@ -85,11 +95,13 @@ def timeless(path: Path) -> Any:
         return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
     value = json.loads(path.read_text())
     if path.name == "audit.json":
-        del value["created"], value["cost"]["seconds"], value["cost"]["peak_memory_gb"]
+        del value["created"], value["plan"]["written"], value["cost"]["seconds"], value["cost"]["peak_memory_gb"]
         for stage in value["cost"]["stages"]:
             del stage["seconds"]
     elif path.name == "timings.json":
         return list(value)
+    elif path.name == "plan.json":
+        del value["written"]
     elif path.name == "manifest.json":
         value["outputs"] = {k: None if k in TELL_TIME else v for k, v in value["outputs"].items()}
     return value
@@ -107,7 +119,8 @@ def assert_same(reference: Path, run: Path, scratch: Path) -> None:
     copy = scratch / "run"
     shutil.copytree(run, copy)
     assert write_report(copy).read_bytes() == (run / "report.html").read_bytes()
-    shutil.copy(reference / "audit" / "audit.json", copy / "audit" / "audit.json")
+    for name in ("audit/audit.json", "plan.json"):
+        shutil.copy(reference / name, copy / name)
     assert write_report(copy).read_bytes() == (reference / "report.html").read_bytes()
 
 
@@ -154,6 +167,71 @@ def test_manifest_holds_the_digest_of_every_file(whole: tuple[Path, str]) -> Non
     assert {"base_digest", "classifier_digest", "reference_digest"} == manifest["inputs"].keys()
 
 
+def test_the_plan_is_fixed_before_the_first_image(whole: tuple[Path, str]) -> None:
+    run, _ = whole
+    found, audit = (json.loads((run / name).read_text()) for name in ("plan.json", "audit/audit.json"))
+    plan = found["plan"]
+    assert audit["plan"] == {"file": "plan.json", "sha256": found["sha256"], "written": found["written"]}
+    assert found["sha256"] == sha256_json(plan)
+    assert (run / "plan.json").stat().st_mtime_ns < min(p.stat().st_mtime_ns for p in run.rglob("shard-*"))
+    parity = {k: audit["attributes"]["parity"][k] for k in ("classes", "target", "tolerance")}
+    assert plan["attributes"] == {"parity": parity | {"target_text": "0.5"}}
+    assert (plan["when"], plan["n"], plan["alpha"]) == ("before generating", audit["pools"]["after"]["n"], 0.05)
+    assert [plan["seeds"]["audit"]] == audit["pools"]["after"]["seeds"]
+    assert plan["classifiers"]["parity"]["digest"] == audit["classifier"]["digest"]
+    assert plan["reference"]["digest"] == audit["quality"]["reference"]["digest"]
+    assert plan["model"] == {"name": "digits-8", "digest": audit["pools"]["before"]["checkpoint"]}
+    assert plan["settings_sha256"] == sha256_json(json.loads((run / "config.json").read_text()))
+    assert plan["rounds"] == 1
+    assert "taken_over" not in plan
+
+
+def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = whole
+    audit = json.loads((run / "audit" / "audit.json").read_text())
+    points = audit["calibration"]
+    assert list(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(audit)) == []
+    assert [(p["n"], p["quality_n"]) for p in points] == [(500, 128), (128, 128), (512, 128)]
+    pilots = [run / "pool", *(run / "calibration" / f"{p['strength']:.6f}-{p['n']}" for p in points[1:])]
+    first = {}
+    for number, folder in enumerate(pilots):
+        select_pool(Pool(folder), np.arange(128), tmp_path / str(number), made_by={})
+        first[str(number)] = Pool(tmp_path / str(number))
+    classifier = load_classifier("digits-parity")
+    data = str(checkpoint_recipe("digits-8")["data"])
+    found = quality(
+        first, classifier_features(classifier), open_dataset(data), [(classifier, np.array([0.5, 0.5]))]
+    )  # fmt: skip
+    for number, point in enumerate(points):
+        for name in ("fd_reference", "fd_target"):
+            assert point[name] == pytest.approx(found[str(number)][name], rel=1e-4)
+    # Towards the target's mix and away from the data as given.
+    assert points[-1]["fd_target"] < points[0]["fd_target"]
+    assert points[-1]["fd_reference"] > points[0]["fd_reference"]
+
+
+def test_runs_of_earlier_versions_are_read_or_refused(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their plan.json is what complement.json is now."""
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    (run / "complement.json").rename(run / "plan.json")
+    monkeypatch.chdir(tmp_path)
+    read = CliRunner().invoke(main, command(*SMALL, "--json"))
+    assert json.loads(read.stdout)["attributes"] == json.loads((run / "audit" / "audit.json").read_text())["attributes"]
+    (run / "status.json").write_text('{"stage": "after", "state": "running", "message": ""}')
+    plan = (run / "plan.json").read_bytes()
+    for message in ("run/plan.json is the plan of a complement", "has a complement set and no plan.json"):
+        refused = CliRunner().invoke(main, command(*SMALL))
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        assert message in refused.stderr
+        if (run / "plan.json").exists():
+            assert (run / "plan.json").read_bytes() == plan
+            (run / "plan.json").unlink()
+    assert not (run / "plan.json").exists()
+
+
 def test_seed_ranges_never_overlap(whole: tuple[Path, str]) -> None:
     run, _ = whole
 
@@ -196,8 +274,12 @@ def test_changed_setting_is_named_and_nothing_is_touched(
 
 
 def test_killed_and_interrupted_equals_uninterrupted(whole: tuple[Path, str], tmp_path: Path) -> None:
-    # In the fine-tune, once it has a state to go on from; then between pilots.
+    # Before the first image; in the fine-tune, once it has a state to go on from; then between pilots.
     folder = tmp_path / "cut"
+    running, _ = stop(folder, SMALL, when=lambda run: (run / "plan.json").exists(), how=signal.SIGKILL)
+    assert running
+    assert not list((folder / "run").rglob("shard-*"))
+    plan = (folder / "run" / "plan.json").read_bytes()
     running, _ = stop(folder, SMALL, when=lambda run: (run / "auxiliary" / "state.pt").exists(), how=signal.SIGKILL)
     assert running
     assert not (folder / "run" / "auxiliary" / "config.json").exists()
@@ -205,6 +287,7 @@ def test_killed_and_interrupted_equals_uninterrupted(whole: tuple[Path, str], tm
     assert running
     assert errors == "error: interrupted; the same command goes on from here\n"
     finish(folder, SMALL)
+    assert (folder / "run" / "plan.json").read_bytes() == plan
     assert_same(whole[0], folder / "run", tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 from pathlib import Path
@@ -16,11 +17,13 @@ from fairsims.runs import (
     new_run_folder,
     read_json,
     read_jsonl,
+    read_plan,
     settle_settings,
     sha256_file,
     sha256_json,
     write_json,
     write_manifest,
+    write_plan,
     write_text,
 )
 
@@ -143,6 +146,54 @@ def test_a_changed_setting_inside_a_section_is_named(tmp_path: Path) -> None:
     settle_settings(path, {"preset": "digits-8", "train": train | {"seed": 0}})
     with pytest.raises(ChangedSettings, match=r"made with train\.seed = 0, now train\.seed = 1;"):
         settle_settings(path, {"preset": "digits-8", "train": train | {"seed": 1}})
+
+
+PLAN = {"when": "before measuring", "attributes": {"parity": {"classes": ["even", "odd"], "tolerance": 0.03}}}
+
+
+def test_a_plan_is_written_once(tmp_path: Path) -> None:
+    (tmp_path / ".plan.json.part").write_text("left by a kill")
+    fixed = write_plan(tmp_path, PLAN)
+    assert everything(tmp_path) == ["plan.json"]
+    found = read_plan(tmp_path)
+    # Anyone can check the digest: of canonical JSON.
+    canonical = json.dumps(found["plan"], sort_keys=True, separators=(",", ":")).encode()
+    assert found["sha256"] == hashlib.sha256(canonical).hexdigest() == fixed["sha256"]
+    assert (found["plan"], found["format"]) == (PLAN, "fairsims-plan/1")
+    assert (fixed["file"], fixed["written"]) == ("plan.json", found["written"])
+    assert dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(found["written"]) < dt.timedelta(minutes=5)
+    before = (tmp_path / "plan.json").read_bytes()
+    assert write_plan(tmp_path, PLAN) == fixed
+    assert (tmp_path / "plan.json").read_bytes() == before
+
+
+def test_another_plan_is_refused_by_name(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAN)
+    before = (tmp_path / "plan.json").read_bytes()
+    wider = {"parity": PLAN["attributes"]["parity"] | {"tolerance": 0.1}}  # type: ignore[index]
+    with pytest.raises(ChangedSettings, match=r"planned with attributes\.parity\.tolerance = 0\.03, now .* = 0\.1;"):
+        write_plan(tmp_path, PLAN | {"attributes": wider})
+    assert (tmp_path / "plan.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan": {"when": "before measuring", "attributes": {}}}, "was changed after it was written"),
+        ({"sha256": "0" * 64}, "was changed after it was written"),
+        ({"format": "fairsims-plan/9"}, "is no plan of format fairsims-plan/1"),
+        ({"plan": "x"}, "is no plan of format"),
+        ({"omega": 1.0}, "is the plan of a complement, which earlier versions called so"),
+    ],
+)
+def test_a_plan_that_was_tampered_with_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    write_plan(tmp_path, PLAN)
+    write_json(tmp_path / "plan.json", read_json(tmp_path / "plan.json") | changes)
+    for again in (lambda: write_plan(tmp_path, PLAN), lambda: read_plan(tmp_path)):
+        with pytest.raises(InputError, match=message) as caught:
+            again()
+        assert str(tmp_path / "plan.json") in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_added_and_dropped_settings_count_as_changed(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_each_attribute_has_its_section(held: tuple[Path, dict[str, Any]]) -> No
 
 def test_the_plan_is_on_joint_cells(held: tuple[Path, dict[str, Any]]) -> None:
     run, _ = held
-    plan = json.loads((run / "plan.json").read_text())
+    plan = json.loads((run / "complement.json").read_text())
     cells = ["even & low", "even & high", "odd & low", "odd & high"]
     for part in ("base", "target", "complement", "reachable"):
         assert list(plan[part]) == cells
@@ -112,12 +112,43 @@ def test_the_plan_is_on_joint_cells(held: tuple[Path, dict[str, Any]]) -> None:
     assert drawn["probability"].min() >= 0.9**2
 
 
+def test_targets_and_what_is_held_are_fixed_first(held: tuple[Path, dict[str, Any]]) -> None:
+    run, result = held
+    found = json.loads((run / "plan.json").read_text())
+    assert result["plan"] == {"file": "plan.json", "sha256": found["sha256"], "written": found["written"]}
+    assert found["plan"]["attributes"] == {
+        "parity": {
+            # Half of both, whichever the base has less of.
+            "classes": ["even", "odd"], "target": {"even": 0.5, "odd": 0.5}, "target_text": "0.5", "tolerance": 0.002,
+        },
+        "half": {"classes": ["low", "high"], "target": None, "drift": 0.002},
+    }  # fmt: skip
+    assert found["plan"]["rounds"] == 2
+    assert any(m.startswith("held:") for m in found["plan"]["metrics"])
+    assert {name: c["digest"] for name, c in found["plan"]["classifiers"].items()} == {
+        name: c["digest"] for name, c in result["classifiers"].items()
+    }
+
+
+def test_quality_at_each_strength_is_of_the_round_that_was_kept(held: tuple[Path, dict[str, Any]]) -> None:
+    run, result = held
+    kept = next(r["round"] for r in result["rounds"] if r["kept"])
+    pilots = pd.read_parquet(run / ("calibration.parquet" if kept == 1 else f"calibration-{kept}.parquet"))
+    assert [p["strength"] for p in result["calibration"]] == pilots["strength"].tolist()
+    assert {p["quality_n"] for p in result["calibration"]} == {100}
+    assert all(p["fd_target"] > 0 and p["fd_reference"] > 0 for p in result["calibration"])
+
+
 def test_a_second_round_trains_the_auxiliary_on(held: tuple[Path, dict[str, Any]]) -> None:
     run, result = held
-    assert {"plan-2.json", "complement-2.parquet", "auxiliary-2", "calibration-2", "calibration-2.parquet"} <= names(
-        run
-    )
-    assert "plan-3.json" not in names(run)
+    assert {
+        "complement-2.json",
+        "complement-2.parquet",
+        "auxiliary-2",
+        "calibration-2",
+        "calibration-2.parquet",
+    } <= names(run)
+    assert "complement-3.json" not in names(run)
     first, second = result["rounds"]
     assert [first["kept"], second["kept"]].count(True) == 1
     kept = first if first["kept"] else second
@@ -142,10 +173,11 @@ def test_killed_between_the_rounds_ends_the_same(held: tuple[Path, dict[str, Any
     shutil.copytree(run, cut)
     for gone in ("auxiliary-2", "calibration-2", "after", "audit", "merged"):
         shutil.rmtree(cut / gone)
-    for gone in ("plan-2.json", "calibration-2.parquet", "report.html", "manifest.json"):
+    for gone in ("complement-2.json", "calibration-2.parquet", "report.html", "manifest.json"):
         (cut / gone).unlink()
     (cut / "status.json").write_text('{"stage": "auxiliary-2", "state": "running", "message": ""}')
     again = retarget(cut, half, *HELD)
+    assert (cut / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
     for key in ("attributes", "rounds", "controlled", "method", "calibration", "pools"):
         assert again[key] == result[key], key
     for name in ("merged", "auxiliary-2"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fairsims.audit.compare import audit
+from fairsims.audit.compare import audit, check_pair
 from fairsims.audit.corrected import corrected_shares
 from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.extractors import FeatureExtractor, open_extractor
@@ -81,25 +81,53 @@ class Measured:
     """Every label by people that was used, beside what the classifier calls the image."""
 
 
-def measure(config: AuditConfig, *, report: Report = lambda *_: None, command: str = "") -> Measured:
-    """Carry out an audit.
+@dataclass(frozen=True, kw_only=True)
+class OpenAudit:
+    """A configuration with everything it names opened and checked."""
 
-    What can be made again (labels of sources that are no pools, features) is kept in the cache folder. Raises
-    InputError for what cannot work; most of it before anything is computed.
-    """
+    config: AuditConfig
+    sources: Mapping[str, ImageSource]
+    """By side."""
+    classifiers: tuple[AttributeClassifier, ...]
+    """One per attribute: first those of `attr`, then those held."""
+    plans: tuple[AuditPlan, ...]
+    """Of the same attributes."""
+    reference: ImageDataset | Path | None
+    extractors: tuple[FeatureExtractor, ...]
+
+
+def open_audit(config: AuditConfig) -> OpenAudit:
+    """Open what the configuration names. Raises InputError for what cannot work, before anything is measured."""
     paths = {"before": config.before} | ({"after": config.after} if config.after is not None else {})
     sources = {when: open_source(path) for when, path in paths.items()}
+    check_pair(sources)
     first = sources["before"]
     classifiers = [classifier_of(first, name, _given(config, name)) for name in (*config.attr, *config.hold)]
-    attributes = [c.attribute for c in classifiers]
-    labels = read_people_labels(config.labels, sources, attributes)
+    labels = read_people_labels(config.labels, sources, [c.attribute for c in classifiers])
     plans = [_plan(config, c, labels[c.attribute.name]) for c in classifiers]
     reference = _reference(config.reference, first)
-    extractors = _extractors(config, classifiers) if reference is not None else []
-    pairs = list(zip(classifiers, plans, strict=True))
+    return OpenAudit(
+        config=config,
+        sources=sources,
+        classifiers=tuple(classifiers),
+        plans=tuple(plans),
+        reference=reference,
+        extractors=tuple(_extractors(config, classifiers)) if reference is not None else (),
+    )
+
+
+def measure(opened: OpenAudit, *, report: Report = lambda *_: None, facts: Mapping[str, Any] | None = None) -> Measured:
+    """Carry out an audit; `facts` are merged into the result.
+
+    What can be made again (labels of sources that are no pools, features) is kept in the cache folder. Raises
+    InputError for what turns out not to work: labels of other images, a reference that lacks a class.
+    """
+    config, sources = opened.config, opened.sources
+    first, reference = sources["before"], opened.reference
+    pairs = list(zip(opened.classifiers, opened.plans, strict=True))
     result = audit(
-        first, sources.get("after"), *pairs[0], others=pairs[1:], reference=reference, extractors=extractors,
-        store=cache_folder("audit"), report=report, facts={"command": command, "settings": _settings(config)},
+        first, sources.get("after"), *pairs[0], others=pairs[1:], reference=reference, extractors=opened.extractors,
+        store=cache_folder("audit"), report=report, facts={"settings": _settings(config), **(facts or {})},
     )  # fmt: skip
     if cost := _cost(sources, result, config.attr[0]):
         result["cost"] = cost

@@ -26,7 +26,7 @@ from fairsims.errors import InputError
 from fairsims.pools import Pool
 from fairsims.runs import sha256_json, write_json
 
-__all__ = ["AuditPlan", "ShareRule", "audit", "source_facts", "write_audit"]
+__all__ = ["AuditPlan", "ShareRule", "audit", "check_pair", "source_facts", "write_audit"]
 
 FORMAT = "fairsims-audit/2"
 
@@ -57,7 +57,7 @@ def audit(
     Raises InputError when the sources differ in shape, are the same images or look swapped.
     """
     sources = {"before": before} | ({"after": after} if after is not None else {})
-    _check_pair(sources)
+    check_pair(sources)
     readings = [
         read_attribute(c, p, sources, store=store, after_shares=after_shares, report=report)
         for c, p in [(classifier, plan), *others]
@@ -105,7 +105,8 @@ def source_facts(source: ImageSource) -> dict[str, Any]:
     return found
 
 
-def _check_pair(sources: Mapping[str, ImageSource]) -> None:
+def check_pair(sources: Mapping[str, ImageSource]) -> None:
+    """Raises InputError when before and after differ in shape, are the same images or look swapped."""
     if len(sources) == 1:
         return
     before, after = sources["before"], sources["after"]

@@ -93,6 +93,14 @@ class QualityReference:
         """Images that the re-weighted reference is worth, `(sum w)^2 / sum w^2` (Kish)."""
         return None if self.weights is None else float(self.weights.sum() ** 2 / (self.weights**2).sum())
 
+    def distances(self, features: FeatureTable) -> dict[str, float]:
+        """Fréchet distances of generated images' features `(n, d)`: as given, and with a target re-weighted to it."""
+        moments = moments_of(features)
+        found = {"fd_reference": frechet_distance(self.as_given, moments)}
+        if self.at_target is not None:
+            found["fd_target"] = frechet_distance(self.at_target, moments)
+        return found
+
     def repeats(self, features: FeatureTable) -> Repeats:
         """Each generated image's nearest real one, for `NEIGHBOUR_SAMPLE` of features `(n, d)` at most."""
         drawn = subsample(len(features), NEIGHBOUR_SAMPLE)
@@ -106,15 +114,11 @@ class QualityReference:
         The Fréchet distances are over all of them, those to the nearest training image as `repeats` has them.
         Raises InputError when there are too few images.
         """
-        moments = moments_of(features)
-        found = {"fd_reference": frechet_distance(self.as_given, moments)}
-        if self.at_target is not None:
-            found["fd_target"] = frechet_distance(self.at_target, moments)
         real, fake = (x[subsample(len(x), size)] for x in (self.features, features))
         near = repeats or self.repeats(features)
         summary = Nearest.of(near.distances)
         return (
-            found
+            self.distances(features)
             | asdict(manifold(real, fake, k=self.k))
             | {"auth_pct": authenticity(near.distances, near.places, self.features)}
             | {"nearest_median": summary.median, "nearest_low": summary.low, "n": len(features)}
@@ -140,6 +144,25 @@ class Repeats:
         """The images nearest to a training image, nearest first."""
         found = nearest_pairs(self.distances, self.places, count=count)
         return [replace(p, generated=int(self.drawn[p.generated])) for p in found]
+
+
+def open_reference(
+    reference: ImageDataset,
+    extractor: FeatureExtractor,
+    targets: Sequence[tuple[AttributeClassifier, np.ndarray]],
+    folder: Path,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[QualityReference, str | None]:
+    """A real data set to measure against, its features and moments kept in `folder`; and whose labels weigh it.
+
+    Raises InputError when it lacks a class that the targets want.
+    """
+    features = stored_features(reference, extractor, folder, report)
+    weights, labelled_by = reference_weights(reference, targets) if targets else (None, None)
+    key = f"{reference.digest[:16]}-{extractor.digest[:16]}"
+    mix = "" if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+    files = folder / f"moments-{key}.npz", folder / f"moments-{key}-{mix}.npz"
+    return QualityReference(features=features, weights=weights, files=files), labelled_by
 
 
 def quality(
@@ -170,34 +193,25 @@ def quality(
         found: dict[str, Any] = {"metric": extractor.metric, "extractor": extractor.facts()}
         if isinstance(reference, Path):
             return found | _against_statistics(reference, features, seed)
-        real_features = stored_features(reference, extractor, folder, report)
-        return found | _against_images(
-            reference, real_features, features, targets, groups or {}, folder, extractor.digest, seed
-        )
+        real, labelled_by = open_reference(reference, extractor, targets, folder, report)
+        named = {"name": reference.name, "digest": reference.digest, "labels": labelled_by}
+        calls = {name: reference_calls(reference, g.classifier, folder) for name, g in (groups or {}).items()}
+        return found | _against_images(named, real, features, groups or {}, calls, seed)
 
 
 def _against_images(
-    reference: ImageDataset, real_features: FeatureTable, features: Mapping[str, FeatureTable],
-    targets: Sequence[tuple[AttributeClassifier, np.ndarray]], groups: Mapping[str, GroupCalls], folder: Path,
-    extractor_digest: str, seed: int,
+    named: dict[str, Any], real: QualityReference, features: Mapping[str, FeatureTable],
+    groups: Mapping[str, GroupCalls], calls: Mapping[str, npt.NDArray[np.int64]], seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    weights, labelled_by = reference_weights(reference, targets) if targets else (None, None)
-    key = f"{reference.digest[:16]}-{extractor_digest[:16]}"
-    mix = "" if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()[:16]
-    files = folder / f"moments-{key}.npz", folder / f"moments-{key}-{mix}.npz"
-    real = QualityReference(features=real_features, weights=weights, files=files)
-    size = min(NEIGHBOUR_SAMPLE, len(real_features), *map(len, features.values()))
+    """`named` is what the section says of the reference; `calls` are its classes by attribute, `(N,)` each."""
+    size = min(NEIGHBOUR_SAMPLE, len(real.features), *map(len, features.values()))
     pairs, unavailable, numbers = {}, {"group_fd": NO_GROUP_FD}, {}
     for when, f in features.items():
         near = real.repeats(f)
         numbers[when] = real.measure(f, size, repeats=near) | _infinity(real.as_given, f, when, seed, unavailable)
-        numbers[when] |= _kernel(real_features, f, seed)
+        numbers[when] |= _kernel(real.features, f, seed)
         pairs[when] = [asdict(p) for p in near.pairs()]
-    named = {"name": reference.name, "digest": reference.digest, "labels": labelled_by}
-    grouped = {
-        name: group_distances(real_features, reference_calls(reference, g.classifier, folder), features, g, seed)
-        for name, g in groups.items()
-    }
+    grouped = {name: group_distances(real.features, calls[name], features, g, seed) for name, g in groups.items()}
     return {
         "reference": named | real.facts(),
         "precision_recall": {
@@ -207,7 +221,7 @@ def _against_images(
         "groups": grouped,
         "nearest_pairs": pairs,
         "unavailable": unavailable,
-        "warnings": _warnings(features, real_features.shape[1], real.effective_n),
+        "warnings": _warnings(features, real.features.shape[1], real.effective_n),
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.gaussian import GaussianLoop, Row, State
 from fairsims.collapse.measures import Interval
 from fairsims.errors import InputError
+from fairsims.retarget.status import Status
 from fairsims.runs import atomic, read_json, settle_settings, write_json
 
 FORMAT = "fairsims-collapse/1"
@@ -76,13 +77,24 @@ def run_loops(
     started = time.perf_counter()
     loop = loop_of(config, out, report)
     settle_settings(out / "config.json", config.as_dict() | {"data_digest": getattr(loop, "digest", None)})
+    with Status(out) as status:
+        with status.stage("generations"):
+            result = _result(config, loop, out, threshold, report) | {"command": command}
+        result["seconds"] = _seconds(out, time.perf_counter() - started)
+        write_json(out / "collapse.json", result)
+        status.finish()
+    return result
+
+
+def _result(config: CollapseConfig, loop: Loop, out: Path, threshold: bool, report: Report) -> dict[str, Any]:
+    """Every cell, the table of all and what `collapse.json` says of them."""
     tables = {cell: run_cell(loop, cell, config, out / "cells" / cell.name, report) for cell in config.cells()}
     table = pd.concat([_labelled(config, loop, cell, rows) for cell, rows in tables.items()], ignore_index=True)
     with atomic(out / "collapse.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     result = {
         "format": FORMAT, "fairsims": __version__, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": command, "machine": machine(), "settings": config.as_dict(), "n": loop.n,
+        "machine": machine(), "settings": config.as_dict(), "n": loop.n,
         "headline": loop.headline, "facts": getattr(loop, "facts", {}),
         "cells": [_summary(config, loop, cell, rows) for cell, rows in tables.items()],
         "theory": theory_of(config, loop, out, report), "threshold": None,
@@ -91,8 +103,6 @@ def run_loops(
         from fairsims.collapse.threshold import find_thresholds
 
         result["threshold"] = find_thresholds(config, loop, out / "threshold", report)
-    result["seconds"] = _seconds(out, time.perf_counter() - started)
-    write_json(out / "collapse.json", result)
     return result
 
 

@@ -22,10 +22,11 @@ from fairsims.audit.sources import predicted_counts
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError
 from fairsims.pools import Pool
-from fairsims.retarget.arms import Arm, Ground
+from fairsims.retarget.arms import ARMS, Arm, Ground
 from fairsims.retarget.complement import draw_complement
 from fairsims.retarget.goal import Goal
 from fairsims.retarget.job import Job, Report
+from fairsims.retarget.plan import comparison_metrics, fix_plan
 from fairsims.retarget.stages import (
     base_facts,
     draw_set,
@@ -63,6 +64,7 @@ def compare(
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
     with distributed.main_first():
         settle_settings(folder / "config.json", job.settings)
+        fixed = fix_plan(folder, job, rounds=1, arms=list(ARMS), metrics=comparison_metrics(job))
     with Status(folder) as status:
         with status.stage("pool"):
             pool = sample(folder / "pool", job.base, job, "pool", config.pool, base_facts(job), report, "pool")
@@ -85,7 +87,7 @@ def compare(
         with status.stage("audit"):
             if distributed.is_main():
                 sizes = {name: len(chosen) for name, chosen in sets.items()}
-                result = _result(ground, arms, sizes, command) | {"plan": asdict(plan)}
+                result = _result(ground, arms, sizes, command) | {"plan": fixed, "complement": asdict(plan)}
                 write_json(folder / "compare.json", result)
                 with atomic(folder / "compare.parquet") as temporary:
                     pd.DataFrame(result["arms"]).to_parquet(temporary, index=False)

@@ -1,7 +1,7 @@
 """The pipeline behind `fairsims retarget`: pool, complement, auxiliary, calibration, audit pools, audit.
 
 Each stage leaves whole files; the same call on the same folder goes on where a killed one stopped. Where one strength
-cannot serve all shares, complement, auxiliary and calibration have further rounds: `plan-2.json`, `auxiliary-2/`, ...
+cannot serve all shares, complement, auxiliary and calibration have further rounds: `complement-2.json`, ...
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, focus_va
 from fairsims.retarget.complement import ComplementPlan, correct_complement
 from fairsims.retarget.goal import Goal
 from fairsims.retarget.job import Job, Report, prepare
+from fairsims.retarget.pilots import pilot_quality
+from fairsims.retarget.plan import fix_plan
 from fairsims.retarget.selection import Selection
 from fairsims.retarget.stages import (
     Auxiliary,
@@ -35,6 +38,7 @@ from fairsims.retarget.stages import (
     kept_images,
     load_auxiliary,
     numbered,
+    pilot_pools,
     predicted,
     retargeting,
     sample,
@@ -81,12 +85,13 @@ def retarget(
     `publish` makes figures and pages of the result, before the manifest is written and the run counts as finished.
 
     Under torchrun every process samples and trains its part, rank 0 alone labels, audits and writes.
-    Raises ChangedSettings when the folder holds a run with other settings, InfeasibleTarget or InputError when the
-    target or the pool cannot serve.
+    Raises ChangedSettings when the folder holds a run with other settings or another plan, InfeasibleTarget or
+    InputError when the target or the pool cannot serve, InputError when an earlier version began the run.
     """
     config = job.config
     with distributed.main_first():
         settle_settings(run / "config.json", job.settings)
+        fixed = fix_plan(run, job, rounds=most_rounds(job))
     with Status(run) as status:
         with status.stage("pool"):
             pool = sample(run / "pool", job.base, job, "pool", config.pool, base_facts(job), report, "pool")
@@ -102,7 +107,9 @@ def retarget(
             after = kept_images(run / "after", retargeted, job, facts, selection, report, "after")
         with status.stage("audit"):
             if distributed.is_main():
-                result = _audit(run, job, goal, rounds, best, before, after, selection, status, command)
+                said = {"model": config.model, "command": command, "plan": fixed}
+                said |= {"method": _method(job, goal, best, selection)} | _calibration_facts(goal, rounds, best)
+                result = _audit(run, job, goal, best, pool, before, after, selection, status, said)
             report("audit", 1, 1)
         if distributed.is_main():
             publish(run, result, before, after)
@@ -180,8 +187,8 @@ def _retargeted(run: Path, job: Job, best: Round) -> tuple[Denoiser, dict[str, A
 
 
 def _audit(
-    run: Path, job: Job, goal: Goal, rounds: list[Round], best: Round, before: Pool, after: Pool,
-    selection: Selection | None, status: Status, command: str,
+    run: Path, job: Job, goal: Goal, best: Round, pool: Pool, before: Pool, after: Pool, selection: Selection | None,
+    status: Status, facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     config = job.config
     rule = selected_shares(job, Pool(run / "candidates"), after) if selection is not None else None
@@ -192,15 +199,19 @@ def _audit(
         )
         for k in range(len(job.classifiers))
     ]  # fmt: skip
-    facts: dict[str, Any] = {"model": config.model, "command": command, "method": _method(job, goal, best, selection)}
-    facts |= _calibration_facts(goal, rounds, best)
     if "controlled" in facts and selection is None:
         values = focus_values(predicted(after, job), goal.confusion, goal.focus)
         facts["controlled"]["after"] = _interval(as_pilot(values, best.calibration.strength))
-    result = audit(
-        before, after, job.classifier, plans[0], others=list(zip(job.classifiers, plans, strict=True))[1:],
-        reference=job.reference, after_shares=rule, facts=facts,
-    )  # fmt: skip
+    with TemporaryDirectory(prefix="fairsims-") as store:
+        result = audit(
+            before, after, job.classifier, plans[0], others=list(zip(job.classifiers, plans, strict=True))[1:],
+            reference=job.reference, after_shares=rule, facts=facts, store=Path(store),
+        )  # fmt: skip
+        if job.reference is not None:
+            targets = list(zip(job.classifiers, goal.wanted[: len(job.targets)], strict=False))
+            pilots = pilot_pools(best.calibration, pool, run / numbered("calibration", best.number))
+            measured = pilot_quality(pilots, job.reference, targets, Path(store))
+            result["calibration"] = [p | q for p, q in zip(facts["calibration"], measured, strict=True)]
     nfe = {"before": before.meta["evaluations_per_image"], "after": after.meta["evaluations_per_image"]}
     kept_cost = _resampling_cost(job, goal, before)
     result["cost"] = {

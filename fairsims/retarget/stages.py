@@ -120,7 +120,7 @@ def first_plan(job: Job, pool: Pool) -> tuple[Goal, ComplementPlan]:
 
 
 def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPlan, number: int = 1) -> np.ndarray:
-    """Draw a round's complement set and write its table and its plan; its positions in the pool."""
+    """Draw a round's complement set and write its table and how it was planned; its positions in the pool."""
     config, names, of = job.config, goal.cells.names, labels(pool, job)
     chosen = draw_complement(
         goal.cells.probabilities(of), np.array(plan.complement), size=config.complement_size, seed=config.seed,
@@ -129,7 +129,8 @@ def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPla
     )  # fmt: skip
     if not distributed.is_main():
         return chosen
-    write_set(folder / f"{numbered('complement', number)}.parquet", pool, goal.cells, of, chosen)
+    name = numbered("complement", number)
+    write_set(folder / f"{name}.parquet", pool, goal.cells, of, chosen)
     content = asdict(plan) | {
         "target": as_mapping(goal.target, names),
         "complement": as_mapping(plan.complement, names),
@@ -138,7 +139,7 @@ def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPla
     }
     if len(of) > 1:
         content |= {"base": as_mapping(goal.base, names), "attributes": goal.as_json()}
-    write_json(folder / f"{numbered('plan', number)}.json", content)
+    write_json(folder / f"{name}.json", content)
     return chosen
 
 
@@ -209,6 +210,11 @@ def calibrate_strength(
 
 def _pilot_folder(folder: Path, strength: float, n: int) -> Path:
     return folder / f"{strength:.6f}-{n}"
+
+
+def pilot_pools(calibration: Calibration, pool: Pool, folder: Path) -> list[Pool]:
+    """The images of every pilot: first the base's pool, then what `calibrate_strength` left in `folder`."""
+    return [pool, *(Pool(_pilot_folder(folder, p.strength, p.n)) for p in calibration.pilots[1:])]
 
 
 def shares_at(job: Job, goal: Goal, calibration: Calibration, folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:

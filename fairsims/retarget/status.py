@@ -10,6 +10,7 @@ from typing import Any
 
 from fairsims import distributed
 from fairsims.pools import Pool
+from fairsims.processes import this_process
 from fairsims.runs import read_json, write_json
 
 
@@ -51,7 +52,9 @@ class Status:
 
     def _say(self, state: str, message: str = "") -> None:
         if distributed.is_main():
-            write_json(self.run / "status.json", {"stage": self.current, "state": state, "message": message})
+            # A killed process leaves "running" behind.
+            who = {"process": this_process()} if state == "running" else {}
+            write_json(self.run / "status.json", {"stage": self.current, "state": state, "message": message} | who)
 
     def cost(self) -> dict[str, Any]:
         """Images, evaluations and seconds of every stage but the audit, for `audit.json`."""

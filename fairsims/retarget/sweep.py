@@ -40,6 +40,7 @@ from fairsims.retarget.stages import (
     sample,
     write_set,
 )
+from fairsims.retarget.status import Status
 from fairsims.runs import atomic, read_json, settle_settings, write_json
 from fairsims.training.folder import snapshot_folder
 
@@ -66,6 +67,18 @@ def sweep(config: SweepConfig, folder: Path, *, report: Report = lambda *_: None
     )
     with distributed.main_first():
         settle_settings(folder / "config.json", settings)
+    with Status(folder) as status:
+        with status.stage("points"):
+            result = _measured(config, job, folder, settings, report) | {"command": command}
+            if distributed.is_main():
+                write_json(folder / "sweep.json", result)
+        status.finish()
+    distributed.barrier()
+    return result
+
+
+def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Every point, the best of them again where that is asked for, and what `sweep.json` says."""
     pool = sample(folder / "pool", job.base, job, "pool", config.run.pool, base_facts(job), report, "pool")
     plan = _plan(config, job, pool)
     bench = Bench(folder, job, plan)
@@ -90,16 +103,12 @@ def sweep(config: SweepConfig, folder: Path, *, report: Report = lambda *_: None
     best = best_points(rows, plan.target_share, config.run.tolerance)
     again = list(dict.fromkeys([Point(mode="base"), *best.values()])) if config.confirm else []
     confirmed = measure(again, folder / "confirmed", "audit", config.confirm)
-    result = _result(config, job, plan, bench, settings, rows) | {
-        "command": command,
+    if distributed.is_main():
+        write_table(folder, rows)
+    return _result(config, job, plan, bench, settings, rows) | {
         "best": {name: rows[p] for name, p in best.items()},
         "confirmed": {p.name: row for p, row in confirmed.items()},
     }
-    if distributed.is_main():
-        write_table(folder, rows)
-        write_json(folder / "sweep.json", result)
-    distributed.barrier()
-    return result
 
 
 def write_table(folder: Path, rows: Mapping[Point, Row]) -> None:

@@ -117,7 +117,7 @@ def test_the_remedies_are_trained_alike(compared: tuple[Path, dict[str, Any]]) -
     assert aux["data_digest"] != mix["data_digest"]
     drawn = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("complement", "target-mix")}
     assert (drawn["target-mix"]["parity"] == "odd").mean() == pytest.approx(0.5, abs=1 / len(drawn["target-mix"]))
-    planned = result["plan"]["complement"][1]
+    planned = result["complement"]["complement"][1]
     assert (drawn["complement"]["parity"] == "odd").mean() == pytest.approx(planned, abs=1 / len(drawn["complement"]))
     table = rows(folder)
     assert table["training_kimg"].to_dict() == dict.fromkeys(ARMS, 0.32) | {"base": 0, "resampled": 0}
@@ -126,6 +126,15 @@ def test_the_remedies_are_trained_alike(compared: tuple[Path, dict[str, Any]]) -
     assert (table.loc[["merged", "guided"], "strength"] > 0).all()
     assert table.loc[["base", "resampled", "finetuned"], "strength"].isna().all()
     assert (table.loc[["merged", "guided"], "calibration_images"] >= 64).all()
+
+
+def test_the_plan_names_the_arms(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = compared
+    found = read_json(folder / "plan.json")
+    assert result["plan"] == {"file": "plan.json", "sha256": found["sha256"], "written": found["written"]}
+    assert found["plan"]["arms"] == list(ARMS)
+    assert (found["plan"]["when"], found["plan"]["n"], found["plan"]["rounds"]) == ("before generating", 64, 1)
+    assert (folder / "plan.json").stat().st_mtime_ns < min(p.stat().st_mtime_ns for p in folder.rglob("shard-*"))
 
 
 def test_quality_is_measured_of_every_arm(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -174,7 +183,7 @@ def test_what_is_finished_is_read(compared: tuple[Path, dict[str, Any]], job: Jo
     touched = {name.split("/")[0] for name, written in files(folder).items() if before.get(name) != written}
     made = {"base", "finetuned", "resampled", "compare.json", "compare.parquet", "compare.md", "compare.png"}
     # Tables that are the same again, and what keeps the time.
-    again = {"complement.parquet", "target-mix.parquet", "plan.json", "merged", "guided"}
+    again = {"complement.parquet", "target-mix.parquet", "complement.json", "merged", "guided"}
     assert made <= touched <= made | again | {"manifest.json", "status.json", "timings.json"}
     assert not [n for n, w in files(folder).items() if n.endswith((".safetensors", "stats.jsonl")) and before[n] != w]
 

@@ -1,0 +1,122 @@
+"""What is going to be measured, and how, as `plan.json` fixes it before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairsims.audit.command import OpenAudit
+from fairsims.audit.targets import Target, as_mapping
+from fairsims.classifiers import AttributeClassifier
+from fairsims.datasets import ImageDataset
+from fairsims.datasets.attributes import Attribute
+from fairsims.runs import sha256_file
+
+ALPHA = 0.05
+"""All intervals are of level 1 - alpha."""
+
+
+def audit_plan(opened: OpenAudit) -> dict[str, Any]:
+    """The plan of an audit of existing images, JSON."""
+    config, sources = opened.config, opened.sources
+    texts = dict(zip(config.attr, config.target, strict=False))
+    pairs = list(zip(opened.classifiers, opened.plans, strict=True))
+    names = {c.attribute.name: c for c in opened.classifiers}
+    sizes = {when: len(s) for when, s in sources.items()}
+    labels = {
+        c.attribute.name: {when: {"digest": p.digest, "n": len(p.positions)} for when, p in plan.labels.items()}
+        for c, plan in pairs
+        if plan.labels
+    }
+    return {
+        "when": "before measuring",
+        "attributes": {
+            name: planned_attribute(
+                c.attribute, target=plan.target if isinstance(plan.target, Target) else None, text=texts.get(name),
+                tolerance=plan.tolerance, drift=plan.drift,
+            )
+            for (name, c), plan in zip(names.items(), opened.plans, strict=True)
+        },
+        "metrics": planned_metrics(
+            [planned_shares(c, plan.split, {when: when in plan.labels for when in sources}) for c, plan in pairs],
+            targets=bool(config.target), change=len(sources) == 2, held=bool(config.hold),
+            distances=[e.metric for e in opened.extractors], reference=opened.reference,
+        ),
+        "alpha": ALPHA,
+        "n": sizes["before"] if len(set(sizes.values())) == 1 else sizes,
+        "images": {when: {"name": s.name, "digest": s.digest, "n": len(s)} for when, s in sources.items()},
+        "classifiers": {name: {"name": c.name, "digest": c.digest} for name, c in names.items()},
+        "reference": planned_reference(opened.reference),
+        "extractors": [e.facts() for e in opened.extractors],
+    } | ({"labels": labels} if labels else {})  # fmt: skip
+
+
+def planned_attribute(
+    attribute: Attribute, *, target: Target | None, text: str | None, tolerance: float, drift: float | None
+) -> dict[str, Any]:
+    """An attribute's target and tolerance, or the drift it is allowed; `text` is the target as it was asked for.
+
+    A target that depends on which class the base has less of is not known before: then it is null.
+    """
+    found: dict[str, Any] = {"classes": list(attribute.classes), "target": None}
+    if target is not None:
+        either, other = target.resolve((0, 1)), target.resolve((1, 0))
+        known = as_mapping(either, attribute.classes) if np.array_equal(either, other) else None
+        return found | {"target": known, "target_text": text, "tolerance": tolerance}
+    return found | ({"target_text": "none: measured only"} if drift is None else {"drift": drift})
+
+
+def planned_shares(
+    classifier: AttributeClassifier, split: str | None = None, labelled: Mapping[str, bool] | None = None
+) -> str:
+    """How an attribute's shares will be estimated; `labelled` says of which sides people labelled images."""
+    called = f"tier C, what {classifier.name} calls them, uncorrected"
+    if classifier.confusions:
+        by = split or classifier.default_split
+        called = f"tier B, calls of {classifier.name} corrected for its errors on the held-out split {by!r}"
+    people = "tier A, labels by people together with the classifier's calls"
+    ways = {when: people if by else called for when, by in (labelled or {"": False}).items()}
+    same = len(set(ways.values())) == 1
+    how = next(iter(ways.values())) if same else "; ".join(f"{when}: {way}" for when, way in ways.items())
+    return f"shares of {classifier.attribute.name} ({how})"
+
+
+def planned_metrics(
+    shares: Sequence[str], *, targets: bool, change: bool, held: bool, distances: Sequence[str],
+    reference: ImageDataset | Path | None,
+) -> list[str]:  # fmt: skip
+    """Everything that will be measured, in words; `distances` are the names of the Fréchet distances."""
+    return list(_metrics(shares, targets, change, held, distances, reference))
+
+
+def planned_reference(reference: ImageDataset | Path | None) -> dict[str, str] | None:
+    """Name and digest of what quality will be measured against."""
+    if isinstance(reference, Path):
+        return {"name": reference.name, "digest": sha256_file(reference)}
+    return None if reference is None else {"name": reference.name, "digest": reference.digest}
+
+
+def _metrics(
+    shares: Sequence[str], targets: bool, change: bool, held: bool, distances: Sequence[str],
+    reference: ImageDataset | Path | None,
+) -> Iterator[str]:  # fmt: skip
+    yield from (f"{s}, with {1 - ALPHA:.0%} intervals" for s in shares)
+    if change:
+        yield "change of every share from before to after, with intervals"
+    if targets:
+        yield "reached: every interval of a share inside target ± tolerance; not reached: one wholly outside; else open"
+        yield "distance of the shares from the target (total variation, Jensen–Shannon, fairness discrepancy, ratios)"
+    if held:
+        yield "held: every share's change, with its interval, inside ± drift; not held: one wholly outside; else open"
+    if len(shares) > 1:
+        yield "shares of every pair of attributes together"
+    if reference is None:
+        return
+    images = isinstance(reference, ImageDataset)
+    for distance in distances:
+        yield f"{distance} to the reference as given" + (" and re-weighted to the target" if targets and images else "")
+    if images:
+        yield "kernel distance, precision, recall, density, coverage, authenticity, nearest real images"
