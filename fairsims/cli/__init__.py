@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from fairsims import __version__
-from fairsims.cli.audits import audit, dashboard, info
+from fairsims.cli.audits import audit, dashboard, info, report
 from fairsims.cli.classifying import classifier
 from fairsims.cli.collapsing import collapse
 from fairsims.cli.common import Group
 from fairsims.cli.comparing import compare
 from fairsims.cli.imports import export, import_
+from fairsims.cli.repeating import audits
 from fairsims.cli.retargeting import retarget
 from fairsims.cli.signing import keygen, sign, verify
 from fairsims.cli.stages import complement, generate, label, merge
@@ -44,6 +45,8 @@ for command in (
     finetune,
     merge,
     audit,
+    report,
+    audits,
     info,
     keygen,
     sign,

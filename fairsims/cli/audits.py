@@ -1,4 +1,4 @@
-"""`fairsims audit`, `info` and `dashboard`."""
+"""`fairsims audit`, `report`, `info` and `dashboard`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,38 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
         result = jobs.run_audit(config, out, report=bars.report, command=command_line())
     where = "" if out is None else f"\n\nreport  {out / 'report.html'}"
     click.echo(json.dumps(result) if as_json else f"{terminal_table(result)}{where}")
+
+
+@click.command()
+@click.argument("run", type=path)
+@click.option(
+    "--form", "forms", multiple=True, type=click.Choice(("html", "pdf", "md", "card", "croissant")),
+    help="html, pdf, md, card or croissant; again for several, all that can be written by default.",
+)  # fmt: skip
+@json_option
+def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
+    """Write the report of a finished run or audit: page, PDF, Markdown, model card, Croissant.
+
+    What no tool can know is asked in RUN/report.toml and stands as open until it is answered there.
+    """
+    from fairsims.report.forms import find_run, unwritten, write_reports
+    from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields
+    from fairsims.runs import SIGNATURE
+
+    folder = find_run(run)
+    written = write_reports(folder, forms)
+    still = open_ids(read_fields(folder))
+    if as_json:
+        click.echo(json.dumps({"written": [str(p) for p in written], "open": still}))
+        return
+    for file in written:
+        click.echo(file)
+    for reason in [] if forms else unwritten(folder):
+        click.echo(reason, err=True)
+    if still:
+        click.echo(f"{len(still)} of {len(FIELDS)} questions are open; answer them in {folder / FILE}", err=True)
+    if (folder / SIGNATURE).exists():
+        click.echo("this run was signed before: its signature does not fit the new report; sign it again", err=True)
 
 
 @click.command()

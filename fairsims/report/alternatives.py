@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairsims.report.quality_view import QUALITY_NAMES
 from fairsims.report.view import AuditView
 from fairsims.report.words import headline, number, share_text, short_percent
 
@@ -44,3 +45,13 @@ def nearest_alt(side: str, audit: AuditView) -> str:
     pairs = audit.section("quality", "nearest_pairs").get(side) or []
     distances = ", ".join(number(p["distance"]) for p in pairs if isinstance(p, dict) and "distance" in p)
     return f"{len(pairs)} generated images, {side}, above their nearest training images, at distances {distances}"
+
+
+def quality_alt(audit: AuditView) -> str:
+    """Alternative text of `quality_figure`: every number in it."""
+    points = "; ".join(
+        f"{p.strength:.3g}: " + ", ".join(f"{QUALITY_NAMES[k]} {number(v)}" for k, v in p.distances.items())
+        for p in audit.calibration
+        if p.distances
+    )
+    return f"{audit.metric or 'Quality'} at each strength, lower is closer. {points}."

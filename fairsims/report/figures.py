@@ -7,7 +7,7 @@ byte.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from fairsims.errors import InputError
-from fairsims.report.view import AttributeView, Share, read_audit
+from fairsims.report.quality_view import QUALITY_NAMES
+from fairsims.report.view import AttributeView, AuditView, Share
 from fairsims.report.words import percent, short_percent
 from fairsims.runs import atomic
 
@@ -32,12 +33,9 @@ BEFORE, AFTER, TARGET = "#B85600", "#003F73", "#222222"
 """Okabe and Ito's vermilion and blue, the blue darkened until the two differ in grey as well, and near-black."""
 
 
-def shares_figure(audit: Mapping[str, Any], path: Path) -> None:
-    """Write the share of every class before and after, with 95% intervals and the target, as PNG.
-
-    Raises InputError on a broken audit.
-    """
-    attributes = read_audit(audit).attributes
+def shares_figure(view: AuditView, path: Path) -> None:
+    """Write the share of every class before and after, with 95% intervals and the target, as PNG."""
+    attributes = view.attributes
     heights = [0.62 * len(a.classes) + 0.45 for a in attributes]
     with canvas(path, sum(heights) + 0.55) as figure:
         panels = figure.subplots(len(attributes), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -47,12 +45,11 @@ def shares_figure(audit: Mapping[str, Any], path: Path) -> None:
         _legend(figure, any(a.after for a in attributes), any(a.target for a in attributes))
 
 
-def calibration_figure(audit: Mapping[str, Any], path: Path) -> None:
+def calibration_figure(view: AuditView, path: Path) -> None:
     """Write share against strength with 95% intervals, the target, the chosen strength and what the audit then found.
 
-    Raises InputError when the audit is broken or holds no calibration.
+    Raises InputError when the audit holds no calibration.
     """
-    view = read_audit(audit)
     if not view.calibration:
         raise InputError("the audit has no calibration points; expected at least one to draw them")
     controlled = view.controlled
@@ -82,6 +79,34 @@ def calibration_figure(audit: Mapping[str, Any], path: Path) -> None:
         axes.set_ylabel(short_name(controlled.name, 34))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, **_LEGEND)
+
+
+def quality_figure(view: AuditView, path: Path) -> None:
+    """Write the Fréchet distances at each strength and the chosen strength, as PNG.
+
+    Raises InputError when no strength has any.
+    """
+    points = [p for p in view.calibration if p.distances]
+    if not points:
+        raise InputError("the audit has no distances by strength; expected at least one to draw them")
+    styles = {"fd_reference": (BEFORE, "o", "white"), "fd_target": (AFTER, "s", AFTER)}
+    with canvas(path, 3.1) as figure:
+        axes: Axes = figure.subplots()
+        handles = []
+        for key, (color, marker, fill) in styles.items():
+            found = [(p.strength, p.distances[key]) for p in points if key in p.distances]
+            if found:
+                x, y = zip(*found, strict=True)
+                axes.plot(x, y, color=color, marker=marker, markerfacecolor=fill, markeredgewidth=1.4, markersize=5)
+                handles.append(_handle(color, marker, fill, QUALITY_NAMES[key]))
+        if view.strength is not None:
+            axes.axvline(view.strength, color=TARGET, linestyle=":", linewidth=1.4)
+            handles.append(Line2D([], [], color=TARGET, linestyle=":", label=f"chosen: {view.strength:.3g}"))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("strength")
+        n = f", {points[0].n:,} images" if points[0].n else ""
+        axes.set_ylabel(f"{short_name(view.metric or 'distance', 34)}{n}")
+        figure.legend(handles=handles, loc="outside upper left", ncols=1, frameon=False, **_LEGEND)
 
 
 _LEGEND: dict[str, Any] = {"handletextpad": 0.5, "columnspacing": 1.2, "borderaxespad": 0.2, "handlelength": 1.6}

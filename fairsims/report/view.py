@@ -14,7 +14,7 @@ from typing import Any
 from fairsims.errors import InputError
 from fairsims.report.fields import list_of, number_of, object_of, objects_of, text_of
 from fairsims.report.joint_view import JointView, joint_views
-from fairsims.report.quality_view import QualityRow, QualitySection, quality_sections
+from fairsims.report.quality_view import QUALITY_NAMES, QualityRow, QualitySection, quality_sections
 from fairsims.runs import read_json
 
 FORMATS = ("fairsims-audit/1", "fairsims-audit/2")
@@ -140,6 +140,10 @@ class CalibrationPoint:
 
     strength: float
     share: Share
+    distances: Mapping[str, float] = field(default_factory=dict)
+    """`fd_reference` and `fd_target` of its images, where they were measured."""
+    n: int | None = None
+    """Images that those are from, the same at every strength."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,4 +368,10 @@ def _calibration(audit: Mapping[str, Any]) -> Iterator[CalibrationPoint]:
         strength = number_of(point, "strength")
         if strength is None:
             raise InputError(f"calibration[{i}].strength of the audit is missing; run the audit again")
-        yield CalibrationPoint(strength=strength, share=_share(point, f"calibration[{i}]"))
+        n = number_of(point, "quality_n")
+        yield CalibrationPoint(
+            strength=strength,
+            share=_share(point, f"calibration[{i}]"),
+            distances={k: d for k in QUALITY_NAMES if (d := number_of(point, k)) is not None},
+            n=None if n is None else int(n),
+        )

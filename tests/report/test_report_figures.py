@@ -23,8 +23,8 @@ from fairsims.report.view import read_audit
 @pytest.mark.parametrize("draw", [shares_figure, calibration_figure])
 def test_figures_are_repeatable_and_leave_no_trace(tmp_path, draw):
     settings = dict(mpl.rcParams)
-    draw(fixtures.AUDIT, tmp_path / "a.png")
-    draw(json.loads(json.dumps(fixtures.AUDIT)), tmp_path / "b.png")
+    draw(read_audit(fixtures.AUDIT), tmp_path / "a.png")
+    draw(read_audit(json.loads(json.dumps(fixtures.AUDIT))), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as picture:
         assert set(picture.info) <= {"dpi"}
@@ -38,7 +38,7 @@ def test_figures_show_the_audit(tmp_path):
     other = fixtures.audit()
     other["attributes"]["gender"]["after"]["woman"]["share"] = 0.3
     for i, value in enumerate((fixtures.AUDIT, other, fixtures.single_source())):
-        shares_figure(value, tmp_path / f"{i}.png")
+        shares_figure(read_audit(value), tmp_path / f"{i}.png")
     assert len({p.read_bytes() for p in tmp_path.iterdir()}) == 3
 
 
@@ -49,14 +49,14 @@ def test_any_class_name_can_be_drawn(tmp_path):
     gender["classes"], gender["focus"] = list(names.values()), names["woman"]
     gender["before"] = {names[k]: v for k, v in gender["before"].items()}
     del gender["by_split"]
-    shares_figure(value, tmp_path / "a.png")
+    shares_figure(read_audit(value), tmp_path / "a.png")
     value["calibration"] = [{"strength": 1, "share": 0.5}]
-    calibration_figure(value, tmp_path / "b.png")
+    calibration_figure(read_audit(value), tmp_path / "b.png")
 
 
 def test_no_calibration_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no calibration points"):
-        calibration_figure(fixtures.audit(calibration=[]), tmp_path / "a.png")
+        calibration_figure(read_audit(fixtures.audit(calibration=[])), tmp_path / "a.png")
 
 
 def test_before_and_after_differ_in_grey():

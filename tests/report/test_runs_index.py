@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import report_fixtures as fixtures
 
 from fairsims.errors import InputError
+from fairsims.processes import this_process
 from fairsims.report import dashboard
 from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
 from fairsims.report.runs_index import list_runs, progress, read_run
 from fairsims.report.tables import cost_table, runs_table, shares_table
 from fairsims.report.view import read_audit
+from fairsims.retarget.status import Status
+from fairsims.runs import write_json, write_plan
+
+SAY = "import json; from fairsims.processes import this_process; print(json.dumps(this_process()))"
 
 
 def test_newest_first_and_only_runs(tmp_path):
@@ -58,6 +65,7 @@ def test_audit_without_status_is_finished(tmp_path):
         ("status.json", '{"stage": "fin', "not valid JSON"),
         ("status.json", '"x"', "expected an object"),
         ("status.json", '{"state": "odd"}', "has state 'odd'"),
+        ("plan.json", "{", "not valid JSON"),
         ("status.json", '{"state": ["x"], "stage": 1}', "has state"),
         ("audit/audit.json", "{", "not valid JSON"),
         ("audit/audit.json", "{}", "the audit has format None"),
@@ -66,7 +74,7 @@ def test_audit_without_status_is_finished(tmp_path):
 )
 def test_broken_runs_say_why(tmp_path, file, text, message):
     run = fixtures.finished_run(tmp_path)
-    (run / file).unlink()
+    (run / file).unlink(missing_ok=True)
     if text is not None:
         (run / file).write_text(text)
     entry = read_run(run)
@@ -78,6 +86,79 @@ def test_failed_run_keeps_its_message(tmp_path):
     run = fixtures.running_run(tmp_path)
     (run / "status.json").write_text(json.dumps({"stage": "finetune", "state": "failed", "message": "loss is nan"}))
     assert (read_run(run).state, read_run(run).message) == ("failed", "loss is nan")
+
+
+def seen(root):
+    return {r.name: (r.kind, r.state) for r in list_runs(root)}
+
+
+def test_a_killed_run_has_stopped(tmp_path):
+    """By its process where that can be looked for, else by how long nothing has changed."""
+    run = fixtures.running_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"process": this_process()}))
+    assert read_run(run).state == "running"
+    ended = subprocess.run([sys.executable, "-c", SAY], capture_output=True, text=True, check=True)
+    (run / "status.json").write_text(json.dumps(status | {"message": "", "process": json.loads(ended.stdout)}))
+    assert read_run(run).state == "stopped"
+    assert "its process has ended; the same command goes on" in read_run(run).message
+    (run / "status.json").write_text(json.dumps(status | {"message": "", "process": {"machine": "another", "pid": 1}}))
+    assert read_run(run).state == "running"
+    for path in (run, *run.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    assert read_run(run).state == "stopped"
+    assert "nothing has changed for" in read_run(run).message
+
+
+def test_a_fixed_plan_tells_the_kinds_apart_from_the_start(tmp_path):
+    for name, plan in (
+        ("00001-r", {"when": "before generating", "mode": "merged"}),
+        ("00002-c", {"when": "before generating", "arms": ["base", "merged"]}),
+        ("00003-a", {"when": "before measuring"}),
+    ):
+        write_plan(tmp_path / name, plan)
+        if name != "00003-a":
+            write_json(tmp_path / name / "status.json", {"state": "running", "stage": "pool", "message": ""})
+    assert seen(tmp_path) == {
+        "00001-r": ("retargeting", "running"), "00002-c": ("comparison", "running"), "00003-a": ("audit", "running"),
+    }  # fmt: skip
+    # Audits of images report no stages; a comparison that is finished has what it found.
+    fixtures.finished_run(tmp_path, "00004-a", value=fixtures.single_source())
+    (tmp_path / "00004-a" / "status.json").unlink()
+    write_plan(tmp_path / "00004-a", {"when": "before measuring"})
+    write_json(tmp_path / "00002-c" / "status.json", {"state": "finished"})
+    assert seen(tmp_path)["00004-a"] == ("audit", "finished")
+    assert seen(tmp_path)["00002-c"] == ("comparison", "broken")
+    assert "has no compare.json" in read_run(tmp_path / "00002-c").message
+    write_json(tmp_path / "00002-c" / "compare.json", {})
+    assert seen(tmp_path)["00002-c"] == ("comparison", "finished")
+
+
+def test_sweeps_loops_and_pools_say_how_far_they_are(tmp_path):
+    sweep, loop, pool = (tmp_path / n for n in ("00001-sweep", "00002-loop", "00003-pool"))
+    write_json(sweep / "points" / "base.json", {})
+    write_json(loop / "cells" / "sims-1" / "rows.json", {})
+    write_json(pool / "pool.json", {"seeds": [[0, 600]]})
+    for folder in (sweep, loop):
+        write_json(folder / "config.json", {})
+    (pool / "shard-00000.parquet").touch()
+    kinds = {sweep.name: "sweep", loop.name: "collapse", pool.name: "pool"}
+    assert seen(tmp_path) == {n: (k, "running") for n, k in kinds.items()}
+    write_json(sweep / "sweep.json", {})
+    write_json(loop / "collapse.json", {})
+    (pool / "shard-00001.parquet").touch()
+    assert seen(tmp_path) == {n: (k, "finished") for n, k in kinds.items()}
+    # Further points are being made.
+    with Status(sweep) as status, status.stage("points"):
+        assert seen(tmp_path)[sweep.name] == ("sweep", "running")
+        status.finish()
+    assert seen(tmp_path)[sweep.name] == ("sweep", "finished")
+    with pytest.raises(ZeroDivisionError), Status(loop) as status, status.stage("generations"):
+        _ = 1 / 0
+    assert seen(tmp_path)[loop.name] == ("collapse", "failed")
+    assert read_run(loop).message == "division by zero"
+    write_json(pool / "pool.json", {"seeds": 3})
+    assert (read_run(pool).state, "which seeds" in read_run(pool).message) == ("broken", True)
 
 
 def rows_of(chart):

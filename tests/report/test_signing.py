@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.report import signing
 from fairsims.report.signing import create_key, read_private_key, read_public_key, sign, verify
-from fairsims.runs import SIGNATURE, read_json, write_json, write_manifest, write_text
+from fairsims.runs import SIGNATURE, read_json, relisted, write_json, write_manifest, write_text
 
 
 @pytest.fixture
@@ -143,6 +144,40 @@ def test_without_a_signature_the_manifest_is_checked_and_that_is_said(run: Path,
     with pytest.raises(InputError, match=r"changed: report.html"):
         sign(run, read_private_key(key))
     assert not (run / SIGNATURE).exists()
+
+
+def test_what_is_written_into_a_finished_run_is_listed_and_what_others_changed_is_not(run: Path) -> None:
+    write_text(run / "pool" / "shard-00000.parquet", "another's")
+    with relisted(run):
+        write_text(run / "labels" / "gender-1" / "Ada.csv", "seed")
+        write_text(run / "report.html", "<b>")
+        (run / "audit" / "audit.json").unlink()
+    verdict = verify(run)
+    assert (verdict.changed, verdict.missing, verdict.added) == (("pool/shard-00000.parquet",), (), ())
+    assert read_json(run / "manifest.json")["inputs"] == {"base_digest": "abc"}
+    with pytest.raises(ZeroDivisionError), relisted(run):
+        write_text(run / "report.md", "# half of the forms")
+        _ = 1 / 0
+    assert verify(run).added == ()
+
+
+def test_several_hands_write_into_a_run_at_once(run: Path) -> None:
+    def write(k: int) -> None:
+        with relisted(run):
+            write_text(run / "labels" / f"{k}.csv", str(k))
+
+    with ThreadPoolExecutor(8) as hands:
+        list(hands.map(write, range(40)))
+    assert verify(run).intact and verify(run).files == 44
+
+
+def test_without_a_manifest_none_is_begun(tmp_path: Path) -> None:
+    with relisted(tmp_path):
+        write_text(tmp_path / "a.csv", "seed")
+    write_json(tmp_path / "manifest.json", {"outputs": None})
+    with relisted(tmp_path):
+        write_text(tmp_path / "b.csv", "seed")
+    assert read_json(tmp_path / "manifest.json") == {"outputs": None}
 
 
 def test_keys_are_safe_and_never_overwritten(tmp_path: Path) -> None:

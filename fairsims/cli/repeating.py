@@ -1,0 +1,123 @@
+"""`fairsims audits`: repeating the audits that fairsims brings along."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fairsims.cli.common import Bars, command_line, json_option, path
+from fairsims.errors import InputError
+
+if TYPE_CHECKING:
+    from fairsims.recipes import Recipe
+    from fairsims.recipes.recorded import Found
+
+ROOTS = {"retarget": Path("runs/audits"), "collapse": Path("runs/collapse")}
+SHOWN = 3
+"""Other numbers of a row that are named; --json has all."""
+
+
+@click.group()
+def audits() -> None:
+    """Repeat recorded audits and see what differs."""
+
+
+@audits.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """The recipes there are: name, kind, runs, what they are about."""
+    from fairsims.recipes import list_recipes
+
+    found = list_recipes()
+    if as_json:
+        click.echo(json.dumps([_facts(r) for r in found]))
+        return
+    width = max(len(r.name) for r in found)
+    for r in found:
+        facts = _facts(r)
+        runs = f"{facts['runs']} runs" if facts["runs"] else "your files"
+        recorded = "recorded" if facts["recorded"] else ""
+        click.echo(f"{r.name:<{width}}  {r.kind:<9} {runs:<11} {recorded:<9} {r.title}".rstrip())
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name, "kind": recipe.kind, "runs": len(recipe.value.get("runs", [])),
+        "recorded": recipe.results.exists(), "title": recipe.title, "folder": str(recipe.folder),
+    }  # fmt: skip
+
+
+@audits.command("run")
+@click.argument("name")
+@click.option("--runs", type=path, help="Folder of the runs; by default runs/audits, of loops runs/collapse.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="Carry out the runs of this seed only; again for more.")
+@click.option("--only", default="", help="Carry out the runs whose folder's name starts so.")
+@click.option("--record", is_flag=True, help="Keep the results in the recipe's folder, in place of those recorded.")
+@json_option
+def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record: bool, as_json: bool) -> None:
+    """Carry out the recipe NAME, or the one in the folder NAME, and say what differs from what is recorded.
+
+    What is unfinished is resumed, what is finished is read. Exit code 1 when a value lies outside its recorded 95%
+    interval; seconds and memory are not compared.
+    """
+    from fairsims.recipes import RESULTS, find_recipe
+    from fairsims.recipes.recorded import OUTSIDE, differences, read_results
+    from fairsims.recipes.repeating import carry_out, runs_of, table_of, write_table
+
+    recipe = find_recipe(name)
+    root = runs or ROOTS.get(recipe.kind, Path("runs"))
+    planned = runs_of(recipe, root)
+    chosen = [
+        k for k, r in enumerate(planned)
+        if (not seeds or r.config.seed in seeds) and r.folder.name.startswith(only)
+    ]  # fmt: skip
+    if not chosen:
+        known = ", ".join(r.folder.name for r in planned)
+        raise InputError(f"no run of {recipe.name} is of these; expected --seed or --only to choose from {known}")
+    recorded = read_results(recipe.results) if recipe.results.exists() else None
+    written = recipe.results if record else root / recipe.name / RESULTS
+    for k in chosen:
+        click.echo(f"{planned[k].folder}", err=True)
+        with Bars() as bars:
+            # The nearest first: the run just before has most often the same complement.
+            carry_out(planned[k], planned[:k][::-1], report=bars.report, command=command_line())
+        write_table(table_of(planned), written)
+    found = [] if recorded is None else differences(recorded, read_results(written), recipe.kind)
+    outside = sum(f.state == OUTSIDE for f in found)
+    if as_json:
+        rows = [asdict(f) | {"state": f.state, "changes": [asdict(c) | {"outside": c.outside} for c in f.changes]}
+                for f in found]  # fmt: skip
+        click.echo(json.dumps({"recipe": recipe.name, "results": str(written), "recorded": recorded is not None,
+                               "outside": outside, "rows": rows}))  # fmt: skip
+    else:
+        click.echo("\n".join(_lines(found, recorded is not None, outside, written)))
+    sys.exit(1 if outside else 0)
+
+
+def _lines(found: Sequence[Found], recorded: bool, outside: int, written: Path) -> list[str]:
+    if not recorded:
+        return [f"nothing is recorded for this recipe; --record keeps what is in {written}"]
+    lines = []
+    for f in found:
+        lines.append(f"{f.row}: {f.state}")
+        shares = [c for c in f.changes if c.limits is not None]
+        others = [c for c in f.changes if c.limits is None]
+        for c in shares:
+            low, high = c.limits or (0.0, 0.0)
+            where = "outside of" if c.outside else "inside"
+            lines.append(f"  {c.column} {c.recorded} -> {c.now}, {where} the recorded interval [{low:g}, {high:g}]")
+        others.sort(key=lambda c: -abs(c.relative) if c.relative is not None else float("-inf"))
+        for c in others[:SHOWN]:
+            by = f", {c.relative:+.1%}" if c.relative is not None else ""
+            lines.append(f"  {c.column} {c.recorded} -> {c.now}{by}")
+        if len(others) > SHOWN:
+            lines.append(f"  and {len(others) - SHOWN} more by less")
+    states = [f.state for f in found]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+    return [*lines, f"rows: {counts}", f"results {written}"]
