@@ -1,4 +1,6 @@
-"""The audits of published models, at small sizes on digits in the same file formats: an EDM zip and an EDM snapshot.
+"""Recipes of audits: repeating them and saying what differs, and those of published models.
+
+These run at small sizes on digits in the same file formats: an EDM zip and an EDM snapshot.
 
 The recipes are the ones in `audits/`; `small.toml` beside each changes sizes alone.
 """

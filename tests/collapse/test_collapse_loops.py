@@ -378,30 +378,3 @@ def test_command_says_what_is_wrong(tmp_path: Path, arguments, message):
     assert code == 2
     assert message in text
     assert text.count("\n") == 1
-
-
-# Recipes
-
-
-@pytest.mark.parametrize("name", ["collapse-threshold", "collapse-architecture", "collapse-pollution"])
-def test_recipes_describe_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import importlib.util
-
-    path = Path(__file__).parents[2] / "audits" / "collapse.py"
-    spec = importlib.util.spec_from_file_location("collapse_audits", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.configs(name)
-    assert {config.setting for config, _ in found.values()} >= {"mixture", "digits"}
-    assert not any(threshold for config, threshold in found.values() if config.setting != "gaussian")
-    if name == "collapse-pollution":
-        # The runner itself, on its smallest run at a size for tests.
-        (tmp_path / name).mkdir()
-        recipe = '[[runs]]\nname = "a"\nsetting = "gaussian"\nrepeats = 2\nn = 20\ngenerations = 2\nlevels = [1.0]\n'
-        (tmp_path / name / "recipe.toml").write_text(recipe)
-        monkeypatch.setattr(module, "HERE", tmp_path)
-        monkeypatch.setattr("sys.argv", ["collapse.py", name, "--runs", str(tmp_path / "runs")])
-        module.main()
-        table = pd.read_csv(tmp_path / name / "results.csv")
-        assert list(table["method"]) == ["standard", "sims"]
-        assert table["last"].gt(0).all()
