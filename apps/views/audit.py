@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 import streamlit as st
 
 from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
 from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
+from fairsims.report.experiments import show_comparison, show_figures, show_sweep
 from fairsims.report.joint_chart import joint_alt, joint_chart, joint_rows
 from fairsims.report.quality_view import QUALITY_NAMES
-from fairsims.report.runs_index import RunEntry, pools_of, progress, read_run
+from fairsims.report.runs_index import RunEntry, progress, read_run
 from fairsims.report.tables import cost_table, quality_table, shares_table, splits_table, stages_table
 from fairsims.report.view import AttributeView, AuditView
 from fairsims.report.widgets import BADGES, csv_button, guarded, picked_run, plain, table
@@ -38,13 +40,20 @@ QUIET_SECONDS = 600
 def show_run(run: RunEntry) -> None:
     if run.state == "running":
         show_progress(run)
+    elif run.state == "stopped":
+        where = f" in stage {run.stage}" if run.stage else ""
+        st.warning(plain(f"Stopped{where}: {run.message}."), icon=BADGES[run.state][1])
     elif run.state != "finished":
         st.error(plain(run.message or f"stopped in stage {run.stage}"), icon=BADGES[run.state][1])
     if run.state == "failed":
         st.write("The same command resumes it after the last finished stage.")
     if run.audit is not None:
         show_audit(run, run.audit)
-    elif run.state == "finished":
+    elif run.kind == "comparison" and (run.folder / "compare.json").exists():
+        show_comparison(run)
+    elif run.kind == "sweep":
+        show_sweep(run)
+    elif run.state in ("finished", "stopped", "failed") or run.kind == "collapse":
         show_nothing(run)
 
 
@@ -63,19 +72,26 @@ def show_audit(run: RunEntry, audit: AuditView) -> None:
 
 
 def show_nothing(run: RunEntry) -> None:
-    """What to do with a run that has no audit."""
-    for name in ("compare.png", "quality.png", "share.png", "samples.png", "loss.png"):
-        if (run.folder / name).exists():
-            st.image((run.folder / name).read_bytes(), width="stretch", alt=f"{name} of this run")
+    """What there is to see of a run that has no audit, and what to do with it."""
+    if run.kind == "collapse":
+        st.info("A self-consuming loop has no audit; its drift is on a page of its own.")
+        st.page_link(
+            "views/collapse.py", label="Show the loop", icon=":material/arrow_forward:", query_params={"run": run.name}
+        )
+        return
+    show_figures(run, {"samples.png": "Samples of the trained model", "loss.png": "Training loss against images seen"})
     if (chart := loss_chart(progress(run.folder))) is not None:
         st.altair_chart(chart, width="stretch", alt="Training loss against images seen", key="loss-done")
-    if run.kind in ("pool", "retargeting") and (pools := pools_of(run)):
+    if run.kind == "pool":
         st.info("These images have no audit yet. Measure the shares of a class among them with:")
-        st.code(
-            f"fairsims audit --before {next(iter(pools.values()))} --attr gender --out {run.folder}", language="bash"
+        command = f"fairsims audit --before {shlex.quote(str(run.folder))} --attr gender --out "
+        st.code(command + shlex.quote(f"{run.folder}-audit"), language="bash", wrap_lines=True)
+        st.page_link(
+            "views/images.py",
+            label="Look at the images",
+            icon=":material/arrow_forward:",
+            query_params={"run": run.name},
         )
-    elif run.kind not in ("training", "sweep", "comparison"):
-        st.info("This run has no audit. Run its command again.")
 
 
 @st.fragment(run_every=2.0)

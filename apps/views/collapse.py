@@ -11,7 +11,7 @@ import streamlit as st
 from fairsims.report.collapse_chart import cells_table, drift_chart
 from fairsims.report.collapse_report import threshold_lines
 from fairsims.report.runs_index import RunEntry
-from fairsims.report.widgets import csv_button, download, guarded, picked_run, plain, table
+from fairsims.report.widgets import BADGES, csv_button, download, guarded, picked_run, plain, table
 from fairsims.report.words import number
 from fairsims.runs import read_json
 
@@ -19,8 +19,8 @@ from fairsims.runs import read_json
 def show_run(run: RunEntry) -> None:
     path = run.folder / "collapse.json"
     if not path.exists():
-        if run.kind == "collapse" and run.state == "running":
-            st.info("The loop is at work; its numbers stand here when its last generation is measured.")
+        if run.kind == "collapse":
+            show_unfinished(run)
             return
         st.info("This run holds no self-consuming loop. Choose one that does, or make one with:")
         st.code("fairsims collapse --setting gaussian --out runs/collapse", language="bash")
@@ -37,6 +37,15 @@ def show_run(run: RunEntry) -> None:
     with st.expander("Settings and facts"):
         table([{"what": k, "value": shown(v)} for k, v in flat(result) if not isinstance(v, list) or len(str(v)) < 80])
     download(path, run)
+
+
+def show_unfinished(run: RunEntry) -> None:
+    done = len(list(run.folder.glob("cells/*/rows.json")))
+    if run.state == "running":
+        st.info(f"The loop is at work, {done} of its cells are whole; its numbers stand here when the last one is.")
+    else:
+        st.warning(plain(run.message), icon=BADGES[run.state][1])
+        st.write(f"{done} of its cells are whole. The same command goes on from there.")
 
 
 def show_drift(run: RunEntry, result: Mapping[str, Any]) -> None:

@@ -13,14 +13,13 @@ from fairsims.report.gallery import (
     ORDERS,
     Calls,
     attributes_of,
-    calls_of,
     chosen_rows,
     picture,
     places_of,
     shared_seeds,
 )
 from fairsims.report.runs_index import RunEntry, pools_of
-from fairsims.report.widgets import guarded, opened_pools, picked_run, plain, table
+from fairsims.report.widgets import guarded, held_calls, opened_pools, picked_run, plain, table
 from fairsims.report.words import percent
 
 PER_PAGE = (12, 24, 48)
@@ -75,7 +74,7 @@ def filtered(pools: Mapping[str, Pool], places: Mapping[str, np.ndarray]) -> tup
     with st.container(horizontal=True, vertical_alignment="bottom"):
         attribute = st.selectbox("Attribute", known, key="attribute", width=FIELD)
         for side, pool in pools.items():
-            c = calls_of(pool, tables[side][attribute], attribute)
+            c = held_calls(pool, tables[side][attribute], attribute)
             calls[side] = Calls(classes=c.classes, probabilities=c.probabilities[places[side]])
             heading = f"{side.capitalize()} is called" if len(pools) > 1 else "Called"
             label = st.selectbox(heading, [ANY, *c.classes], key=f"class-{side}", width=FIELD)

@@ -11,7 +11,7 @@ import streamlit as st
 from fairsims.datasets.attributes import UNDETERMINED
 from fairsims.errors import FairsimsError, InputError
 from fairsims.pools import Pool
-from fairsims.report.gallery import attributes_of, calls_of, picture
+from fairsims.report.gallery import attributes_of, picture
 from fairsims.report.labelling import (
     ADJUDICATION,
     DESIGNS,
@@ -35,7 +35,7 @@ from fairsims.report.labelling import (
 )
 from fairsims.report.runs_index import RunEntry, pools_of
 from fairsims.report.view import Share
-from fairsims.report.widgets import download, guarded, opened_pools, picked_run, plain, table
+from fairsims.report.widgets import download, guarded, held_calls, opened_pools, picked_run, plain, table
 from fairsims.report.words import percent, points, points_interval, share_text
 from fairsims.runs import SIGNATURE
 
@@ -52,6 +52,11 @@ def show_run(run: RunEntry) -> None:
             "`fairsims generate` makes one."
         )
         return
+    if (run.folder / SIGNATURE).exists():
+        st.caption(
+            "This run is signed, and labels are kept in it: verifying names them as added, and manifest.json, which "
+            "lists them, as changed, until it is signed again."
+        )
     folders = session_folders(run.folder)
     if not folders:
         st.write(
@@ -111,7 +116,7 @@ def new_session(run: RunEntry) -> None:
                 "Sample", DESIGNS, default=DESIGNS[0], required=True,
                 help="stratified: more images where the classifier's calls are rare or often wrong",
             )  # fmt: skip
-            classes = calls_of(pools[chosen[0]], tables[chosen[0]][attribute], attribute).classes
+            classes = held_calls(pools[chosen[0]], tables[chosen[0]][attribute], attribute).classes
         else:
             st.caption("No classifier has labelled these images: the sample is random, and you name the classes.")
             attribute = st.text_input("Attribute", placeholder="gender").strip()
@@ -124,7 +129,7 @@ def new_session(run: RunEntry) -> None:
         go = st.form_submit_button("Draw the sample", type="primary", icon=":material/casino:")
     if go:
         if known:
-            classes = calls_of(pools[chosen[0]], tables[chosen[0]][attribute], attribute).classes
+            classes = held_calls(pools[chosen[0]], tables[chosen[0]][attribute], attribute).classes
         with guarded():
             places = pools_of(run)
             session = start_session(
@@ -150,8 +155,6 @@ def label_images(run: RunEntry, session: LabelSession, rater: str) -> None:
             ask(run, session, rater, left[0], len(labels))
         else:
             st.success("All images of this sample are labelled.", icon=":material/check:")
-            if (run.folder / SIGNATURE).exists():
-                st.caption("This run is signed: verifying it will name the labels as added. Sign it again afterwards.")
         if labels:
             st.button(
                 "Undo", key=f"undo-{len(labels)}", icon=":material/undo:", shortcut="Backspace", type="tertiary",

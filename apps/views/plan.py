@@ -8,10 +8,10 @@ import numpy as np
 import streamlit as st
 
 from fairsims.pools import Pool
-from fairsims.report.gallery import attributes_of, calls_of
+from fairsims.report.gallery import attributes_of
 from fairsims.report.planning import Way, command, ways
 from fairsims.report.runs_index import RunEntry, pools_of
-from fairsims.report.widgets import guarded, opened_pools, picked_run, plain, settings_of, table
+from fairsims.report.widgets import guarded, held_calls, opened_pools, picked_run, plain, settings_of, table
 from fairsims.report.words import number, percent, short_percent
 from fairsims.retarget.complement import FLOOR, ComplementPlan, plan_complement
 
@@ -61,7 +61,7 @@ def bases(run: RunEntry, pool: Pool | None) -> dict[str, tuple[tuple[str, ...], 
             found[a.name] = (a.classes, shares / shares.sum(), "from the audit")
     elif pool is not None:
         for attribute, name in attributes_of(pool).items():
-            c = calls_of(pool, name, attribute)
+            c = held_calls(pool, name, attribute)
             counts = np.bincount(c.winners, minlength=len(c.classes))
             found[attribute] = (c.classes, counts / counts.sum(), "as the classifier calls them, not corrected")
     return found
@@ -122,7 +122,7 @@ def complement_size(pool: Pool | None, attribute: str, plan: ComplementPlan, flo
     name = attributes_of(pool).get(attribute) if pool is not None else None
     if pool is None or name is None:
         return None
-    c = calls_of(pool, name, attribute)
+    c = held_calls(pool, name, attribute)
     there = np.bincount(c.winners[c.confidence >= floor], minlength=len(c.classes))
     needed = [n / r for n, r in zip(there, plan.complement, strict=True) if r > 0]
     return int(min(needed)) if needed else None

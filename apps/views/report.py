@@ -11,17 +11,24 @@ from pathlib import Path
 
 import streamlit as st
 
-from fairsims.report import write_report
+from fairsims.report import pdf, write_reports
+from fairsims.report.experiments import offer
+from fairsims.report.forms import FORMS
 from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields, write_fields
 from fairsims.report.runs_index import RunEntry
 from fairsims.report.signing import problems, read_public_key, verify
-from fairsims.report.widgets import download, guarded, picked_run, plain, relisted
-from fairsims.runs import SIGNATURE
+from fairsims.report.widgets import download, guarded, picked_run, plain
+from fairsims.runs import PLAN, SIGNATURE, relisted
 
 FILES = (
-    "report.html", "report.pdf", "report.md", "model_card.md", "croissant.json", FILE, "audit/audit.json",
-    "manifest.json", SIGNATURE,
+    *FORMS.values(), FILE, PLAN, "audit/audit.json", "manifest.json", SIGNATURE,
 )  # fmt: skip
+OTHERS = {
+    "comparison": ("compare.md", "compare.png", "compare.json", "compare.parquet"),
+    "sweep": ("quality.png", "share.png", "sweep.json", "sweep.parquet"),
+    "collapse": ("report.md", "drift.png", "collapse.json", "collapse.parquet"),
+}
+"""What runs without an audit are made into."""
 HEIGHT = 720
 # A page larger than this is offered for download only.
 MOST_BYTES = 40_000_000
@@ -30,7 +37,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src
 
 def show_run(run: RunEntry) -> None:
     if run.audit is None:
-        st.info("There is no audit to report on yet. A finished run has one; `fairsims audit` makes one of any images.")
+        show_others(run)
         return
     preview, questions, files, check = st.tabs(["Preview", "Open questions", "Files", "Verify"])
     with preview, guarded():
@@ -41,6 +48,17 @@ def show_run(run: RunEntry) -> None:
         offer_files(run)
     with check, guarded():
         show_verdict(run)
+
+
+def show_others(run: RunEntry) -> None:
+    """What there is instead, of runs that no report is made of."""
+    if run.kind not in OTHERS:
+        st.info("There is no audit to report on yet. A finished run has one; `fairsims audit` makes one of any images.")
+    elif run.state != "finished":
+        st.info("This run is not finished. What it has found is written into files when it is.")
+    else:
+        st.info("No audit was made here to report on. What was found is in these files:")
+        offer(run, *OTHERS[run.kind])
 
 
 def show_preview(run: RunEntry) -> None:
@@ -71,8 +89,8 @@ def write_again(run: RunEntry, label: str, key: str) -> None:
         st.caption("This run is signed: a new report does not fit its signature. Sign it again afterwards.")
     if st.button(label, key=key, icon=":material/description:", type="secondary" if signed else "primary"):
         with guarded():
-            with relisted(run.folder):
-                write_report(run.folder)
+            with st.spinner("Writing all forms of the report"):
+                write_reports(run.folder)
             st.rerun()
 
 
@@ -105,6 +123,8 @@ def offer_files(run: RunEntry) -> None:
     write_again(
         run, "Write the report again" if (run.folder / "report.html").exists() else "Write the report", "write-report"
     )
+    if not (run.folder / "report.pdf").exists() and (lacks := pdf.missing()) is not None:
+        st.caption(plain(f"No PDF is written here: it needs {lacks}."))
     there = [run.folder / name for name in FILES if (run.folder / name).is_file()]
     tables = sorted(p for ext in ("csv", "parquet", "png") for p in (run.folder / "audit").glob(f"*.{ext}"))
     left, right = st.columns(2, gap="large")

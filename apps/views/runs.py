@@ -6,6 +6,8 @@ import time
 
 import streamlit as st
 
+from fairsims.report.collapse_report import loops_headline
+from fairsims.report.comparison import comparison_headline
 from fairsims.report.dashboard import runs_root
 from fairsims.report.quality_view import QUALITY_NAMES
 from fairsims.report.runs_index import RunEntry, list_runs, pools_of, progress
@@ -13,6 +15,7 @@ from fairsims.report.tables import runs_table
 from fairsims.report.view import AuditView
 from fairsims.report.widgets import badge, guarded, no_runs, plain
 from fairsims.report.words import duration, fixed, headline, number, short_verdict
+from fairsims.runs import read_json
 
 PER_PAGE = 20
 SEARCH_FROM = 8
@@ -50,8 +53,11 @@ def show_row(run: RunEntry) -> None:
                 st.write(plain(headline(a)) + (f" · **{plain(said)}**" if said else ""))
         elif run.state == "running":
             show_progress(run)
+        elif run.message or run.state != "finished":
+            st.write(plain(run.message))
         else:
-            st.write(plain(run.message) or plain(contents(run)))
+            with guarded():
+                st.write(plain(contents(run)))
         if run.audit is not None and run.message:
             st.caption(plain(run.message))
     with right:
@@ -71,10 +77,15 @@ def show_progress(run: RunEntry) -> None:
 
 
 def contents(run: RunEntry) -> str:
+    if run.kind == "comparison":
+        return comparison_headline(read_json(run.folder / "compare.json"))
+    if run.kind == "sweep":
+        best = read_json(run.folder / "sweep.json")["best"]
+        return "a grid of strengths and budgets" + (f"; best {best['quality']['point']}" if "quality" in best else "")
+    if run.kind == "collapse":
+        return loops_headline(read_json(run.folder / "collapse.json"))
     return {
         "pool": "generated images; look at them under Images",
-        "sweep": "a grid of strengths and budgets",
-        "collapse": "a self-consuming loop",
         "training": "a trained model",
     }.get(run.kind, f"{len(pools_of(run))} pools")
 

@@ -26,6 +26,15 @@ def collapse_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *threshold_lines(result)])
 
 
+def loops_headline(result: Mapping[str, Any]) -> str:
+    """What was run, in a line."""
+    settings, cells = result["settings"], len(result["cells"])
+    return (
+        f"{settings['setting']}: {settings['loop']} loop, {cells} {'cell' if cells == 1 else 'cells'} of "
+        f"{settings['generations']} generations, by {headline_name(result)}"
+    )
+
+
 def threshold_lines(result: Mapping[str, Any]) -> list[str]:
     """Each threshold as a sentence."""
     if result["threshold"] is None:

@@ -23,15 +23,30 @@ def write_comparison(folder: Path, result: Mapping[str, Any]) -> None:
     comparison_figure(result, folder / "compare.png", {row["arm"]: NAMES[row["arm"]] for row in result["arms"]})
     title = f"# {result['attribute']}: {_target(result)}, in five ways at equal evaluations per kept image"
     figure = f"![{comparison_alt(result)}](compare.png)"
-    write_text(folder / "compare.md", "\n\n".join([title, comparison_table(result), _notes(result), figure]) + "\n")
+    parts = [title, comparison_table(result), comparison_notes(result), figure]
+    write_text(folder / "compare.md", "\n\n".join(parts) + "\n")
 
 
 def comparison_table(result: Mapping[str, Any]) -> str:
     """A Markdown table, a row an arm."""
-    columns = list(_cells(result["arms"][0], result))
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
-    lines += [list(_cells(row, result).values()) for row in result["arms"]]
+    rows = comparison_rows(result)
+    lines = [list(rows[0]), ["---", *["---:"] * (len(rows[0]) - 1)]]
+    lines += [list(row.values()) for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def comparison_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Column to text, a row an arm."""
+    return [_cells(row) for row in result["arms"]]
+
+
+def comparison_headline(result: Mapping[str, Any]) -> str:
+    """What was compared and which arm came nearest."""
+    nearest = min(result["arms"], key=lambda row: abs(row["error"]))
+    return (
+        f"{result['attribute']}: {_target(result)}; of {len(result['arms'])} ways the nearest is "
+        f"{NAMES[nearest['arm']]}, {nearest['worst']} off target by {_off(nearest)} points"
+    )
 
 
 def comparison_alt(result: Mapping[str, Any]) -> str:
@@ -46,8 +61,7 @@ def comparison_alt(result: Mapping[str, Any]) -> str:
     return f"Error of the share with 95% intervals, and quality, by arm. {'; '.join(sentences)}."
 
 
-def _cells(row: Row, result: Mapping[str, Any]) -> dict[str, str]:
-    """Column to text."""
+def _cells(row: Row) -> dict[str, str]:
     found = {"arm": NAMES[row["arm"]], "share": f"{row['worst']} {percent(row['share.' + row['worst']])}",
              "off target, points [95%]": _off(row)}  # fmt: skip
     if "fd_target" in row:
@@ -73,7 +87,7 @@ def _target(result: Mapping[str, Any]) -> str:
     return ", ".join(f"{c} {short_percent(t)}" for c, t in result["target"].items())
 
 
-def _notes(result: Mapping[str, Any]) -> str:
+def comparison_notes(result: Mapping[str, Any]) -> str:
     """What the numbers are and how the costs were made equal."""
     first = result["arms"][0]
     text = (

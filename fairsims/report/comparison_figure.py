@@ -71,6 +71,8 @@ def _pair(axes: Axes, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
 def _logarithmic(axes: Axes) -> None:
     """Distances differ by factors; the axis is told in plain numbers."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    # Labels closer than half a decade would run into each other.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high > 10 * low else (1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +28,12 @@ class Calls:
     probabilities: npt.NDArray[np.float32]
     """`(N, K)`"""
 
-    @property
+    @cached_property
     def winners(self) -> IntArray:
         """Most probable class of each image, `(N,)`."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
-    @property
+    @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
         """Its probability, `(N,)`."""
         return np.asarray(self.probabilities.max(axis=1))
@@ -64,9 +65,9 @@ def calls_of(pool: Pool, table: str, attribute: str) -> Calls:
 def shared_seeds(pools: Mapping[str, Pool]) -> npt.NDArray[np.int64]:
     """Seeds that every pool has, ascending: images with one seed start from the same noise."""
     first, *others = [p.seeds for p in pools.values()]
-    shared = np.unique(first)
+    shared = np.sort(first)
     for seeds in others:
-        shared = np.intersect1d(shared, seeds)
+        shared = shared[np.isin(shared, seeds)]
     return np.asarray(shared)
 
 

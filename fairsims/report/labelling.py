@@ -30,7 +30,7 @@ from fairsims.datasets.attributes import UNDETERMINED
 from fairsims.errors import InputError
 from fairsims.pools import Pool
 from fairsims.report.agreement import Agreement, agreement
-from fairsims.runs import read_json, write_json, write_text
+from fairsims.runs import read_json, relisted, write_json, write_text
 from fairsims.seeds import numpy_generator
 
 FORMAT = "fairsims-labels/1"
@@ -72,6 +72,11 @@ class LabelSession:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def run(self) -> Path:
+        """The run whose images these are."""
+        return self.folder.parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,8 @@ def extend_session(session: LabelSession, pools: Mapping[str, Pool], n: int) -> 
         "seed": whole.seed, "sides": {k: vars(v) for k, v in whole.sides.items()},
         "images": [list(i) for i in whole.images],
     }  # fmt: skip
-    write_json(whole.folder / "session.json", value)
+    with relisted(whole.run):
+        write_json(whole.folder / "session.json", value)
     return whole
 
 
@@ -318,5 +324,6 @@ def _write(session: LabelSession, rater: str, labels: Labels) -> Labels:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seed", session.attribute, "source"])
     writer.writerows([seed, label, session.sides[side].source] for (side, seed), label in labels.items())
-    write_text(session.folder / f"{rater}.csv", text.getvalue())
+    with relisted(session.run):
+        write_text(session.folder / f"{rater}.csv", text.getvalue())
     return labels

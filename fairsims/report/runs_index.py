@@ -5,19 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairsims.errors import FairsimsError
+from fairsims.errors import FairsimsError, InputError
+from fairsims.pools import SHARD_SIZE
+from fairsims.processes import has_ended
 from fairsims.report.view import AuditView, load_audit
-from fairsims.runs import read_json, read_jsonl
+from fairsims.report.words import duration
+from fairsims.runs import PLAN, read_json, read_jsonl
 
-STATES = ("running", "finished", "failed", "broken", "refused")
+STATES = ("running", "stopped", "finished", "failed", "broken", "refused")
 DEPTH = 3
 """Folders of runs may lie in folders, this deep."""
-_TRACES = ("status.json", "config.json", "audit/audit.json", "stats.jsonl", "collapse.json", "pool.json")
+QUIET_SECONDS = 3600
+"""A run whose process can't be looked for has stopped when nothing in it has changed for so long."""
+RESULTS = {
+    "retargeting": "audit/audit.json", "audit": "audit/audit.json", "comparison": "compare.json",
+    "sweep": "sweep.json", "collapse": "collapse.json", "training": "model.safetensors",
+}  # fmt: skip
+"""What a finished run of each kind has. Of a pool it is its last shard."""
+_TRACES = (
+    "status.json", "config.json", "audit/audit.json", "stats.jsonl", "collapse.json", "sweep.json", "pool.json", PLAN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +43,8 @@ class RunEntry:
     kind: str
     """retargeting, audit, comparison, training, pool, sweep or collapse."""
     state: str
-    """One of `STATES`; broken: a file that the state calls for is missing or unreadable; refused: not even opened."""
+    """One of `STATES`; stopped: it says that it is at work, and is not; broken: a file that the state calls for is
+    missing or unreadable; refused: not even opened."""
     stage: str
     message: str
     audit: AuditView | None
@@ -54,7 +68,7 @@ def read_run(folder: Path, root: Path | None = None) -> RunEntry:
 
     `root` is the folder of runs that its name is relative to; by default the one that it lies in.
     """
-    kind, state, stage, message, audit = "retargeting", "broken", "", "", None
+    kind, state, stage, message, audit, updated = "retargeting", "broken", "", "", None, 0.0
     top = Path(os.path.realpath(root or folder.parent))
     place = Path(os.path.realpath(folder))
     try:
@@ -64,10 +78,10 @@ def read_run(folder: Path, root: Path | None = None) -> RunEntry:
             state = "refused"
             message = f"{way_out} leads out of the run or is no ordinary file; nothing of the run is opened; remove it"
         else:
-            kind = _kind(folder)
+            updated, kind = _updated(folder), _kind(folder)
             if (folder / "audit" / "audit.json").exists():
                 audit = load_audit(folder)
-            state, stage, message = _state(folder, kind, audit)
+            state, stage, message = _state(folder, kind, updated)
     except FairsimsError as e:
         state, message = "broken", str(e)
     except OSError as e:
@@ -80,7 +94,7 @@ def read_run(folder: Path, root: Path | None = None) -> RunEntry:
         stage=stage,
         message=message,
         audit=audit,
-        updated=0.0 if state == "refused" else _updated(folder),
+        updated=updated,
     )
 
 
@@ -113,9 +127,11 @@ def pools_of(run: RunEntry) -> dict[str, Path]:
 
 
 def progress(folder: Path) -> list[dict[str, Any]]:
-    """Training statistics of the run, or else of the last auxiliary it trains, oldest first. Never raises."""
-    # A further round trains auxiliary-2.
-    auxiliaries = sorted(folder.glob("auxiliary*/stats.jsonl"), reverse=True)
+    """Training statistics of the run, or else of the last network it trains, oldest first. Never raises."""
+    # A further round trains auxiliary-2, a comparison target-mix.
+    auxiliaries = sorted(
+        (p for n in ("auxiliary*", "target-mix") for p in folder.glob(f"{n}/stats.jsonl")), reverse=True
+    )
     for path in (folder / "stats.jsonl", *auxiliaries):
         try:
             if records := [r for r in read_jsonl(path) if isinstance(r, dict)]:
@@ -147,32 +163,59 @@ def _is_checkpoint(folder: Path) -> bool:
 def _kind(folder: Path) -> str:
     signs = {
         "collapse": ("collapse.json", "cells"), "sweep": ("sweep.json", "points"),
-        "comparison": ("compare.json", "target-mix"), "retargeting": ("status.json", "plan.json"),
+        "comparison": ("compare.json", "target-mix"), "retargeting": ("complement.json",),
         "audit": ("audit/audit.json",), "pool": ("pool.json",), "training": ("training.json", "stats.jsonl"),
     }  # fmt: skip
+    if (folder / PLAN).exists() and isinstance(plan := read_json(folder / PLAN).get("plan"), dict):
+        if plan.get("when") == "before measuring":
+            return "audit"
+        return "comparison" if plan.get("arms") else "retargeting"
+    # A run that was audited anew has both.
+    if (folder / "audit" / "audit.json").exists() and (folder / "status.json").exists():
+        return "retargeting"
     return next((k for k, names in signs.items() if any((folder / n).exists() for n in names)), "retargeting")
 
 
-def _state(folder: Path, kind: str, audit: AuditView | None) -> tuple[str, str, str]:
+def _state(folder: Path, kind: str, updated: float) -> tuple[str, str, str]:
     """State, stage and message."""
-    if (folder / "status.json").exists():
-        status = read_json(folder / "status.json")
-        state, stage, message = (str(status.get(k) or "") for k in ("state", "stage", "message"))
-        if state not in ("running", "finished", "failed", "broken"):
-            return "broken", stage, f"status.json has state {state!r}; expected one of {', '.join(STATES[:4])}"
-        if state == "finished" and audit is None and kind == "retargeting":
-            return "broken", stage, "the run is finished but has no audit/audit.json; run its command again"
-        return state, stage, message
-    if audit is not None:
-        # An audit of existing images has no stages to report on.
-        return "finished", "", ""
-    # These say by what lies in their folder how far they are.
-    done = {"collapse": "collapse.json", "sweep": "sweep.json", "training": "model.safetensors"}.get(kind)
-    if done:
-        return ("finished" if (folder / done).exists() else "running"), "", ""
-    if kind == "pool":
-        return ("finished" if any(folder.glob("shard-*.parquet")) else "running"), "", ""
-    return "broken", "", "status.json is missing; run its command again"
+    result = RESULTS.get(kind)
+    done = (folder / result).exists() if result else _is_whole(folder)
+    status = read_json(folder / "status.json") if (folder / "status.json").exists() else None
+    if status is None:
+        # These say by what lies in their folder how far they are.
+        if not done and kind in ("retargeting", "comparison"):
+            return "broken", "", "status.json is missing; run its command again"
+        return ("finished", "", "") if done else _at_work({}, updated)
+    state, stage, message = (str(status.get(k) or "") for k in ("state", "stage", "message"))
+    if state not in ("running", "finished", "failed"):
+        return "broken", stage, f"status.json has state {state!r}; expected running, finished or failed"
+    if state == "finished" and not done:
+        return "broken", stage, f"the run is finished but has no {result}; run its command again"
+    if state == "running":
+        process = status.get("process")
+        found, _, why = _at_work(process if isinstance(process, dict) else {}, updated)
+        return found, stage, message or why
+    return state, stage, message
+
+
+def _at_work(process: Mapping[str, Any], updated: float) -> tuple[str, str, str]:
+    """Whether unfinished work goes on, by its process or else by what has changed of late."""
+    ended = has_ended(process)
+    if ended:
+        return "stopped", "", "its process has ended; the same command goes on from there"
+    if ended is None and (quiet := time.time() - updated) > QUIET_SECONDS:
+        return "stopped", "", f"nothing has changed for {duration(quiet)}; the same command goes on from there"
+    return "running", "", ""
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a pool has all of its shards."""
+    seeds: Any = read_json(folder / "pool.json").get("seeds")
+    try:
+        n = seeds[0][1] - seeds[0][0] + 1 if isinstance(seeds[0], list) else len(seeds)
+    except (TypeError, IndexError):
+        raise InputError(f"{folder / 'pool.json'} does not say which seeds it is of; restore it") from None
+    return sum(1 for _ in folder.glob("shard-*.parquet")) >= -(-n // SHARD_SIZE)
 
 
 def _order(folder: Path) -> tuple[int, str]:
@@ -182,8 +225,9 @@ def _order(folder: Path) -> tuple[int, str]:
 
 def _updated(folder: Path) -> float:
     times = [0.0]
-    # Shards of pools and statistics of the auxiliary lie one level down.
-    for path in (*folder.glob("*"), *folder.glob("*/*")):
-        with contextlib.suppress(OSError):
-            times.append(path.lstat().st_mtime)
+    # Shards of pools, pilots and points lie some levels down.
+    for place, _, names in os.walk(folder):
+        for path in (place, *(os.path.join(place, n) for n in names)):
+            with contextlib.suppress(OSError):
+                times.append(os.lstat(path).st_mtime)
     return max(times)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from fairsims.report.words import fixed, percent, short_percent
+from fairsims.report.words import NOTHING, fixed, percent, short_percent
 
 WIDTH = 100
 
@@ -38,6 +38,31 @@ def sweep_table(table: pd.DataFrame, result: Mapping[str, Any]) -> str:
         wanted = f"{' + '.join(result['focus'])} {short_percent(result['target_share'])}"
         lines.append(f"= the best near the target, {wanted}; rule: what the linear rule had promised"[:WIDTH])
     return "\n".join(lines)
+
+
+_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "mode": ("mode", str), "size": ("images in the set", "{:,}".format), "budget_kimg": ("kimg", "{:g}".format),
+    "interval": ("interval", str), "omega": ("strength", "{:g}".format), "share": ("share", percent),
+    "linear": ("rule", percent), "fd_target": ("FD, target mix", fixed), "fd_reference": ("FD, as given", fixed),
+    "precision": ("precision", fixed), "recall": ("recall", fixed), "nfe": ("NFE an image", "{:g}".format),
+}  # fmt: skip
+"""Column of `sweep.parquet` to its heading on a page and how its values are written."""
+
+
+def sweep_rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Heading to text, a row per point; what this sweep does not measure is left out."""
+    columns = {c: shown for c, shown in _COLUMNS.items() if c in table}
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{name: NOTHING if row[c] is None else text(row[c]) for c, (name, text) in columns.items()} for row in rows]
+
+
+def sweep_headline(table: pd.DataFrame, result: Mapping[str, Any] | None) -> str:
+    """How many points there are and, once all are, which is best."""
+    if result is None:
+        return f"{len(table)} points so far"
+    names = {"quality": "best quality", "at_target": "best near the target"}
+    best = [f"{name} {result['best'][k]['point']}" for k, name in names.items() if k in result["best"]]
+    return "; ".join([f"{len(table)} points", *best])
 
 
 def _line(row: Row, steered: bool, measured: bool) -> str:

@@ -13,11 +13,13 @@ import streamlit as st
 from fairsims.errors import FairsimsError, InputError
 from fairsims.pools import Pool
 from fairsims.report.dashboard import runs_root
+from fairsims.report.gallery import Calls, calls_of
 from fairsims.report.runs_index import RunEntry, leads_out, list_runs, pools_of
-from fairsims.runs import UNLISTED, read_json, sha256_file, write_json
+from fairsims.runs import read_json
 
 BADGES: dict[str, tuple[Literal["blue", "green", "red", "orange"], str]] = {
     "running": ("blue", ":material/progress_activity:"),
+    "stopped": ("orange", ":material/pause_circle:"),
     "finished": ("green", ":material/check:"),
     "failed": ("red", ":material/error:"),
     "broken": ("orange", ":material/warning:"),
@@ -87,40 +89,37 @@ def open_pool(folder: Path) -> Pool:
     """A pool that stays open while its shards are the same. Raises InputError when it leads out of its folder."""
     if (strange := leads_out(folder)) is not None:
         raise InputError(f"{folder / strange} leads out of the pool; it is not opened; remove it")
-    marks = tuple((s.name, s.stat().st_mtime_ns, s.stat().st_size) for s in sorted(folder.glob("shard-*.parquet")))
-    return _held_pool(str(folder), marks)
+    shards = [(s.name, s.stat()) for s in sorted(folder.glob("shard-*.parquet"))]
+    # One text: Streamlit takes its time over each part of a key.
+    return _held_pool(str(folder), " ".join(f"{name}:{s.st_mtime_ns}:{s.st_size}" for name, s in shards))
 
 
 @st.cache_resource(max_entries=HELD_POOLS, show_spinner=False)
-def _held_pool(folder: str, marks: tuple[tuple[str, int, int], ...]) -> Pool:
+def _held_pool(folder: str, marks: str) -> Pool:
     pool = Pool(folder)
     _ = pool.seeds
     return pool
+
+
+def held_calls(pool: Pool, name: str, attribute: str) -> Calls:
+    """One attribute of a label table of a pool, held while the table is the same. Raises InputError when it is broken.
+
+    The pool is one that `open_pool` gave.
+    """
+    path = pool.folder / "labels" / f"{name}.parquet"
+    s = path.stat() if path.exists() else None
+    return _calls(pool, f"{path}:{s and (s.st_mtime_ns, s.st_size)}", name, attribute)
+
+
+@st.cache_resource(max_entries=2 * HELD_POOLS, show_spinner=False)
+def _calls(_pool: Pool, mark: str, name: str, attribute: str) -> Calls:
+    return calls_of(_pool, name, attribute)
 
 
 def settings_of(run: RunEntry) -> dict[str, Any]:
     """The run's `config.json`; empty when there is none."""
     path = run.folder / "config.json"
     return read_json(path) if path.exists() else {}
-
-
-@contextmanager
-def relisted(folder: Path) -> Iterator[None]:
-    """The run's manifest lists what is written inside; files that others changed stay in view."""
-    before = _small_files(folder)
-    yield
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        value = read_json(manifest)
-        written = {n: digest for n, digest in _small_files(folder).items() if before.get(n) != digest}
-        write_json(manifest, value | {"outputs": value["outputs"] | written})
-
-
-def _small_files(folder: Path) -> dict[str, str]:
-    """Digests of what a report consists of, by relative name."""
-    files = [p for pattern in ("*", "audit/*") for p in sorted(folder.glob(pattern)) if p.is_file()]
-    names = {p.relative_to(folder).as_posix(): p for p in files if not p.is_symlink()}
-    return {n: sha256_file(p) for n, p in names.items() if n not in UNLISTED}
 
 
 def download(path: Path, run: RunEntry, *, label: str | None = None) -> None:

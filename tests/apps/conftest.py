@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "report"))
+sys.path += [str(Path(__file__).parents[1] / "report"), str(Path(__file__).parent)]
 
 import report_fixtures as fixtures
 

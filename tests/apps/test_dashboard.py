@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 
 import pytest
 import report_fixtures as fixtures
-from streamlit.testing.v1 import AppTest
+from dashboard_pages import rerun, shown, texts
 
-from fairsims.report.dashboard import app_file
+from fairsims.report import write_reports
 from fairsims.report.open_fields import FILE, read_fields
 from fairsims.report.signing import create_key, read_private_key, sign
 from fairsims.report.widgets import plain
-from fairsims.runs import write_manifest
+from fairsims.runs import write_json, write_manifest
 
 PAGES = ("runs", "audit", "images", "label", "plan", "report", "collapse")
-
-
-def shown(page="audit", run=None):
-    app = AppTest.from_file(app_file(), default_timeout=120).run()
-    assert not app.exception
-    if run is not None:
-        app.query_params["run"] = run
-    if page != "runs":
-        app.switch_page(f"views/{page}.py").run()
-    assert not app.exception, app.exception
-    return app
-
-
-def rerun(changed):
-    """The page after a widget, or nothing, was changed."""
-    app = changed.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def texts(app):
-    """Everything on a page that Streamlit reads as Markdown."""
-    kinds = (app.title, app.markdown, app.caption, app.info, app.warning, app.error, app.success)
-    return "\n".join(str(e.value) for kind in kinds for e in kind)
 
 
 def test_no_runs_says_what_to_do_on_every_page(root):
@@ -74,7 +52,7 @@ def test_every_page_in_every_state_of_a_run(root, whole_run):
     states = shown("runs").dataframe[0].value.set_index("run")["state"]
     assert states.to_dict() == {
         "00003-gender-0.50": "finished", "00004-running": "running", "00005-failed": "failed",
-        "00006-broken": "broken", "00007-refused": "refused", "00008-pool": "running",
+        "00006-broken": "broken", "00007-refused": "refused", "00008-pool": "broken",
     }  # fmt: skip
 
 
@@ -119,12 +97,14 @@ def test_another_run_can_be_picked(root):
     assert app.metric[0].label == "woman share"
 
 
-def test_running_run_that_went_quiet(root):
+def test_a_run_that_went_quiet_and_one_that_was_killed(root):
     run = fixtures.running_run(root)
     assert not shown().warning
-    for file in run.iterdir():
-        os.utime(file, (1e9, 1e9))
-    assert "the same command resumes it" in shown().warning[0].value
+    for ago, said in ((1200, "the same command resumes it"), (7200, "Stopped in stage finetune")):
+        for path in (run, *run.iterdir()):
+            os.utime(path, (time.time() - ago,) * 2)
+        assert said in shown().warning[0].value
+    assert "stopped" in texts(shown("runs"))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +190,18 @@ def test_labelling_by_button_is_kept_after_each_and_gives_shares(whole_run):
     assert "more" not in texts(app) or not app.error
 
 
+def test_before_the_first_label_a_signed_run_says_what_labels_do_to_it(whole_run):
+    assert "signed" not in texts(shown("label"))
+    write_manifest(whole_run, {})
+    create_key(whole_run.parent / "key")
+    sign(whole_run, read_private_key(whole_run.parent / "key"))
+    app = shown("label")
+    assert "This run is signed" in texts(app)
+    app.number_input[0].set_value(2)
+    rerun(app.button(key="FormSubmitter:new-sample-Draw the sample").click())
+    assert "This run is signed" in texts(app)
+
+
 def test_a_rater_name_that_is_no_file_name_is_refused(whole_run):
     app = shown("label")
     rerun(app.button(key="FormSubmitter:new-sample-Draw the sample").click())
@@ -242,6 +234,10 @@ def test_questions_are_answered_and_the_report_is_written_and_verified(whole_run
     assert "No report is written yet" in app.info[0].value
     rerun(app.button(key="preview-write").click())
     assert (whole_run / "report.html").exists()
+    # Every written form is offered.
+    written = [p.name for p in write_reports(whole_run)]
+    assert {"report.html", "report.md", "model_card.md", "croissant.json"} <= set(written)
+    assert {plain(n) for n in written} <= {b.label for b in app.get("download_button")}
     app.text_area(key=f"{whole_run.name} purpose.intended").input("Tests\nonly <b>")
     rerun(app.button(key="FormSubmitter:questions-Save answers").click())
     assert read_fields(whole_run)["purpose.intended"] == "Tests\nonly <b>"
@@ -264,6 +260,14 @@ def test_questions_are_answered_and_the_report_is_written_and_verified(whole_run
     assert "which no report asks for" in rerun(app).error[0].value
 
 
+def test_without_weasyprint_the_page_says_how_to_get_a_pdf(whole_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    app = shown("report")
+    said = [c.value for c in app.caption if "No PDF is written here" in c.value]
+    assert len(said) == 1
+    assert plain("pip install 'fairsims[pdf]'") in said[0]
+
+
 def test_a_loop_that_consumes_itself_is_shown(root):
     """A tiny loop as `fairsims collapse` writes it, then one that is cut off."""
     from click.testing import CliRunner
@@ -282,5 +286,11 @@ def test_a_loop_that_consumes_itself_is_shown(root):
     assert not app.error
     (run / "collapse.json").write_text('{"cells": []}')
     assert len(rerun(app).error) == 1
+    assert "a page of its own" in rerun(app.switch_page("views/audit.py")).info[0].value
+    app.switch_page("views/collapse.py")
     (run / "collapse.json").unlink()
-    assert "at work" in rerun(app).info[0].value
+    write_json(run / "status.json", {"state": "running", "stage": "generations"})
+    assert "at work, 2 of its cells are whole" in rerun(app).info[0].value
+    write_json(run / "status.json", {"state": "failed", "stage": "generations", "message": "loss is *nan*"})
+    assert plain("loss is *nan*") in rerun(app).warning[0].value
+    assert "goes on from there" in texts(app)

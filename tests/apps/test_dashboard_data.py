@@ -128,6 +128,14 @@ def test_rows_are_filtered_and_sorted():
     assert chosen_rows(both, {}, (0, 1), "most changed first").tolist() == [1, 2, 0]
 
 
+def test_calls_are_worked_out_once():
+    """Of 50,000 images each takes milliseconds, and a page asks for every image that it shows."""
+    calls = Calls(classes=("a", "b"), probabilities=np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32))
+    assert calls.winners is calls.winners
+    assert calls.confidence is calls.confidence
+    assert calls.confidence.tolist() == pytest.approx([0.9, 0.8])
+
+
 def test_a_picture_holds_both_images():
     import io
 

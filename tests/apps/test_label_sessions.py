@@ -30,6 +30,8 @@ from fairsims.report.labelling import (
     undo_label,
     write_consensus,
 )
+from fairsims.report.signing import create_key, read_private_key, sign, verify
+from fairsims.runs import write_manifest
 
 
 @pytest.fixture
@@ -106,6 +108,24 @@ def test_each_label_is_on_disk_and_a_hasty_second_one_changes_nothing(whole_run,
     for item, label in ((first, "person"), (("before", 7), "man")):
         with pytest.raises(InputError, match="expected one of man, woman, undetermined"):
             add_label(session, "Zoë", item, label)
+
+
+def test_labels_in_a_finished_run_are_listed_and_in_a_signed_one_named(whole_run, pools):
+    write_manifest(whole_run, {})
+    session = extend_session(start(whole_run, pools), pools, 2)
+    for item in session.images[:3]:
+        add_label(session, "Ada", item, "woman")
+    undo_label(session, "Ada")
+    write_consensus(session)
+    assert verify(whole_run).intact
+    create_key(whole_run.parent / "key")
+    sign(whole_run, read_private_key(whole_run.parent / "key"))
+    assert verify(whole_run).intact
+    add_label(session, "Bo", session.images[0], "man")
+    add_label(session, "Ada", session.images[2], "man")
+    verdict = verify(whole_run)
+    assert verdict.added == ("labels/gender-1/Bo.csv",)
+    assert verdict.changed == ("labels/gender-1/Ada.csv", "manifest.json")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "consensus", "adjudication", "x" * 41, ".hidden", "-a"])

@@ -1,0 +1,77 @@
+"""What the dashboard shows of comparisons and sweeps, finished or not."""
+
+from __future__ import annotations
+
+import streamlit as st
+from PIL import Image
+
+from fairsims.errors import InputError
+from fairsims.report.comparison import comparison_alt, comparison_headline, comparison_notes, comparison_rows
+from fairsims.report.runs_index import RunEntry
+from fairsims.report.sweep_table import sweep_headline, sweep_rows
+from fairsims.report.widgets import csv_button, download, guarded, plain, table
+from fairsims.runs import read_json
+
+PARTS = {
+    "Where they end up": ("share", "off target, points [95%]", "FD, target mix", "FD, as given", "precision", "recall"),
+    "What they cost": (
+        "steps", "NFE an image", "images per kept", "NFE per kept", "training", "calibration", "strength",
+    ),
+}  # fmt: skip
+"""A comparison's table in two, each as wide as a page."""
+INCH = 120
+"""Pixels of a figure's inch: one of a single panel does not fill the page."""
+
+
+def show_comparison(run: RunEntry) -> None:
+    """Table and figure of a finished comparison."""
+    result = read_json(run.folder / "compare.json")
+    st.write(f"**{plain(comparison_headline(result))}**")
+    rows = comparison_rows(result)
+    for title, columns in PARTS.items():
+        st.subheader(title, anchor=False, divider="gray")
+        table([{"way": row["arm"]} | {c: row[c] for c in columns if c in row} for row in rows])
+    csv_button(rows, "comparison", run)
+    st.caption(plain(comparison_notes(result)))
+    show_figures(run, {"compare.png": comparison_alt(result)})
+    offer(run, "compare.md", "compare.json", "compare.parquet")
+
+
+def show_sweep(run: RunEntry) -> None:
+    """The points of a sweep that are there, its figures once it is finished."""
+    import pandas as pd
+
+    path = run.folder / "sweep.parquet"
+    if not path.exists():
+        st.info("No point is measured yet. The first one appears when its images are made.")
+        return
+    try:
+        points = pd.read_parquet(path)
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} is broken ({e}); run the sweep's command again") from None
+    result = read_json(run.folder / "sweep.json") if (run.folder / "sweep.json").exists() else None
+    st.write(f"**{plain(sweep_headline(points, result))}**")
+    rows = sweep_rows(points)
+    show_figures(run, {f"{n}.png": f"{n} against strength, a line per budget; its numbers are in the table"
+                       for n in ("quality", "share")})  # fmt: skip
+    st.dataframe(rows, hide_index=True, key="points")
+    csv_button(rows, "sweep", run)
+    offer(run, "sweep.parquet", "sweep.json")
+
+
+def show_figures(run: RunEntry, alts: dict[str, str]) -> None:
+    """The figures of a run that are there, by file name with their alternative texts."""
+    for name, alt in alts.items():
+        if (run.folder / name).exists():
+            with guarded():
+                with Image.open(run.folder / name) as image:
+                    drawn = image.width / image.info.get("dpi", (INCH, INCH))[0]
+                st.image((run.folder / name).read_bytes(), width=round(drawn * INCH), alt=alt)
+
+
+def offer(run: RunEntry, *names: str) -> None:
+    """The files of a run that are there, for download."""
+    there = [run.folder / n for n in names if (run.folder / n).exists()]
+    for column, path in zip(st.columns(max(2, len(there))), there, strict=False):
+        with column:
+            download(path, run)
