@@ -44,3 +44,10 @@ def killed_and_gone_on(arguments: list[str], begun: Callable[[], bool], result: 
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
     assert (again.returncode, again.stderr) == (0, "")
     return again.stdout
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
@@ -66,7 +67,7 @@ def audit(
         "format": FORMAT,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "fairsims": __version__,
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "versions": _versions(),
         "attributes": {r.name: section(r) for r in readings},
         "classifier": _classifier_facts(classifier),
         "pools": {when: source_facts(s) for when, s in sources.items()},
@@ -81,6 +82,18 @@ def audit(
             sources, readings, reference, extractors or [classifier_features(classifier)], store, report
         )  # fmt: skip
     return result | dict(facts or {})
+
+
+def _versions() -> dict[str, str]:
+    """What the numbers were made with: rounding differs between machines and releases."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "system": platform.system(),
+        "device": where,
+    }
 
 
 def write_audit(folder: Path, result: Mapping[str, Any]) -> Path:

@@ -12,16 +12,11 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from pathlib import Path
 
 import pytest
 import report_fixtures as fixtures
+from support import ARGS, CHROMIUM
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SERVE = (
     "import sys; from pathlib import Path; from fairsims.report.dashboard import launch_dashboard; "
     "launch_dashboard(Path(sys.argv[1]), port=int(sys.argv[2]), headless=True)"

@@ -13,7 +13,7 @@ import pytest
 import report_fixtures as fixtures
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
-from support import MakePool
+from support import ARGS, CHROMIUM, MakePool
 
 from fairsims.cli import main
 from fairsims.errors import InputError
@@ -240,3 +240,25 @@ def test_the_pdf_has_every_section_and_fetches_nothing(run: Path) -> None:
         "All settings (config.json)",
     ):
         assert said in text, said
+
+
+@pytest.mark.browser
+def test_the_page_asks_for_nothing_and_complains_of_nothing(run: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    (page,) = write_reports(run, ["html"])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        for width in (1280, 390):
+            tab = browser.new_page(viewport={"width": width, "height": 900})
+            said: list[str] = []
+            asked: list[str] = []
+            tab.on("console", lambda message, said=said: said.append(message.text))
+            tab.on("pageerror", lambda error, said=said: said.append(str(error)))
+            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            tab.goto(page.as_uri())
+            assert said == []
+            assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+            assert tab.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out to the side"
+            tab.close()
+        browser.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_terminal_shows_every_attribute_within_its_width() -> None:
 def test_page_has_a_section_for_each(tmp_path: Path) -> None:
     run = fixtures.finished_run(tmp_path, value=fixtures.several())
     page = write_report(run).read_text(encoding="utf-8")
-    assert re.findall(r"<h3>([^<]*)</h3>", page)[1:3] == [
+    assert re.findall(r"<h3>([^<]*)</h3>", html.unescape(page))[1:3] == [
         "gender",
         "How much depends on the classifier's errors (gender)",
     ]
