@@ -103,9 +103,8 @@ def quality_figure(view: AuditView, path: Path) -> None:
             axes.axvline(view.strength, color=TARGET, linestyle=":", linewidth=1.4)
             handles.append(Line2D([], [], color=TARGET, linestyle=":", label=f"chosen: {view.strength:.3g}"))
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("strength")
-        n = f", {points[0].n:,} images" if points[0].n else ""
-        axes.set_ylabel(f"{short_name(view.metric or 'distance', 34)}{n}")
+        axes.set_xlabel(f"strength, {points[0].n:,} images at each" if points[0].n else "strength")
+        axes.set_ylabel(short_name(view.metric or "distance", 34))
         figure.legend(handles=handles, loc="outside upper left", ncols=1, frameon=False, **_LEGEND)
 
 

@@ -59,7 +59,7 @@ def _measurement(context: Context) -> Iterator[Block]:
         facts = [
             (label, value_text(classifier[key]))
             for label, key in _CLASSIFIER
-            if classifier.get(key) not in (None, "", [])
+            if classifier.get(key) not in (None, "", [], 0)
         ]
         if facts:
             yield Heading(text=f"The classifier of {classifier.get('attribute') or view.main.name}")
