@@ -25,6 +25,7 @@ from fairsims.report.forms import find_run, unwritten
 from fairsims.report.markdown import plain
 from fairsims.report.open_fields import FIELDS, read_fields, write_fields
 from fairsims.report.sections import document, read_context
+from fairsims.report.signing import verify
 from fairsims.report.view import read_audit
 from fairsims.runs import read_json, sha256_file, sha256_json, write_json, write_manifest
 
@@ -55,6 +56,17 @@ def test_all_forms_are_written_and_listed(run: Path) -> None:
         assert listed[path.relative_to(run).as_posix()] == sha256_file(path)
     first = [p.read_bytes() for p in written]
     assert [p.read_bytes() for p in write_reports(run, ["html", "md", "card", "croissant"])] == first
+
+
+def test_answers_written_by_hand_are_listed_with_the_report(run: Path) -> None:
+    write_manifest(run, {})
+    write_reports(run, ["html"])
+    path = run / "report.toml"
+    path.write_text(path.read_text().replace('intended = ""', 'intended = "a demo"'))
+    assert verify(run).changed == ("report.toml",)
+    write_reports(run, ["html"])
+    assert verify(run).intact
+    assert "a demo" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_markdown_says_what_the_page_says(run: Path) -> None:
