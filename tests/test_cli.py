@@ -421,3 +421,17 @@ def test_info_lists_what_ships() -> None:
     assert {"digits-parity", "emoji-gender"} <= set(found["classifiers"])
     assert {"digits", "emoji-people"} <= set(found["datasets"])
     assert "digits-parity" in run("info").stdout
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = [sys.executable, "-u", "-m", "fairsims", "audits", "list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 0)
+    process.stderr.close()
+
+
+def test_an_option_that_is_taken_once_is_refused_twice() -> None:
+    said = refused("compare", "--attr", "gender", "--attr", "vendor", "--target", "0.5", "--out", "nowhere")
+    assert "--attr is given 2 times; expected once" in said

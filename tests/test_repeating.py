@@ -68,7 +68,7 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     folder, runs = recipe(tmp_path / "tiny", DIGITS), tmp_path / "runs"
     first = repeat(folder, runs, "--record")
     assert first.exit_code == 0, first.stderr
-    assert "nothing is recorded" in first.stdout
+    assert "nothing was recorded" in first.stdout
     made = ["merged-parity-0.5-seed0", "merged-parity-0.45-seed0"]
     assert [Path(line).name for line in first.stderr.splitlines()] == made
     table = pd.read_csv(folder / "results.csv")
@@ -165,7 +165,7 @@ def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
     assert said.exit_code == 2
     assert "needs files of your own" in said.stderr
     for k, (text, message) in enumerate((
-        ("[", "is no TOML"), ("x = 1", "has kind None; expected one of retarget, collapse, paper"),
+        ("[", "is no TOML"), ("x = 1", "has kind None; expected one of retarget, compare, collapse, paper"),
         ('kind = "collapse"', "lists no runs"),
         ('kind = "retarget"\n[[runs]]\ntarget = "0.5"\nattr = "parity"\nsped = 1', "settings that no run has"),
     )):  # fmt: skip

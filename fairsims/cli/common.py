@@ -58,6 +58,10 @@ class Group(click.Group):
                 raise
             name, found, rest = str(e).partition(" is ")
             fail(f"--{name.replace('_', '-')}{found}{rest}" if found else str(e))
+        except BrokenPipeError:
+            # Whoever read the output, `head` say, has seen enough. What is left must not be tried again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
         except OSError as e:
             fail(
                 f"cannot read or write {e.filename or 'a file'}: {e.strerror or e}; free space or choose another folder"

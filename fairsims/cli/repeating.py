@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fairsims.recipes import Recipe
     from fairsims.recipes.recorded import Found
 
-ROOTS = {"retarget": Path("runs/audits"), "collapse": Path("runs/collapse")}
+ROOTS = {"collapse": Path("runs/collapse")}
 SHOWN = 3
 """Other numbers of a row that are named; --json has all."""
 
@@ -71,7 +71,7 @@ def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record:
     from fairsims.recipes.repeating import carry_out, runs_of, table_of, write_table
 
     recipe = find_recipe(name)
-    root = runs or ROOTS.get(recipe.kind, Path("runs"))
+    root = runs or ROOTS.get(recipe.kind, Path("runs/audits"))
     planned = runs_of(recipe, root)
     chosen = [
         k for k, r in enumerate(planned)
@@ -102,7 +102,7 @@ def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record:
 
 def _lines(found: Sequence[Found], recorded: bool, outside: int, written: Path) -> list[str]:
     if not recorded:
-        return [f"nothing is recorded for this recipe; --record keeps what is in {written}"]
+        return [f"nothing was recorded for this recipe before; --record keeps results with it\nresults {written}"]
     lines = []
     for f in found:
         lines.append(f"{f.row}: {f.state}")

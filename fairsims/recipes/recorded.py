@@ -14,6 +14,7 @@ from fairsims.errors import InputError
 
 KEYS = {
     "retarget": ("mode", "interval", "target", "seed", "attributes"),
+    "compare": ("arm", "target", "seed"),
     "collapse": ("run", "method", "level", "measure"),
 }
 """Columns that say which row is which, by kind of recipe."""

@@ -33,11 +33,13 @@ class Run:
     config: RetargetConfig | CollapseConfig
     threshold: bool = False
     """Whether a loop looks for thresholds."""
+    arms: bool = False
+    """Whether ways to the target are compared, instead of one taken."""
 
 
 def runs_of(recipe: Recipe, root: Path) -> list[Run]:
     """The runs of a recipe in order, each in its folder below `root`. Raises InputError for settings that none has."""
-    make = {"retarget": _retargeting, "collapse": _loop}.get(recipe.kind)
+    make = {"retarget": _retargeting, "compare": _comparison, "collapse": _loop}.get(recipe.kind)
     if make is None:
         raise InputError(
             f"{recipe.name} needs files of your own (model, reference, classifier); "
@@ -58,6 +60,12 @@ def _retargeting(recipe: Mapping[str, Any], options: Mapping[str, Any], root: Pa
     return Run(folder=root / f"{config.mode}{inside}-{config.label}-seed{config.seed}", config=config)
 
 
+def _comparison(recipe: Mapping[str, Any], options: Mapping[str, Any], root: Path) -> Run:
+    config = _retargeting(recipe, dict(options) | {"mode": "guided"}, root).config
+    assert isinstance(config, RetargetConfig)
+    return Run(folder=root / f"{config.label}-seed{config.seed}", config=config, arms=True)
+
+
 def _loop(recipe: Mapping[str, Any], options: Mapping[str, Any], root: Path) -> Run:
     settings = recipe.get("defaults", {}) | options
     label, threshold = settings.pop("name"), settings.pop("threshold", False)
@@ -71,6 +79,9 @@ def carry_out(run: Run, earlier: Sequence[Run], *, report: Report, command: str)
         run_loops(run.config, run.folder, threshold=run.threshold, report=report, command=command)
         collapse_figures(run.folder)
         write_collapse_report(run.folder)
+        return
+    if run.arms:
+        jobs.run_compare(prepare(run.config), run.folder, report=report, command=command)
         return
     for other in earlier:
         if isinstance(other.config, RetargetConfig) and other.config.seed == run.config.seed:
@@ -105,6 +116,9 @@ def table_of(runs: Sequence[Run]) -> pd.DataFrame:
         if isinstance(run.config, CollapseConfig):
             path = run.folder / "collapse.json"
             rows += _loop_rows(run.folder.name, read_json(path)) if path.exists() else []
+        elif run.arms:
+            path = run.folder / "compare.json"
+            rows += _arm_rows(run.config, read_json(path)) if path.exists() else []
         elif (run.folder / "status.json").exists() and (run.folder / "audit" / "audit.json").exists():
             rows.append(_retargeting_row(run.config, read_json(run.folder / "audit" / "audit.json")))
     return pd.DataFrame(rows)
@@ -137,6 +151,23 @@ def _retargeting_row(config: RetargetConfig, result: Mapping[str, Any]) -> Row:
         "seconds": sum(seconds.values()), **{f"seconds_{k}": v for k, v in seconds.items()},
         "peak_memory_gb": result["cost"]["peak_memory_gb"],
     } | (_several(config, result) if len(config.names) > 1 else {})  # fmt: skip
+
+
+def _arm_rows(config: RetargetConfig, result: Mapping[str, Any]) -> list[Row]:
+    """A row for each way to the target: where the class that ends up furthest off lies, quality, cost."""
+    found = []
+    for arm in result["arms"]:
+        worst = arm["worst"]
+        row = {"arm": arm["arm"], "target": result["target"][worst], "seed": config.seed, "worst": worst}
+        row |= {"after": arm[f"share.{worst}"], "low": arm[f"low.{worst}"], "high": arm[f"high.{worst}"]}
+        found.append(row | {k: arm[k] for k in _ARM if k in arm})
+    return found
+
+
+_ARM = (
+    "fd_target", "fd_reference", "precision", "recall", "steps", "evaluations_per_image", "images_per_kept",
+    "evaluations_per_kept", "training_kimg", "strength",
+)  # fmt: skip
 
 
 def _several(config: RetargetConfig, result: Mapping[str, Any]) -> Row:

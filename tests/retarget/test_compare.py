@@ -21,6 +21,7 @@ from fairsims.cli import main
 from fairsims.denoisers import SIMSGuidance, load_network, merge
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.pools import Pool, write_pool
+from fairsims.recipes.repeating import Run, carry_out, table_of
 from fairsims.report.comparison import comparison_alt, comparison_table, write_comparison
 from fairsims.retarget.arms import ARMS, equal_steps
 from fairsims.retarget.compare import compare
@@ -223,3 +224,17 @@ def test_refusals(compared: tuple[Path, dict[str, Any]], job: Job, tmp_path: Pat
     assert not (tmp_path / "out").exists()
     with pytest.raises(ChangedSettings, match="steps"):
         compare(prepare(replace(CONFIG, steps=4)), compared[0])
+
+
+def test_a_recipe_can_compare(compared: tuple[Path, dict[str, Any]]) -> None:
+    """Its table holds each arm's worst share with its interval; a finished comparison is read, not repeated."""
+    folder, result = compared
+    run, before = Run(folder=folder, config=CONFIG, arms=True), files(folder)
+    carry_out(run, [], report=lambda *_: None, command="")
+    assert files(folder) == before
+    table = table_of([run]).set_index("arm")
+    assert tuple(table.index) == ARMS
+    for arm in result["arms"]:
+        row = table.loc[arm["arm"]]
+        assert row["after"] - row["target"] == pytest.approx(arm["error"])
+        assert row["low"] <= row["after"] <= row["high"]
