@@ -185,9 +185,17 @@ def test_the_plan_is_shown_with_its_digest_and_time(run: Path) -> None:
     assert digest in text
     assert "2026-11-22 06:00 UTC, before generating" in text
     assert "| gender | man 50%, woman 50% | ±3 |" in text
-    write_json(run / "plan.json", found | {"sha256": "0" * 64})
+    other = plan | {"n": 64, "taken_over": ["pool"]}
+    write_json(run / "plan.json", found | {"plan": other})
+    with pytest.raises(InputError, match="was changed after it was written"):
+        write_reports(run, ["md"])
+    write_json(run / "plan.json", found | {"plan": other, "sha256": sha256_json(other)})
     with pytest.raises(InputError, match="not the plan that the audit was made by"):
         write_reports(run, ["md"])
+    value["plan"]["sha256"] = sha256_json(other)
+    write_json(run / "audit" / "audit.json", value)
+    text = write_reports(run, ["md"])[0].read_text(encoding="utf-8")
+    assert 'older than this plan, taken over from an earlier run: \\["pool"\\]' in text
 
 
 def test_the_complements_plan_of_an_earlier_version_is_no_plan(run: Path) -> None:

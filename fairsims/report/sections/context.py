@@ -10,7 +10,7 @@ from typing import Any
 from fairsims.report.document import Answer
 from fairsims.report.open_fields import FIELDS, read_fields
 from fairsims.report.view import AuditView, read_audit
-from fairsims.runs import read_json
+from fairsims.runs import PLAN, read_json, read_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,16 @@ class Context:
 def read_context(run: Path) -> Context:
     """Raises InputError when the audit is missing, or when any of the files is broken."""
     view = read_audit(read_json(run / "audit" / "audit.json"))
-    plan = run / "plan.json"
     return Context(
         run=run,
         view=view,
         config=read_json(run / "config.json") if (run / "config.json").exists() else None,
-        # Of a run from before plans were fixed the file says how the complement was planned.
-        plan=found if plan.exists() and "plan" in (found := read_json(plan)) else None,
+        plan=_plan(run),
         answers=read_fields(run),
     )
+
+
+def _plan(run: Path) -> Mapping[str, Any] | None:
+    path = run / PLAN
+    # Of a run from before plans were fixed the file says how the complement was planned.
+    return None if not path.exists() or "omega" in read_json(path) else read_plan(run)

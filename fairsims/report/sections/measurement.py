@@ -198,6 +198,7 @@ _PLAN = (
     ("fine-tuning, thousands of images", "budget_kimg"),
     ("rounds at most", "rounds"),
     ("strength at most", "cap"),
+    ("older than this plan, taken over from an earlier run", "taken_over"),
 )
 
 
