@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -169,8 +169,6 @@ class Document:
     summary: str
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
-    open: tuple[str, ...] = field(default_factory=tuple)
-    """Ids of the questions without an answer."""
 
 
 def table(columns: Sequence[str | Column], rows: Sequence[Row], **options: object) -> Table:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairsims.report.document import Answer
+from fairsims.report.document import Answer, Figure
 from fairsims.report.open_fields import FIELDS, read_fields
 from fairsims.report.view import AuditView, read_audit
 from fairsims.runs import PLAN, read_json, read_plan
@@ -24,6 +24,8 @@ class Context:
     plan: Mapping[str, Any] | None
     """`plan.json`, None where nothing was fixed beforehand."""
     answers: Mapping[str, str]
+    pictures: Mapping[str, Figure] = field(default_factory=dict)
+    """Figures by name, once they are drawn."""
 
     @property
     def audit(self) -> Path:

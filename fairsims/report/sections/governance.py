@@ -2,72 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fairsims.report import words
 from fairsims.report.clauses import CLAUSES, Clause
-from fairsims.report.document import Column, Row, Section, Text, row, table
+from fairsims.report.document import Block, Column, Row, Text, row, table
 from fairsims.report.sections.context import Context
 
 
-def limits(context: Context) -> Section:
-    """Section 10: what the numbers do not say."""
-    return Section(
-        number=10,
-        title="Limits",
-        clauses="AI Act, Art. 13(3)(b), Annex IV 3 and 5",
-        blocks=(Text(text=words.LIMIT), Text(text=_intervals(context)), *context.questions("limits")),
+def limits(context: Context) -> Iterator[Block]:
+    """What the numbers do not say."""
+    yield Text(text=words.LIMIT)
+    yield Text(text=_intervals(context))
+    yield from context.questions("limits")
+
+
+def oversight(context: Context) -> Iterator[Block]:
+    """Who watches the system in use."""
+    yield from context.questions("oversight")
+
+
+def changes(context: Context) -> Iterator[Block]:
+    """What changed since the last report."""
+    yield from context.questions("report.changes")
+
+
+def marking(context: Context) -> Iterator[Block]:
+    """How images are marked as generated."""
+    yield Text(text="fairsims writes plain PNG images: it adds no watermark and no content credentials (C2PA) to them.")
+    yield from context.questions("marking")
+
+
+def mapping(context: Context) -> Iterator[Block]:
+    """A row for each demand of each rule."""
+    yield Text(
+        text="Clauses as third parties read them in 2026, consolidated with Regulation (EU) 2026/1744; no legal "
+        "advice, and no statement that any of them applies. “Present” says that this report holds the evidence "
+        "named, not that it suffices."
     )
-
-
-def oversight(context: Context) -> Section:
-    """Section 11: who watches the system in use."""
-    return Section(
-        number=11,
-        title="Oversight",
-        clauses="AI Act, Art. 14, Annex IV 2(e) and 9",
-        blocks=tuple(context.questions("oversight")),
-    )
-
-
-def changes(context: Context) -> Section:
-    """Section 12: what changed since the last report."""
-    return Section(
-        number=12, title="Change log", clauses="AI Act, Annex IV 6", blocks=tuple(context.questions("report.changes"))
-    )
-
-
-def marking(context: Context) -> Section:
-    """Section 13: how images are marked as generated."""
-    said = "fairsims writes plain PNG images: it adds no watermark and no content credentials (C2PA) to them."
-    return Section(
-        number=13,
-        title="Marking of generated images",
-        clauses="AI Act, Art. 50(2)",
-        blocks=(Text(text=said), *context.questions("marking")),
-    )
-
-
-def mapping(context: Context) -> Section:
-    """Section 14: a row for each demand of each rule."""
-    return Section(
-        number=14,
-        title="Which rule asks for what",
-        blocks=(
-            Text(
-                text="Clauses as third parties read them in 2026, consolidated with Regulation (EU) 2026/1744; no "
-                "legal advice, and no statement that any of them applies. “Present” says that this report holds the "
-                "evidence named, not that it suffices."
-            ),
-            table(
-                (
-                    "rule",
-                    Column(title="asks for", name=True),
-                    Column(title="where", name=True),
-                    Column(title="status", name=True),
-                ),
-                [_mapped(c, context) for c in CLAUSES],
-            ),
-        ),
-    )
+    names = [Column(title=t, name=True) for t in ("asks for", "where", "status")]
+    yield table(("rule", *names), [_mapped(c, context) for c in CLAUSES])
 
 
 def _mapped(clause: Clause, context: Context) -> Row:

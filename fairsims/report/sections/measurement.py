@@ -12,7 +12,7 @@ import numpy as np
 from fairsims.audit.intervals import wilson
 from fairsims.errors import InputError
 from fairsims.report import words
-from fairsims.report.document import Block, Cell, Code, Column, Facts, Heading, Row, Section, Table, Text, row, table
+from fairsims.report.document import Block, Cell, Code, Column, Facts, Heading, Row, Table, Text, row, table
 from fairsims.report.fields import list_of, object_of
 from fairsims.report.sections.context import Context
 from fairsims.report.sections.values import share_cell, value_text
@@ -22,24 +22,8 @@ FEW = 30
 """Images of a class below which its share is little more than a guess (measurement of small groups)."""
 
 
-def measurement(context: Context) -> Section:
-    """Section 4: methods, and the errors of the classifiers."""
-    return Section(
-        number=4,
-        title="Measurement",
-        clauses="AI Act, Annex IV 2(g) and 4; NIST AI 600-1, MS-2.13-001",
-        blocks=(*_measurement(context), *context.questions("measurement")),
-    )
-
-
-def plan(context: Context) -> Section:
-    """Section 5: the plan with its digest and time. Raises InputError when it is another than the audit names."""
-    return Section(
-        number=5, title="Plan fixed before the results", clauses="AI Act, Art. 9(8)", blocks=tuple(_plan(context))
-    )
-
-
-def _measurement(context: Context) -> Iterator[Block]:
+def measurement(context: Context) -> Iterator[Block]:
+    """Methods, and the errors of the classifiers."""
     view = context.view
     for a in view.attributes:
         yield Heading(text=a.name)
@@ -72,6 +56,7 @@ def _measurement(context: Context) -> Iterator[Block]:
             yield found
     if not confusions:
         yield Text(text="No errors of the classifier on images with known labels are recorded.")
+    yield from context.questions("measurement")
 
 
 _CLASSIFIER = (
@@ -155,7 +140,8 @@ def _right(name: str, place: int, counts: list[int]) -> Row:
     return row(name, *map(words.number, counts), share_cell(share))
 
 
-def _plan(context: Context) -> Iterator[Block]:
+def plan(context: Context) -> Iterator[Block]:
+    """The plan with its digest and time. Raises InputError when it is another than the audit names."""
     if context.plan is None:
         yield Text(
             text="No plan was fixed beforehand that this report could show: the audit has no plan.json. Target and "

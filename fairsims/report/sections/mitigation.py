@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from fairsims.errors import InputError
 from fairsims.report import words
-from fairsims.report.document import Block, Cell, Facts, Figure, Heading, Row, Section, Table, Text, row, table
+from fairsims.report.document import Block, Cell, Facts, Heading, Row, Table, Text, row, table
 from fairsims.report.sections.context import Context
 from fairsims.report.sections.representation import furthest
 from fairsims.report.sections.values import share_cell, value_text
 from fairsims.report.view import AttributeView, AuditView
 
 
-def mitigation(context: Context, pictures: Mapping[str, Figure]) -> Section:
-    """Section 9."""
-    return Section(
-        number=9,
-        title="Bias examination and mitigation",
-        clauses="AI Act, Art. 10(2)(f)–(h); NIST AI 600-1, MG-2.2-004",
-        blocks=(*_blocks(context, pictures), *context.questions("residual")),
-    )
-
-
-def _blocks(context: Context, pictures: Mapping[str, Figure]) -> Iterator[Block]:
-    view = context.view
+def mitigation(context: Context) -> Iterator[Block]:
+    """Finding, method, cost, and who owns what is left."""
+    view, pictures = context.view, context.pictures
     method = view.section("method")
     found = [_finding(a, view) for a in view.attributes if a.target]
     if found:
@@ -48,6 +39,7 @@ def _blocks(context: Context, pictures: Mapping[str, Figure]) -> Iterator[Block]
     elif method:
         yield Text(text="This run has no calibration points.", soft=True)
     yield from _cost(view, bool(method))
+    yield from context.questions("residual")
 
 
 def _finding(a: AttributeView, view: AuditView) -> Row:

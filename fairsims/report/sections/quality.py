@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from fairsims.report import words
 from fairsims.report.alternatives import nearest_alt
-from fairsims.report.document import Block, Cell, Figure, Heading, Notes, Row, Section, Text, row, table
+from fairsims.report.document import Block, Cell, Figure, Heading, Notes, Row, Text, row, table
 from fairsims.report.fields import object_of
 from fairsims.report.quality_view import GroupRow, QualityRow, QualitySection
 from fairsims.report.sections.context import Context
 from fairsims.report.view import AuditView
 
 
-def quality(context: Context) -> Section:
-    """Section 7: numbers of every feature extractor."""
-    return Section(
-        number=7,
-        title="Quality",
-        clauses="AI Act, Annex IV 2(g), 3 and 4; NIST AI 600-1, MS-2.10-003",
-        blocks=tuple(_quality(context)),
-    )
-
-
-def side_effects(context: Context, pictures: Mapping[str, Figure]) -> Section:
-    """Section 8: drift of other attributes, quality against strength, nearest training images."""
-    return Section(
-        number=8,
-        title="Side effects",
-        clauses="AI Act, Annex IV 3; NIST AI 600-1, MS-2.11-004",
-        blocks=tuple(_side_effects(context, pictures)),
-    )
-
-
-def _quality(context: Context) -> Iterator[Block]:
+def quality(context: Context) -> Iterator[Block]:
+    """Numbers of every feature extractor."""
     view = context.view
     for section in view.sections:
         yield from _numbers(section, view)
@@ -105,8 +86,9 @@ def _group(g: GroupRow, section: QualitySection, view: AuditView) -> Row:
     return row(f"{g.attribute}: {g.group}", *cells)
 
 
-def _side_effects(context: Context, pictures: Mapping[str, Figure]) -> Iterator[Block]:
-    view = context.view
+def side_effects(context: Context) -> Iterator[Block]:
+    """Drift of other attributes, quality against strength, nearest training images."""
+    view, pictures = context.view, context.pictures
     free = [a for a in view.attributes if not a.target and a.after and a.difference]
     for a in free:
         moved = max(a.difference, key=lambda c: abs(a.difference[c].share))

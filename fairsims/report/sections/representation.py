@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from fairsims.report import words
-from fairsims.report.document import Block, Cell, Column, Figure, Heading, Notes, Row, Section, Table, Text, row, table
+from fairsims.report.document import Block, Cell, Column, Heading, Notes, Row, Table, Text, row, table
 from fairsims.report.fields import number_of, object_of
 from fairsims.report.joint_view import JointView
 from fairsims.report.sections.context import Context
@@ -16,18 +16,9 @@ SMALL_SHARE = 0.02
 """Categories below this may be left out of NYC LL144 ratios; they are listed here all the same."""
 
 
-def representation(context: Context, pictures: Mapping[str, Figure]) -> Section:
-    """Section 6."""
-    return Section(
-        number=6,
-        title="Representation",
-        clauses="AI Act, Art. 10(2)(f) and 13(3)(b)(v), Annex IV 3; NIST AI 600-1, MS-2.11-002; form of NYC LL144",
-        blocks=tuple(_blocks(context, pictures)),
-    )
-
-
-def _blocks(context: Context, pictures: Mapping[str, Figure]) -> Iterator[Block]:
-    view = context.view
+def representation(context: Context) -> Iterator[Block]:
+    """Shares, distances from the target, counts and ratios, attributes together."""
+    view, pictures = context.view, context.pictures
     yield pictures["shares"]
     for a in view.attributes:
         yield Heading(text=f"{a.name} (was to stay as it is)" if a.drift is not None else a.name)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from fairsims.report import words
-from fairsims.report.document import Block, Code, Facts, Section
+from fairsims.report.document import Block, Code, Facts
 from fairsims.report.fields import object_of
 from fairsims.report.sections.context import Context
 from fairsims.report.sections.values import value_text
@@ -14,17 +14,8 @@ from fairsims.report.view import AuditView
 from fairsims.runs import sha256_file
 
 
-def reproduction(context: Context) -> Section:
-    """Section 15."""
-    return Section(
-        number=15,
-        title="Reproduction",
-        clauses="AI Act, Annex IV 2(g)",
-        blocks=tuple(_blocks(context)),
-    )
-
-
-def _blocks(context: Context) -> Iterator[Block]:
+def reproduction(context: Context) -> Iterator[Block]:
+    """Commands, digests, seeds, versions, settings."""
     digest = ("audit/audit.json", f"SHA-256 {sha256_file(context.audit / 'audit.json')}")
     yield Facts(rows=(*_facts(context.view), digest), mono=True)
     if context.config is not None:

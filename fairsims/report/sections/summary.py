@@ -6,17 +6,13 @@ from collections.abc import Iterator
 
 from fairsims.report import words
 from fairsims.report.alternatives import grid_alt
-from fairsims.report.document import Block, Facts, Figure, Heading, Section, Text
+from fairsims.report.document import Block, Facts, Figure, Heading, Text
 from fairsims.report.open_fields import FIELDS, open_ids
 from fairsims.report.sections.context import Context
 
 
-def summary(context: Context) -> Section:
-    """Section 0."""
-    return Section(number=0, title="Summary and sign-off", blocks=tuple(_blocks(context)))
-
-
-def _blocks(context: Context) -> Iterator[Block]:
+def summary(context: Context) -> Iterator[Block]:
+    """Who answers for the report, and what the images look like."""
     view, still = context.view, len(open_ids(context.answers))
     rows = [("written by", f"fairsims {view.raw.get('fairsims') or '(version not recorded)'}")]
     rows += [("audit format", str(view.raw["format"])), ("measured", words.moment(view.raw.get("created")) or "—")]

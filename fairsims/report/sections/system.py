@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fairsims.report import words
-from fairsims.report.document import Block, Column, Facts, Row, Section, Table, Text, row, table
+from fairsims.report.document import Block, Column, Facts, Row, Table, Text, row, table
 from fairsims.report.fields import number_of, object_of
 from fairsims.report.sections.context import Context
 from fairsims.report.sections.values import small, value_text
@@ -16,41 +16,26 @@ MANY = 6
 """Cells beyond which those that nothing was drawn from are not listed."""
 
 
-def system(context: Context) -> Section:
-    """Section 1."""
-    return Section(
-        number=1,
-        title="System and purpose",
-        clauses="AI Act, Annex IV 1 and 2(a)–(b); NIST AI RMF, Map 1",
-        blocks=(Facts(rows=tuple(_system_facts(context))), *context.questions("purpose")),
+def system(context: Context) -> Iterator[Block]:
+    """What made the images, and what for."""
+    yield Facts(rows=tuple(_system_facts(context)))
+    yield from context.questions("purpose")
+
+
+def data(context: Context) -> Iterator[Block]:
+    """Sets of images, and what the auxiliary was trained on."""
+    yield from _sets_and_cells(context)
+    yield from context.questions("data")
+
+
+def attributes(context: Context) -> Iterator[Block]:
+    """What the classes mean."""
+    yield Text(
+        text="Classes are perceived: what a classifier or a person reads from an image. Generated people have no "
+        "identity that a class could state."
     )
-
-
-def data(context: Context) -> Section:
-    """Section 2: sets of images, and what the auxiliary was trained on."""
-    return Section(
-        number=2,
-        title="Data",
-        clauses="AI Act, Art. 10(2)(b)–(e) and (h), Annex IV 2(d); NIST AI 600-1, MS-2.11-005",
-        blocks=(*_data_blocks(context), *context.questions("data")),
-    )
-
-
-def attributes(context: Context) -> Section:
-    """Section 3: what the classes mean."""
-    return Section(
-        number=3,
-        title="Attributes",
-        clauses="AI Act, Art. 4a and 10(4); GDPR, Art. 9",
-        blocks=(
-            Text(
-                text="Classes are perceived: what a classifier or a person reads from an image. Generated people have "
-                "no identity that a class could state."
-            ),
-            Facts(rows=tuple((a.name, _definition(a, context)) for a in context.view.attributes)),
-            *context.questions("attributes"),
-        ),
-    )
+    yield Facts(rows=tuple((a.name, _definition(a, context)) for a in context.view.attributes))
+    yield from context.questions("attributes")
 
 
 def _system_facts(context: Context) -> Iterator[tuple[str, str]]:
@@ -79,7 +64,7 @@ def _system_facts(context: Context) -> Iterator[tuple[str, str]]:
             yield f"{words.side_name(side, view)}: network evaluations per image", value_text(evaluations)
 
 
-def _data_blocks(context: Context) -> Iterator[Block]:
+def _sets_and_cells(context: Context) -> Iterator[Block]:
     method, config = context.view.section("method"), context.config or {}
     yield table(
         ("set", Column(title="role", name=True), "images", "seeds or digest"),

@@ -25,8 +25,3 @@ def small(*texts: str) -> tuple[str, ...]:
 def share_cell(share: Share | None) -> Cell:
     """A share in percent with its interval."""
     return Cell(text=words.percent(share.share if share else None), small=small(words.interval(share)))
-
-
-def titled(text: str) -> str:
-    """The first letter as a capital, the rest as it is."""
-    return text[:1].upper() + text[1:]
