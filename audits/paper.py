@@ -59,18 +59,14 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def sweep_config(recipe: dict[str, Any], files: dict[str, str | None], attr: str) -> SweepConfig:
     """The recipe's sweep over the user's files."""
-    run, grid = dict(recipe["run"]), dict(recipe["sweep"])
+    run = dict(recipe["run"])
     target = run.pop("target", "base")
     run |= {"pilots": tuple(run["pilots"])} if "pilots" in run else {}
     config = RetargetConfig(
         **run, **files, attr=attr, target="uniform" if target == "base" else target,
         precision=jobs.resolve_precision("auto"),
     )  # fmt: skip
-    grid["sizes"] = [None if s == "all" else s for s in grid["sizes"]]
-    grid["intervals"] = [None if i == "none" else tuple(i) for i in grid.get("intervals", ["none"])]
-    return SweepConfig(
-        run=config, steer=target != "base", **{k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
-    )
+    return SweepConfig.read(recipe["sweep"], run=config, steer=target != "base")
 
 
 def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None], out: Path) -> str:

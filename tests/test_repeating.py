@@ -12,8 +12,10 @@ from click.testing import CliRunner, Result
 from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.recipes import find_recipe, list_recipes, read_recipe, recipes_folder
+from fairsims.recipes.loop import Loop
 from fairsims.recipes.recorded import differences, read_results
 from fairsims.recipes.repeating import runs_of
+from fairsims.recipes.retargeting import Retargeting
 from fairsims.runs import read_json
 
 LOOP = """
@@ -52,6 +54,22 @@ target = "0.5"
 [[runs]]
 target = "0.45"
 """
+SWEEP = """
+kind = "sweep"
+[defaults]
+model = "digits-8"
+attr = "parity"
+pool = 256
+steps = 4
+batch_size = 32
+lr = 1e-3
+precision = "float32"
+[[runs]]
+target = "0.5"
+grid = { budgets = [0.16, 0.32], omegas = [1], sizes = [64, "all"], modes = ["merged", "guided"], intervals = ["none", [0.5, 5]], images = 64, confirm = 64 }
+[[runs]]
+grid = { budgets = [0.16], omegas = [1], images = 64, auxiliary = false }
+"""
 
 
 def recipe(folder: Path, text: str) -> Path:
@@ -83,6 +101,27 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     assert again.stdout.startswith(
         "merged, target 0.5, seed 0: as recorded\nmerged, target 0.45, seed 0: as recorded\n"
     )
+
+
+def test_a_sweep_repeated_is_as_recorded(tmp_path: Path) -> None:
+    folder, runs = recipe(tmp_path / "map", SWEEP), tmp_path / "runs"
+    first = repeat(folder, runs, "--record")
+    assert first.exit_code == 0, first.stderr
+    assert [Path(line).name for line in first.stderr.splitlines()] == ["parity-0.5-seed0", "parity-base-seed0"]
+    table = pd.read_csv(folder / "results.csv")
+    steered, plain = table[table["target"].notna()], table[table["target"].isna()]
+    # The base, and of two sizes and two budgets the auxiliary, merged, and guided with and without an interval.
+    assert steered["use"].value_counts()["points"] == 1 + 2 * 2 * 4
+    assert {"base", "merged", "guided"} >= set(steered.loc[steered["use"] == "confirmed", "mode"]) > {"base"}
+    assert steered["after"].between(steered["low"], steered["high"]).all()
+    assert set(steered["interval"]) == {"none", "0.5:5"}
+    # Nothing is steered there: no share to reach, quality alone.
+    assert plain["mode"].tolist() == ["base", "merged"]
+    assert plain["after"].isna().all()
+    assert plain["fd_reference"].notna().all()
+    again = repeat(folder, runs)
+    assert (again.exit_code, f"rows: {len(table)} as recorded" in again.stdout) == (0, True)
+    assert "points, merged, size 64, budget_kimg 0.16, interval none, omega 1, target 0.5, seed 0: as" in again.stdout
 
 
 def test_what_differs_is_said(tmp_path: Path) -> None:
@@ -131,7 +170,9 @@ def test_part_of_a_recipe(tmp_path: Path) -> None:
     assert repeat(folder, runs, "--only", "a").exit_code == 0
     assert pd.read_csv(runs / "loops" / "results.csv")["run"].tolist() == ["a", "a", "b", "b"]
     said = repeat(folder, runs, "--seed", "7")
-    assert (said.exit_code, "to choose from a, b" in said.stderr) == (2, True)
+    assert (said.exit_code, said.stderr) == (2, "error: loops has no such run; expected --seed and one of 0, 1\n")
+    said = repeat(folder, runs, "--only", "c")
+    assert (said.exit_code, "the start of one of a, b" in said.stderr) == (2, True)
 
 
 def test_shares_are_held_against_their_interval() -> None:
@@ -141,20 +182,20 @@ def test_shares_are_held_against_their_interval() -> None:
         return pd.DataFrame([row | changes])
 
     def state(**changes: str) -> str:
-        return differences(rows(), rows(**changes), "retarget")[0].state
+        return differences(rows(), rows(**changes), Retargeting.keys)[0].state
 
     assert state(seconds="900", seconds_pool="3", peak_memory_gb="9", target="0.5") == "as recorded"
     assert state(after="0.5100") == state(after="0.4700") == "differs"
     assert state(after="0.5101") == state(after="0.4699") == "outside"
     assert state(raw="0.9000") == state(reached="False") == "differs"
     # What was not measured when it was recorded is nothing to compare with; what is gone is.
-    assert differences(rows(raw=""), rows(), "retarget")[0].state == "as recorded"
+    assert differences(rows(raw=""), rows(), Retargeting.keys)[0].state == "as recorded"
     assert state(raw="") == "differs"
-    (change,) = differences(rows(), rows(raw="0.6000"), "retarget")[0].changes
+    (change,) = differences(rows(), rows(raw="0.6000"), Retargeting.keys)[0].changes
     assert change.relative == pytest.approx(0.25)
     twice = pd.concat([rows(), rows(raw="0.1")])
-    assert [f.state for f in differences(twice, twice, "retarget")] == ["as recorded"] * 2
-    assert [f.state for f in differences(rows(), rows(seed="1"), "retarget")] == ["not run here", "not recorded"]
+    assert [f.state for f in differences(twice, twice, Retargeting.keys)] == ["as recorded"] * 2
+    assert [f.state for f in differences(rows(), rows(seed="1"), Retargeting.keys)] == ["not run here", "not recorded"]
 
 
 def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
@@ -165,7 +206,7 @@ def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
     assert said.exit_code == 2
     assert "needs files of your own" in said.stderr
     for k, (text, message) in enumerate((
-        ("[", "is no TOML"), ("x = 1", "has kind None; expected one of retarget, compare, collapse, paper"),
+        ("[", "is no TOML"), ("x = 1", "has kind None; expected one of retarget, compare, sweep, collapse, paper"),
         ('kind = "collapse"', "lists no runs"),
         ('kind = "retarget"\n[[runs]]\ntarget = "0.5"\nattr = "parity"\nsped = 1', "settings that no run has"),
     )):  # fmt: skip
@@ -190,11 +231,10 @@ def test_recipes_name_runs_that_can_be_made_and_rows_that_were(found, tmp_path: 
     runs = runs_of(found, tmp_path)
     assert len({r.folder for r in runs}) == len(runs)
     assert all(r.folder.parent == tmp_path / found.name for r in runs)
-    if found.kind == "collapse":
-        assert not any(r.threshold for r in runs if r.config.setting != "gaussian")  # type: ignore[union-attr]
+    assert not any(r.threshold for r in runs if isinstance(r, Loop) and r.config.setting != "gaussian")
     if found.results.exists():
         table = read_results(found.results)
-        assert {f.state for f in differences(table, table, found.kind)} == {"as recorded"}
+        assert {f.state for f in differences(table, table, runs[0].keys)} == {"as recorded"}
 
 
 def test_folders_of_runs_keep_their_names() -> None:

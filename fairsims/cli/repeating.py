@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fairsims.recipes import Recipe
     from fairsims.recipes.recorded import Found
 
-ROOTS = {"collapse": Path("runs/collapse")}
 SHOWN = 3
 """Other numbers of a row that are named; --json has all."""
 
@@ -68,27 +67,27 @@ def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record:
     """
     from fairsims.recipes import RESULTS, find_recipe
     from fairsims.recipes.recorded import OUTSIDE, differences, read_results
-    from fairsims.recipes.repeating import carry_out, runs_of, table_of, write_table
+    from fairsims.recipes.repeating import runs_of, table_of, write_table
 
     recipe = find_recipe(name)
-    root = runs or ROOTS.get(recipe.kind, Path("runs/audits"))
-    planned = runs_of(recipe, root)
-    chosen = [
-        k for k, r in enumerate(planned)
-        if (not seeds or r.config.seed in seeds) and r.folder.name.startswith(only)
-    ]  # fmt: skip
+    planned = runs_of(recipe, runs)
+    chosen = [k for k, r in enumerate(planned) if (not seeds or r.seed in seeds) and r.folder.name.startswith(only)]
     if not chosen:
-        known = ", ".join(r.folder.name for r in planned)
-        raise InputError(f"no run of {recipe.name} is of these; expected --seed or --only to choose from {known}")
+        known = sorted({r.seed for r in planned})
+        named = ", ".join(r.folder.name for r in planned if not seeds or r.seed in seeds)
+        raise InputError(
+            f"{recipe.name} has no such run; expected --only and the start of one of {named}"
+            if named else f"{recipe.name} has no such run; expected --seed and one of {', '.join(map(str, known))}"
+        )  # fmt: skip
     recorded = read_results(recipe.results) if recipe.results.exists() else None
-    written = recipe.results if record else root / recipe.name / RESULTS
+    written = recipe.results if record else planned[0].folder.parent / RESULTS
     for k in chosen:
         click.echo(f"{planned[k].folder}", err=True)
         with Bars() as bars:
             # The nearest first: the run just before has most often the same complement.
-            carry_out(planned[k], planned[:k][::-1], report=bars.report, command=command_line())
+            planned[k].carry_out(planned[:k][::-1], report=bars.report, command=command_line())
         write_table(table_of(planned), written)
-    found = [] if recorded is None else differences(recorded, read_results(written), recipe.kind)
+    found = [] if recorded is None else differences(recorded, read_results(written), planned[0].keys)
     outside = sum(f.state == OUTSIDE for f in found)
     if as_json:
         rows = [asdict(f) | {"state": f.state, "changes": [asdict(c) | {"outside": c.outside} for c in f.changes]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,6 @@ import pandas as pd
 
 from fairsims.errors import InputError
 
-KEYS = {
-    "retarget": ("mode", "interval", "target", "seed", "attributes"),
-    "compare": ("arm", "target", "seed"),
-    "collapse": ("run", "method", "level", "measure"),
-}
-"""Columns that say which row is which, by kind of recipe."""
 LEFT_OUT = ("seconds", "peak_memory_gb")
 """Starts of columns that another machine changes."""
 AS_RECORDED, DIFFERS, OUTSIDE = "as recorded", "differs", "outside"
@@ -65,9 +59,12 @@ def read_results(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is no table of results ({e}); restore it") from None
 
 
-def differences(recorded: pd.DataFrame, now: pd.DataFrame, kind: str) -> list[Found]:
-    """Row by row, those recorded first and in their order. Columns that one side lacks are not compared."""
-    keys = [k for k in KEYS[kind] if k in recorded and k in now]
+def differences(recorded: pd.DataFrame, now: pd.DataFrame, keys: Sequence[str]) -> list[Found]:
+    """Row by row, those recorded first and in their order; `keys` are the columns that say which row is which.
+
+    Columns that one side lacks are not compared.
+    """
+    keys = [k for k in keys if k in recorded and k in now]
     before, after = _by_key(recorded, keys), _by_key(now, keys)
     columns = [c for c in map(str, recorded) if c in now and c not in keys and not c.startswith(LEFT_OUT)]
     found = []
@@ -132,4 +129,4 @@ def _named(key: tuple[str, ...], keys: list[str]) -> str:
     return ", ".join([*told, *key[len(keys) :]])
 
 
-_TOLD = ("interval", "target", "seed", "level")
+_TOLD = ("interval", "target", "seed", "level", "size", "budget_kimg", "omega")

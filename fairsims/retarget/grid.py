@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from fairsims.retarget.config import AUDIT_OFFSET, CALIBRATION_OFFSET, MODES, SEEDS_PER_RUN, RetargetConfig
 
@@ -86,6 +86,19 @@ class SweepConfig:
         # Refuses what no run can be made of.
         for point in self.points():
             self.of(point)
+
+    @classmethod
+    def read(cls, grid: Mapping[str, Any], *, run: RetargetConfig, steer: bool) -> Self:
+        """A sweep with the grid that a recipe's table gives: sizes may be "all", intervals "none".
+
+        Raises TypeError for what no grid has, ValueError as the constructor.
+        """
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
+        if "sizes" in values:
+            values["sizes"] = tuple(None if s == "all" else s for s in values["sizes"])
+        if "intervals" in values:
+            values["intervals"] = tuple(None if i == "none" else tuple(i) for i in values["intervals"])
+        return cls(run=run, steer=steer, **values)
 
     def points(self) -> Iterator[Point]:
         """Every point, those of one fine-tune together."""

@@ -21,7 +21,8 @@ from fairsims.cli import main
 from fairsims.denoisers import SIMSGuidance, load_network, merge
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.pools import Pool, write_pool
-from fairsims.recipes.repeating import Run, carry_out, table_of
+from fairsims.recipes.comparison import Comparison
+from fairsims.recipes.repeating import table_of
 from fairsims.report.comparison import comparison_alt, comparison_table, write_comparison
 from fairsims.retarget.arms import ARMS, equal_steps
 from fairsims.retarget.compare import compare
@@ -229,8 +230,8 @@ def test_refusals(compared: tuple[Path, dict[str, Any]], job: Job, tmp_path: Pat
 def test_a_recipe_can_compare(compared: tuple[Path, dict[str, Any]]) -> None:
     """Its table holds each arm's worst share with its interval; a finished comparison is read, not repeated."""
     folder, result = compared
-    run, before = Run(folder=folder, config=CONFIG, arms=True), files(folder)
-    carry_out(run, [], report=lambda *_: None, command="")
+    run, before = Comparison(folder=folder, config=CONFIG), files(folder)
+    run.carry_out([], report=lambda *_: None, command="")
     assert files(folder) == before
     table = table_of([run]).set_index("arm")
     assert tuple(table.index) == ARMS
