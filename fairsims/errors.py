@@ -18,6 +18,10 @@ class InfeasibleTarget(FairsimsError):
     """The target lies outside what the base model can be moved to."""
 
 
+class NoResponse(FairsimsError):
+    """The share that is to grow does not rise with the strength."""
+
+
 class ChangedSettings(FairsimsError):
     """A run folder holds stages made with other settings."""
 

@@ -21,7 +21,11 @@ from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli import main
 from fairsims.datasets import open_dataset
+from fairsims.errors import NoResponse
 from fairsims.pools import Pool
+from fairsims.retarget import pipeline
+from fairsims.retarget.calibration import Calibration
+from fairsims.retarget.stages import calibrate_strength
 
 TINY = [
     "--pool", "300", "--pilots", "100,150", "--audit", "100", "--steps", "4", "--solver", "dpmpp2m", "--budget", "0.48",
@@ -183,6 +187,33 @@ def test_killed_between_the_rounds_ends_the_same(held: tuple[Path, dict[str, Any
     for name in ("merged", "auxiliary-2"):
         ours, theirs = ((f / name / "model.safetensors").read_bytes() for f in (cut, run))
         assert ours == theirs
+
+
+def test_a_round_that_moves_nothing_leaves_the_earlier_ones(
+    held: tuple[Path, dict[str, Any]], half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, starts = tmp_path / "run", list[float]()
+    shutil.copytree(held[0], cut)
+    for gone in ("calibration-2", "after", "audit", "merged"):
+        shutil.rmtree(cut / gone)
+    for gone in ("calibration-2.parquet", "report.html", "manifest.json"):
+        (cut / gone).unlink()
+    (cut / "status.json").write_text('{"stage": "calibration-2", "state": "running", "message": ""}')
+
+    def calibrated(job: Any, goal: Any, aux: Any, planned: float, pool: Any, folder: Path, report: Any) -> Calibration:
+        starts.append(planned)
+        if folder.name == "calibration-2":
+            raise NoResponse("the share does not rise with the strength (0.250 at 0, 0.240 at 1)")
+        return calibrate_strength(job, goal, aux, planned, pool, folder, report)
+
+    monkeypatch.setattr(pipeline, "calibrate_strength", calibrated)
+    result = retarget(cut, half, *HELD)
+    first, second = result["rounds"]
+    assert (first["kept"], second["kept"], second["strength"], second["error"]) == (True, False, None, None)
+    assert second["reason"].endswith("not kept: the share does not rise with the strength (0.250 at 0, 0.240 at 1)")
+    # The second round's training comes on top of the first's, so half the strength is where to look first.
+    assert starts[1] == pytest.approx(second["planned_omega"] / 2)
+    assert "no rise found" in (cut / "report.html").read_text()
 
 
 def test_beyond_the_cap_joint_cells_are_resampled(half: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 The linear rule plans; a finite budget leaves the auxiliary short of its training mix, and merging has a response of its
 own. So the response is measured: a few pilots on calibration seeds (the later ones contain the seeds of the earlier,
 so the noise is common across strengths), a monotone fit that weighs each by its uncertainty, and the root of the fit.
+Far out the response may turn: a merged network leaves what its base knows, and the share falls again. What lies beyond
+the turn is not fitted.
 
 The controlled number is the *focus share*: the total share of the classes that have to grow. For two classes it is the
 share of the rarer one; in general its distance to the target is the total variation between shares and target.
@@ -17,7 +19,7 @@ import numpy as np
 from scipy.special import expit
 
 from fairsims.audit.intervals import left_inverse
-from fairsims.errors import FairsimsError
+from fairsims.errors import NoResponse
 
 Measure = Callable[[float, int], np.ndarray]
 """(strength, n) -> values `(n,)` whose mean estimates the focus share on the first n calibration seeds."""
@@ -43,7 +45,7 @@ class Calibration:
     """Focus share that the fit promises at `strength`."""
     pilots: tuple[Pilot, ...]
     at_cap: bool
-    """True when the target lies beyond the cap: what is missing has to come from resampling."""
+    """True when the target lies beyond the cap or the turn: what is missing has to come from resampling."""
 
 
 class ResponseFit:
@@ -98,32 +100,49 @@ def calibrate(
     """Find the strength whose focus share is `target`.
 
     `base` is the pilot at strength 0 (the labelled pool), `start` the planned strength, `sizes` the images of each
-    pilot. Raises FairsimsError when the share does not rise with the strength: then the auxiliary has not learnt the
-    complement, or the classifier cannot see it.
+    pilot. Where these find no rise, others follow at a half and a quarter of the smallest. Raises NoResponse when the
+    share rises at none: then the auxiliary has not learnt the complement, or the classifier cannot see it.
     """
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
     pilots, strength = [base], min(start, cap)
-    for number, n in enumerate(sizes, start=1):
+
+    def look(strength: float, n: int) -> tuple[ResponseFit, float]:
+        """The fit with one more pilot, and the largest strength that it may be used for."""
         pilots.append(as_pilot(measure(strength, n), strength))
-        fit = ResponseFit(pilots, cap)
-        if not fit.rises and number < len(sizes) and strength < cap and not _falls(pilots):
+        before = _before_the_turn(pilots)
+        return ResponseFit(before, cap), cap if len(before) == len(pilots) else max(p.strength for p in before)
+
+    def clear() -> bool:
+        return any(_falls(p, base) for p in _before_the_turn(pilots))
+
+    for n in sizes:
+        fit, limit = look(strength, n)
+        rises = fit.rises and (limit == cap or clear())
+        if rises:
+            # One pilot says little about far-off strengths: no step beyond twice what has been seen.
+            strength = min(fit.strength(target, limit), 2 * max(p.strength for p in pilots))
+        elif strength < cap and not _falls(base, pilots[-1]):
             # A weak pilot may be lost in noise: look again, further out and with more images.
             strength = min(2 * strength, cap)
-            continue
-        if not fit.rises:
-            raise FairsimsError(
-                f"the share does not rise with the strength ({pilots[0].share:.3f} at 0, {pilots[-1].share:.3f} at "
-                f"{strength:g}); give a larger --budget, a larger --pool or a better classifier"
-            )
-        # One pilot says little about far-off strengths: no step beyond twice what has been seen.
-        strength = min(fit.strength(target, cap), 2 * max(p.strength for p in pilots))
-    at_cap = fit.share(cap) < target
-    if at_cap and not any(p.strength == cap and p.n == max(sizes) for p in pilots):
+        else:
+            strength = _inward(pilots)
+    # What does not rise, or not by more than chance and not far enough, may have turned before the first pilot.
+    while (not rises or (fit.share(limit) < target and not clear())) and _inward(pilots) >= min(start, cap) / 4:
+        fit, limit = look(_inward(pilots), max(sizes))
+        rises = fit.rises and (rises and limit == cap or clear())
+        strength = fit.strength(target, limit)
+    if not rises:
+        seen = ", ".join(f"{p.share:.3f} at {p.strength:.3g}" for p in sorted(pilots, key=lambda p: p.strength))
+        raise NoResponse(
+            f"the share does not rise with the strength ({seen}); "
+            "give a larger --budget, a larger --pool or a better classifier"
+        )
+    at_cap = fit.share(limit) < target
+    if at_cap and not any(p.strength == limit and p.n == max(sizes) for p in pilots):
         # What resampling has to add rests on the share at the cap: measured there, not extrapolated.
-        pilots.append(as_pilot(measure(cap, max(sizes)), cap))
-        fit = ResponseFit(pilots, cap)
-        strength, at_cap = fit.strength(target, cap), fit.share(cap) < target
+        fit, limit = look(limit, max(sizes))
+        strength, at_cap = fit.strength(target, limit), fit.share(limit) < target
     return Calibration(strength=strength, share=fit.share(strength), pilots=tuple(pilots), at_cap=at_cap)
 
 
@@ -137,10 +156,20 @@ def focus_values(predicted: np.ndarray, confusion: np.ndarray, focus: np.ndarray
     return np.asarray(left_inverse(confusion)[focus].sum(axis=0)[predicted])
 
 
-def _falls(pilots: Sequence[Pilot]) -> bool:
+def _falls(first: Pilot, last: Pilot) -> bool:
     """Whether the last share lies below the first by more than three standard errors."""
-    first, last = pilots[0], pilots[-1]
     return bool(last.share - first.share < -3 * np.hypot(first.se, last.se))
+
+
+def _before_the_turn(pilots: Sequence[Pilot]) -> list[Pilot]:
+    """The pilots but those whose share has clearly fallen below that of a smaller strength above 0."""
+    weaker = [p for p in pilots if p.strength > 0]
+    return [p for p in pilots if not any(w.strength < p.strength and _falls(w, p) for w in weaker)]
+
+
+def _inward(pilots: Sequence[Pilot]) -> float:
+    """Half the smallest strength that was tried."""
+    return min(p.strength for p in pilots if p.strength > 0) / 2
 
 
 def as_pilot(values: np.ndarray, strength: float) -> Pilot:

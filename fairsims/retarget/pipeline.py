@@ -19,6 +19,7 @@ from fairsims.audit.compare import AuditPlan, audit, write_audit
 from fairsims.audit.joint import joint_shares, rake, smoothed
 from fairsims.audit.targets import as_mapping, resampling_cost
 from fairsims.denoisers import Denoiser, checkpoint_digest, checkpoint_recipe, merge, save_checkpoint, save_guided
+from fairsims.errors import NoResponse
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, focus_values
 from fairsims.retarget.complement import ComplementPlan, correct_complement
@@ -54,6 +55,16 @@ __all__ = ["Job", "prepare", "retarget"]
 
 Publish = Callable[[Path, dict[str, Any], Pool, Pool], None]
 """(run, audit, before, after)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A round after the first whose auxiliary moves the shares nowhere; the earlier ones stand."""
+
+    number: int
+    plan: ComplementPlan
+    size: int
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +106,7 @@ def retarget(
     with Status(run) as status:
         with status.stage("pool"):
             pool = sample(run / "pool", job.base, job, "pool", config.pool, base_facts(job), report, "pool")
-        goal, rounds = _rounds(run, job, pool, status, report)
+        goal, rounds, lost = _rounds(run, job, pool, status, report)
         best = min(rounds, key=lambda r: r.error)
         with status.stage("before"):
             before = kept_images(run / "before", job.base, job, base_facts(job), None, report, "before")
@@ -108,7 +119,7 @@ def retarget(
         with status.stage("audit"):
             if distributed.is_main():
                 said = {"model": config.model, "command": command, "plan": fixed}
-                said |= {"method": _method(job, goal, best, selection)} | _calibration_facts(goal, rounds, best)
+                said |= {"method": _method(job, goal, best, selection)} | _calibration_facts(goal, rounds, lost, best)
                 result = _audit(run, job, goal, best, pool, before, after, selection, status, said)
             report("audit", 1, 1)
         if distributed.is_main():
@@ -119,7 +130,7 @@ def retarget(
     return read_json(run / "audit" / "audit.json")
 
 
-def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> tuple[Goal, list[Round]]:
+def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> tuple[Goal, list[Round], Lost | None]:
     """Plan, train and calibrate, again from the measured error while that is too large and rounds are left."""
     config, cells = job.config, job.cells
     rounds: list[Round] = []
@@ -139,8 +150,15 @@ def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> 
         with status.stage(numbered("auxiliary", number)):
             aux = _auxiliary(run, job, pool, chosen, number, report)
         pilots = run / numbered("calibration", number)
+        # Planned with the response of the last round, to which this one's training has been added.
+        start = plan.omega * max(1, number - 1) / number
         with status.stage(pilots.name):
-            calibration = calibrate_strength(job, goal, aux, plan.omega, pool, pilots, report)
+            try:
+                calibration = calibrate_strength(job, goal, aux, start, pool, pilots, report)
+            except NoResponse as e:
+                if not rounds:
+                    raise
+                return goal, rounds, Lost(number=number, plan=plan, size=len(chosen), why=str(e))
             shares, noise = shares_at(job, goal, calibration, pilots)
         rounds.append(
             Round(
@@ -150,7 +168,7 @@ def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> 
         )  # fmt: skip
         if not goal.clearly_off(shares, noise):
             break
-    return goal, rounds
+    return goal, rounds, None
 
 
 def most_rounds(job: Job) -> int:
@@ -244,7 +262,7 @@ def _method(job: Job, goal: Goal, best: Round, selection: Selection | None) -> d
     } | ({"interval": list(config.interval)} if config.interval else {})
 
 
-def _calibration_facts(goal: Goal, rounds: list[Round], best: Round) -> dict[str, Any]:
+def _calibration_facts(goal: Goal, rounds: list[Round], lost: Lost | None, best: Round) -> dict[str, Any]:
     """The pilots of the round that was kept; with more than two shares also what they steer by, and every round."""
     pilots = [{"strength": p.strength} | _interval(p) | {"n": p.n} for p in best.calibration.pilots]
     if goal.cells.size == 2:
@@ -252,12 +270,9 @@ def _calibration_facts(goal: Goal, rounds: list[Round], best: Round) -> dict[str
     names, focus = np.array(goal.cells.names), goal.focus
     controlled = {"cells": names[focus].tolist(), "target": float(goal.target[focus].sum())}
     tried = [
-        {
-            "round": r.number,
+        _planned(r, goal)
+        | {
             "kept": r is best,
-            "planned_omega": r.plan.omega,
-            "complement": as_mapping(r.plan.complement, goal.cells.names),
-            "complement_size": r.size,
             "strength": r.calibration.strength,
             "error": r.error,
             "shares": {
@@ -268,7 +283,19 @@ def _calibration_facts(goal: Goal, rounds: list[Round], best: Round) -> dict[str
         }
         for r in rounds
     ]
+    if lost is not None:
+        none: dict[str, Any] = {"kept": False, "strength": None, "error": None, "shares": {}}
+        tried.append(_planned(lost, goal) | none | {"reason": f"{lost.plan.reason}; not kept: {lost.why}"})
     return {"calibration": pilots, "controlled": controlled, "rounds": tried}
+
+
+def _planned(of: Round | Lost, goal: Goal) -> dict[str, Any]:
+    return {
+        "round": of.number,
+        "planned_omega": of.plan.omega,
+        "complement": as_mapping(of.plan.complement, goal.cells.names),
+        "complement_size": of.size,
+    }
 
 
 def _interval(pilot: Pilot) -> dict[str, float]:

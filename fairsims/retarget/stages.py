@@ -193,7 +193,7 @@ def calibrate_strength(
         images = sample(
             _pilot_folder(folder, strength, n), retargeting(job, aux, strength), job, "calibration", n,
             retargeting_facts(job, aux, strength),
-            lambda _, done, __: report(folder.name, start + done, sum(config.pilots)), folder.name,
+            lambda _, done, __: report(folder.name, start + done, max(start + n, sum(config.pilots))), folder.name,
         )  # fmt: skip
         done_before += n
         return values(images)

@@ -83,15 +83,22 @@ def _rounds(view: AuditView) -> Iterator[Row]:
     if not isinstance(rounds, list) or len(rounds) < 2:
         return
     for r in rounds:
-        n = {k: r.get(k) for k in ("round", "complement_size", "strength", "error")} if isinstance(r, dict) else {}
-        if not n or any(isinstance(v, bool) or not isinstance(v, int | float) for v in n.values()):
+        n = (
+            {k: r[k] for k in ("round", "complement_size", "strength", "error") if k in r}
+            if isinstance(r, dict)
+            else {}
+        )
+        # A round whose calibration found no rise has neither strength nor error.
+        lost = n.get("strength", 0) is None and n.get("error", 0) is None
+        told = [v for k, v in n.items() if not (lost and k in ("strength", "error"))]
+        if len(n) < 4 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in told):
             raise InputError("'rounds' in the audit holds what is no round; run the audit again")
         kept = r.get("kept") is True
         yield row(
             f"{n['round']}{', kept' if kept else ''}",
             f"{words.number(n['complement_size'])} images",
-            words.fixed(n["strength"]),
-            words.fixed(n["error"]),
+            "no rise found" if lost else words.fixed(n["strength"]),
+            words.NOTHING if lost else words.fixed(n["error"]),
             strong=kept,
         )
 
