@@ -40,7 +40,7 @@ def list_(as_json: bool) -> None:
     width = max(len(r.name) for r in found)
     for r in found:
         facts = _facts(r)
-        runs = f"{facts['runs']} runs" if facts["runs"] else "your files"
+        runs = f"{facts['runs']} run{'s' if facts['runs'] > 1 else ''}" if facts["runs"] else "your files"
         recorded = "recorded" if facts["recorded"] else ""
         click.echo(f"{r.name:<{width}}  {r.kind:<9} {runs:<11} {recorded:<9} {r.title}".rstrip())
 
