@@ -7,6 +7,7 @@ A pool is a folder of `pool.json`, Parquet shards (`seed: int64`, `image: struct
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +27,7 @@ from fairsims.datasets.ahead import READERS, read_ahead
 from fairsims.datasets.base import HeldSource, ImageDataset, to_uint8
 from fairsims.denoisers.base import Denoiser
 from fairsims.errors import InputError
-from fairsims.runs import atomic, read_json, settle_settings, sha256_file, sha256_json
+from fairsims.runs import atomic, read_json, settle_settings, sha256_file, sha256_json, write_json
 from fairsims.sampling import SamplerConfig, generate_batches
 
 SHARD_SIZE = 512
@@ -239,6 +240,20 @@ def write_pool(
     distributed.barrier()
     if done < len(seeds):
         yield len(seeds)
+
+
+def grow_pool(folder: Path, n: int) -> None:
+    """Let the pool of consecutive seeds in `folder` go on to `n` of them; `write_pool` then makes the rest.
+
+    A last shard that is not full and the labels, which are of the old end, go first: a kill in between costs no more.
+    """
+    meta = read_json(folder / "pool.json")
+    [[first, last]] = meta["seeds"]
+    number, part = divmod(last - first + 1, SHARD_SIZE)
+    if part:
+        (folder / f"shard-{number:05d}.parquet").unlink(missing_ok=True)
+    shutil.rmtree(folder / "labels", ignore_errors=True)
+    write_json(folder / "pool.json", meta | {"seeds": [[first, first + n - 1]]})
 
 
 def select_pool(source: Pool, positions: np.ndarray, folder: Path, *, made_by: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from fairsims.pools import (
     encode_png,
     export_edm_zip,
     export_folder,
+    grow_pool,
     pool_dataset,
     select_pool,
     write_pool,
@@ -124,6 +125,19 @@ def test_a_killed_pool_resumes_to_the_same_bytes(tmp_path: Path, network: EDMDen
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     for name, time in finished.items():
         assert (tmp_path / "killed" / name).stat().st_mtime_ns == time, "a finished shard was written again"
+
+
+@pytest.mark.parametrize("had", [16, 20])
+def test_a_pool_grows_to_the_same_bytes(tmp_path: Path, network: EDMDenoiser, had: int) -> None:
+    write(tmp_path / "whole", network, range(27))
+    write(tmp_path / "grown", network, range(had))
+    Pool(tmp_path / "grown").write_labels("l", "a", ("x", "y"), np.full((had, 2), 0.5))
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "grown").glob("shard-0000[01]*")}
+    grow_pool(tmp_path / "grown", 27)
+    assert write(tmp_path / "grown", network, range(27))[-1] == 27
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+    for name, time in kept.items():
+        assert (tmp_path / "grown" / name).stat().st_mtime_ns == time, "a whole shard was written again"
 
 
 def test_a_finished_pool_is_not_sampled_again(tmp_path: Path, network: EDMDenoiser) -> None:

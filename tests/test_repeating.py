@@ -103,6 +103,14 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     )
 
 
+def test_runs_that_sample_otherwise_share_nothing(tmp_path: Path) -> None:
+    folder, runs = recipe(tmp_path / "two", DIGITS + "steps = 5\n"), tmp_path / "runs"
+    assert repeat(folder, runs).exit_code == 0
+    made = [runs / "two" / f"merged-parity-{t}-seed0" for t in ("0.5", "0.45")]
+    assert [read_json(m / "pool" / "pool.json")["sampler"]["steps"] for m in made] == [4, 5]
+    assert not list(runs.rglob("*.part"))
+
+
 def test_a_sweep_repeated_is_as_recorded(tmp_path: Path) -> None:
     folder, runs = recipe(tmp_path / "map", SWEEP), tmp_path / "runs"
     first = repeat(folder, runs, "--record")

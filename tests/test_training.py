@@ -132,6 +132,21 @@ def test_loss_is_the_weighted_error(network: EDMDenoiser, digits: ImageDataset) 
     assert float(found) == pytest.approx(np.mean(each), rel=1e-4)
 
 
+def test_the_smallest_noise_levels_are_learnt_at_the_lowest_that_a_network_of_levels_has(
+    make_network: MakeNetwork, digits: ImageDataset
+) -> None:
+    network = make_network(preconditioning="iddpm")
+    images = to_float(digits.read([0, 1]))
+    lowest = torch.tensor(network.sigma_min)
+    # Nearer to level 0, where the weight is infinite, than to the lowest.
+    losses = [
+        edm_loss(network, Batch(images=images, sigma=sigma.expand(2), noise=torch.ones(2, 1, 8, 8)))
+        for sigma in (lowest, lowest / 3)
+    ]
+    assert losses[0].isfinite()
+    assert torch.equal(losses[0], losses[1])
+
+
 def test_a_perfect_denoiser_of_one_image_has_no_loss(network: EDMDenoiser, digits: ImageDataset) -> None:
     image = to_float(digits.read([0]))
 

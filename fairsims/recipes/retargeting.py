@@ -15,6 +15,9 @@ from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import prepare
 from fairsims.runs import PLAN, read_json
 
+SAMPLED_BY = ("model", "steps", "solver", "precision", "sample_batch")
+TRAINED_BY = ("budget", "lr", "batch_size", "finetune")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retargeting(Run):
@@ -51,14 +54,19 @@ class Retargeting(Run):
             jobs.run_retarget(job, self.folder, report=report, command=command)
 
     def _take_over(self, other: Retargeting) -> None:
-        """Runs of one seed share their base pool and, trained alike, their auxiliary."""
+        """Runs of one seed that sample alike share their base pool and, trained alike, their auxiliary."""
         ours, theirs = self.config, other.config
+        if any(getattr(theirs, name) != getattr(ours, name) for name in SAMPLED_BY):
+            return
         parts = [p for p, n in (("pool", "pool"), ("before", "audit")) if getattr(theirs, n) == getattr(ours, n)]
-        if (theirs.budget, theirs.lr, theirs.batch_size) == (ours.budget, ours.lr, ours.batch_size):
+        if all(getattr(theirs, name) == getattr(ours, name) for name in TRAINED_BY):
             parts.append("auxiliary")
         for part in parts:
             if not (self.folder / part).exists() and (other.folder / part).exists():
-                shutil.copytree(other.folder / part, self.folder / part)
+                whole = self.folder / f".{part}.part"
+                shutil.rmtree(whole, ignore_errors=True)
+                shutil.copytree(other.folder / part, whole)
+                whole.rename(self.folder / part)
 
     def rows(self) -> list[Row]:
         path, config = self.folder / "audit" / "audit.json", self.config

@@ -26,8 +26,10 @@ from fairsims.retarget.stages import (
     base_facts,
     calibrate_strength,
     kept_images,
+    predicted,
     retargeting,
     retargeting_facts,
+    sample,
     selection_for,
     shares_at,
 )
@@ -74,7 +76,7 @@ class Ground:
     omega: float
     """Planned strength."""
     resampling: Selection
-    """What reaches the target from the base's shares by selecting alone."""
+    """What reaches the target from the pool's shares by selecting alone."""
     pool: Pool
     auxiliary: Auxiliary
     """Trained on the complement set."""
@@ -92,7 +94,7 @@ class Ground:
             "guided": guided,
             "merged": self._sims("merged", spend),
             "base": self._arm("base", job, job.base, facts, spend),
-            "resampled": self._arm("resampled", job, job.base, facts, spend, selection=self.resampling),
+            "resampled": self._resampled(spend),
             "finetuned": self._arm(
                 "finetuned", job, self.finetuned.network, facts | {"kind": "target-mix", "aux": self.finetuned.digest},
                 spend,
@@ -100,29 +102,56 @@ class Ground:
         }  # fmt: skip
         return {name: made[name] for name in ARMS}
 
+    def _resampled(self, spend: float) -> Arm:
+        """The base selected by acceptance rates from its shares at the arm's own steps, on calibration seeds.
+
+        Other steps make other shares; and how many images are kept of those generated says how many steps there are.
+        """
+        job, n, selection = self.job, max(self.job.config.pilots), self.resampling
+        tried: set[int] = set()
+        with self.status.stage("calibration resampled"):
+            while (steps := self._steps(job.base, spend, selection)).steps not in tried:
+                tried.add(steps.steps)
+                job = replace(job, sampler=steps)
+                images = sample(
+                    self.folder / "resampled" / f"calibration-{steps.steps}", job.base, job, "calibration", n,
+                    base_facts(job), self.report, "resampled",
+                )  # fmt: skip
+                selection = selection_for(job, self.goal, self.goal.measured(predicted(images, job)))
+        return self._arm("resampled", job, job.base, base_facts(job), None, selection=selection)
+
     def _sims(self, mode: str, spend: float | None) -> Arm:
         """Merged or guided, the strength calibrated at the arm's own steps."""
         interval = self.job.config.interval if mode == "guided" else None
         job = replace(self.job, config=replace(self.job.config, mode=mode, interval=interval))
-        if spend is not None:
-            job = replace(job, sampler=equal_steps(job.sampler, job.base, spend))
-        pilots = self.folder / mode / "calibration"
+        selection: Selection | None = None
+        tried: set[int] = set()
         with self.status.stage(f"calibration {mode}"):
-            found = calibrate_strength(job, self.goal, self.auxiliary, self.omega, self.pool, pilots, self.report)
-            shares, _ = shares_at(job, self.goal, found, pilots)
+            while True:
+                if spend is not None:
+                    job = replace(job, sampler=self._steps(job.base, spend, selection))
+                if job.sampler.steps in tried:
+                    break
+                # Beyond the cap resampling does the rest, as in a run, and leaves fewer steps for an image.
+                pilots = self.folder / mode / ("calibration" if not tried else f"calibration-{job.sampler.steps}")
+                tried.add(job.sampler.steps)
+                found = calibrate_strength(job, self.goal, self.auxiliary, self.omega, self.pool, pilots, self.report)
+                shares, _ = shares_at(job, self.goal, found, pilots)
+                selection = selection_for(job, self.goal, shares) if found.at_cap else None
         denoiser = retargeting(job, self.auxiliary, found.strength)
         facts = retargeting_facts(job, self.auxiliary, found.strength)
-        # Beyond the cap resampling does the rest, as in a run.
-        selection = selection_for(job, self.goal, shares) if found.at_cap else None
-        return self._arm(mode, job, denoiser, facts, spend, selection=selection, calibration=found)
+        return self._arm(mode, job, denoiser, facts, None, selection=selection, calibration=found)
+
+    def _steps(self, denoiser: Denoiser, spend: float, selection: Selection | None) -> SamplerConfig:
+        """The sampler with the steps that cost so many evaluations per kept image."""
+        return equal_steps(self.job.sampler, denoiser, spend / (selection.images_per_kept if selection else 1.0))
 
     def _arm(
         self, name: str, job: Job, denoiser: Denoiser, facts: dict[str, Any], spend: float | None, *,
         selection: Selection | None = None, calibration: Calibration | None = None,
     ) -> Arm:  # fmt: skip
         if spend is not None:
-            each = spend / (selection.images_per_kept if selection else 1.0)
-            job = replace(job, sampler=equal_steps(job.sampler, denoiser, each))
+            job = replace(job, sampler=self._steps(denoiser, spend, selection))
         folder = self.folder / name
         with self.status.stage(name):
             images = kept_images(folder / "images", denoiser, job, facts, selection, self.report, name)

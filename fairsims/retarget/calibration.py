@@ -23,6 +23,8 @@ from fairsims.errors import NoResponse
 
 Measure = Callable[[float, int], np.ndarray]
 """(strength, n) -> values `(n,)` whose mean estimates the focus share on the first n calibration seeds."""
+MORE = 4
+"""Pilots at most beyond the planned ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,50 +102,123 @@ def calibrate(
     """Find the strength whose focus share is `target`.
 
     `base` is the pilot at strength 0 (the labelled pool), `start` the planned strength, `sizes` the images of each
-    pilot. Where these find no rise, others follow at a half and a quarter of the smallest. Raises NoResponse when the
-    share rises at none: then the auxiliary has not learnt the complement, or the classifier cannot see it.
+    pilot. Where these leave open whether the share rises, where the target is met or what is the most that strength
+    can do, up to `MORE` of the largest size follow. Raises NoResponse when the share rises at no strength: then the
+    auxiliary has not learnt the complement, or the classifier cannot see it.
     """
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
-    pilots, strength = [base], min(start, cap)
-
-    def look(strength: float, n: int) -> tuple[ResponseFit, float]:
-        """The fit with one more pilot, and the largest strength that it may be used for."""
-        pilots.append(as_pilot(measure(strength, n), strength))
-        before = _before_the_turn(pilots)
-        return ResponseFit(before, cap), cap if len(before) == len(pilots) else max(p.strength for p in before)
-
-    def clear() -> bool:
-        return any(_falls(p, base) for p in _before_the_turn(pilots))
-
+    seen = _Seen(pilots=[base], target=target, cap=cap, largest=max(sizes))
+    strength = min(start, cap)
     for n in sizes:
-        fit, limit = look(strength, n)
-        rises = fit.rises and (limit == cap or clear())
-        if rises:
-            # One pilot says little about far-off strengths: no step beyond twice what has been seen.
-            strength = min(fit.strength(target, limit), 2 * max(p.strength for p in pilots))
-        elif strength < cap and not _falls(base, pilots[-1]):
-            # A weak pilot may be lost in noise: look again, further out and with more images.
-            strength = min(2 * strength, cap)
-        else:
-            strength = _inward(pilots)
-    # What does not rise, or not by more than chance and not far enough, may have turned before the first pilot.
-    while (not rises or (fit.share(limit) < target and not clear())) and _inward(pilots) >= min(start, cap) / 4:
-        fit, limit = look(_inward(pilots), max(sizes))
-        rises = fit.rises and (rises and limit == cap or clear())
-        strength = fit.strength(target, limit)
-    if not rises:
-        seen = ", ".join(f"{p.share:.3f} at {p.strength:.3g}" for p in sorted(pilots, key=lambda p: p.strength))
+        seen.look(measure, strength, n)
+        strength = seen.next_planned(strength)
+    if not seen.rises():
+        # What was not found at first may be chance when it is found later.
+        seen.doubtful = True
+    for _ in range(MORE):
+        open_question = seen.open_question(min(start, cap))
+        if open_question is None:
+            break
+        seen.look(measure, open_question, seen.largest)
+    if not seen.rises():
+        told = ", ".join(f"{p.share:.3f} at {p.strength:.3g}" for p in sorted(seen.pilots, key=lambda p: p.strength))
         raise NoResponse(
-            f"the share does not rise with the strength ({seen}); "
+            f"the share does not rise with the strength ({told}); "
             "give a larger --budget, a larger --pool or a better classifier"
         )
-    at_cap = fit.share(limit) < target
-    if at_cap and not any(p.strength == limit and p.n == max(sizes) for p in pilots):
-        # What resampling has to add rests on the share at the cap: measured there, not extrapolated.
-        fit, limit = look(limit, max(sizes))
-        strength, at_cap = fit.strength(target, limit), fit.share(limit) < target
-    return Calibration(strength=strength, share=fit.share(strength), pilots=tuple(pilots), at_cap=at_cap)
+    pilots = tuple(seen.pilots)
+    if seen.short:
+        return Calibration(strength=seen.best.strength, share=seen.best.share, pilots=pilots, at_cap=True)
+    strength = _rounded(seen.fit.strength(target, seen.limit))
+    return Calibration(strength=strength, share=seen.fit.share(strength), pilots=pilots, at_cap=False)
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """The pilots so far and what they say."""
+
+    pilots: list[Pilot]
+    """The first is the base."""
+    target: float
+    cap: float
+    largest: int
+    doubtful: bool = False
+    """Whether only a clear rise counts."""
+
+    def look(self, measure: Measure, strength: float, n: int) -> None:
+        # Rounded, lest the last bits, which differ between processors, tell a resumed run that its settings changed.
+        strength = _rounded(strength)
+        self.pilots.append(as_pilot(measure(strength, n), strength))
+
+    @property
+    def before_the_turn(self) -> list[Pilot]:
+        """The pilots but those whose share has clearly fallen below that of a smaller strength above 0."""
+        return [p for p in self.pilots if not any(0 < w.strength < p.strength and _below(p, w, 3) for w in self.pilots)]
+
+    @property
+    def fit(self) -> ResponseFit:
+        return ResponseFit(self.before_the_turn, self.limit)
+
+    @property
+    def turned(self) -> bool:
+        return len(self.before_the_turn) < len(self.pilots)
+
+    @property
+    def limit(self) -> float:
+        """The largest strength that the fit may be used for."""
+        return max(p.strength for p in self.before_the_turn) if self.turned else self.cap
+
+    @property
+    def tried(self) -> list[float]:
+        return [p.strength for p in self.pilots if p.strength > 0]
+
+    @property
+    def short(self) -> bool:
+        """Whether no strength reaches the target."""
+        return self.fit.share(self.limit) < self.target
+
+    @property
+    def best(self) -> Pilot:
+        """The weakest strength whose share is not clearly below the largest: more only costs quality."""
+        pilots = sorted((p for p in self.pilots if p.strength > 0), key=lambda p: (p.strength, -p.n))
+        top = max(pilots, key=lambda p: p.share)
+        return next(p for p in pilots if not _below(p, top, 2))
+
+    def rises(self) -> bool:
+        clear = any(_below(self.pilots[0], p, 3) for p in self.before_the_turn)
+        return self.fit.rises and (clear or not (self.turned or self.doubtful))
+
+    def next_planned(self, last: float) -> float:
+        """Where the next of the planned pilots looks, the last one having looked at `last`."""
+        if self.rises():
+            # One pilot says little about far-off strengths: no step beyond twice what has been seen.
+            found = min(self.fit.strength(self.target, self.limit), 2 * max(self.tried))
+            # The most that strength can do is not told by one strength.
+            return found / 2 if found == self.limit and set(self.tried) == {found} else found
+        if last < self.cap and not _below(self.pilots[-1], self.pilots[0], 3):
+            # A weak pilot may be lost in noise: look again, further out and with more images.
+            return min(2 * last, self.cap)
+        return min(self.tried) / 2
+
+    def open_question(self, start: float) -> float | None:
+        """A strength that has to be looked at before there is an answer; None when there is one."""
+        smallest = min(self.tried)
+        inward = smallest / 2 if smallest / 2 >= start / 4 - 1e-6 else None
+        if not self.rises():
+            return inward
+        wanted, furthest = self.fit.strength(self.target, self.limit), max(self.tried)
+        if wanted > 2 * furthest:
+            return 2 * furthest
+        if self.short:
+            if self.limit not in self.tried:
+                return self.limit
+            # What resampling has to add rests on the share there: from as many images as there are.
+            if self.best.n < self.largest:
+                return self.best.strength
+            return inward if self.best.strength == smallest else None
+        near = [p for p in self.pilots if p.n == self.largest and abs(p.strength - wanted) < 0.15 * wanted]
+        return wanted if self.turned and not near else None
 
 
 def focus_values(predicted: np.ndarray, confusion: np.ndarray, focus: np.ndarray) -> np.ndarray:
@@ -156,20 +231,13 @@ def focus_values(predicted: np.ndarray, confusion: np.ndarray, focus: np.ndarray
     return np.asarray(left_inverse(confusion)[focus].sum(axis=0)[predicted])
 
 
-def _falls(first: Pilot, last: Pilot) -> bool:
-    """Whether the last share lies below the first by more than three standard errors."""
-    return bool(last.share - first.share < -3 * np.hypot(first.se, last.se))
+def _below(low: Pilot, high: Pilot, errors: float) -> bool:
+    """Whether a share lies below another by more than so many standard errors of their difference."""
+    return bool(low.share - high.share < -errors * np.hypot(low.se, high.se))
 
 
-def _before_the_turn(pilots: Sequence[Pilot]) -> list[Pilot]:
-    """The pilots but those whose share has clearly fallen below that of a smaller strength above 0."""
-    weaker = [p for p in pilots if p.strength > 0]
-    return [p for p in pilots if not any(w.strength < p.strength and _falls(w, p) for w in weaker)]
-
-
-def _inward(pilots: Sequence[Pilot]) -> float:
-    """Half the smallest strength that was tried."""
-    return min(p.strength for p in pilots if p.strength > 0) / 2
+def _rounded(strength: float) -> float:
+    return round(float(strength), 6)
 
 
 def as_pilot(values: np.ndarray, strength: float) -> Pilot:

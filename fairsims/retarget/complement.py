@@ -20,10 +20,11 @@ from fairsims.seeds import numpy_generator
 FLOOR = 0.9
 """Least class probability of an image that enters the complement set."""
 GAIN = 0.7
-"""Part of a measured error that the next round's complement sets out to mend. The whole of it overshoots: on exact
-mixtures, where a share answers the more strongly the less of it the complement has, and in fine-tuning on."""
-LEAST_RESPONSE = 0.1
-"""A response weaker than this part of the rule's is taken as this: its inverse would blow noise up."""
+"""Part of a measured error that the next round's complement sets out to mend: the whole of it tends to overshoot."""
+RESPONSE = (0.5, 1.0)
+"""How strongly shares may be taken to answer the complement, of what the rule promises: below it noise is blown up."""
+REMEMBERED = 0.05
+"""Of a class that its training set lacks an auxiliary still makes about so much of the base's share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,49 +104,43 @@ def plan_complement(
 
 
 def correct_complement(
-    pi: np.ndarray,
-    tau: np.ndarray,
-    rho: np.ndarray,
-    measured: np.ndarray,
-    classes: tuple[str, ...],
-    *,
-    strength: float,
-    cap: float = 2.0,
-    gain: float = GAIN,
-    cells: Cells | None = None,
+    pi: np.ndarray, tau: np.ndarray, rho: np.ndarray, measured: np.ndarray, *, strength: float, gain: float = GAIN
 ) -> ComplementPlan:
     """The complement of the next round, from the shares `measured` at `strength` with the mix `rho`; all `(K,)`.
 
-    The measured move is split as `measured - pi = s kappa (pi - rho) + r`: kappa, by least squares, is how far it
-    followed the rule, r what one strength cannot mend. With both growing in proportion to the strength,
+    Shares answer the complement in proportion, log(share_c / pi_c) = a - s kappa log(r_c / pi_c), to first order what
+    the rule says. r is what the auxiliary makes of rho: a class that it was never shown is not forgotten altogether,
+    r = (1 - l) rho + l pi with l = `REMEMBERED`. kappa is fitted to the classes in the complement, and
 
-        rho' = pi - (tau - pi - (s'/s) r) / (s' kappa)
+        log r'_c = log r_c + gain / (s kappa) log(measured_c / tau_c)
 
-    meets tau at strength s'. At s' = s that is rho' = rho - (tau - measured)/(s kappa). s' is s where this is feasible,
-    else the least feasible one, at most the cap, where negative shares are cut off. Of the way from `measured` to the
-    target only the part `gain` is gone. `cells` as in `plan_complement`.
+    for an auxiliary trained as the last one was, on the other mix. In differences of shares, as the rule is written, a
+    class at zero would come back with percents and lose most of its effect: that is where the response is steepest.
     """
-    tau = measured + gain * (tau - measured)
-    direction = strength * (pi - rho)
-    kappa = max(LEAST_RESPONSE, float((measured - pi) @ direction / (direction @ direction)))
-    stray = (measured - pi - kappa * direction) / strength
-    # rho'_c >= 0 as a bound on s': s' (kappa pi_c + stray_c) >= tau_c - pi_c.
-    slope, lack = (np.concatenate(_views(x, cells)) for x in (kappa * pi + stray, tau - pi))
-    rising, falling = slope > 0, slope < 0
-    least = float("inf") if (lack[~rising] > 0).any() else max(0.0, float((lack[rising] / slope[rising]).max()))
-    # A share that what strays takes away is the worse for more strength.
-    most = float((lack[falling] / slope[falling]).min()) if falling.any() else float("inf")
-    chosen = min(max(strength, least), max(cap, strength))
-    raw = pi - (tau - pi - chosen * stray) / (chosen * kappa)
-    reason = f"the shares measured at strength {strength:.2f} followed the rule by a factor of {kappa:.2f}"
-    if raw.min() < -1e-9:
-        reason += f"; no {_named(classes, raw)} in the complement"
-        misses = min(float(v.min()) for v in _views(raw, cells)) < -1e-9
-        reason += ", so they may still miss the target" if misses else ""
-    elif chosen > strength:
-        reason += f"; the least strength without a negative share in the complement is {chosen:.2f}"
-    feasible = least if np.isfinite(least) and 0 < most >= least else None
-    return _feasible_plan(raw, cells, lambda mix: pi + chosen * (kappa * (pi - mix) + stray), chosen, feasible, reason)
+    seen = np.clip(measured, 1e-3 * pi, None)
+    there = rho > 0
+    kappa = _response(-strength * np.log(rho[there] / pi[there]), np.log(seen[there] / pi[there]), seen[there])
+    shown = (1 - REMEMBERED) * rho + REMEMBERED * pi
+    # At most by a factor of e: further out nothing has been measured.
+    step = np.clip(gain / (strength * kappa) * np.log(seen / np.clip(tau, 1e-3 * pi, None)), -1, 1)
+    wanted = shown * np.exp(step)
+    mix = np.clip((wanted / wanted.sum() - REMEMBERED * pi) / (1 - REMEMBERED), 0, None)
+    reachable = seen ** (1 - gain) * tau**gain
+    return ComplementPlan(
+        omega=strength,
+        least_omega=None,
+        complement=tuple(map(float, mix / mix.sum())),
+        reachable=tuple(map(float, reachable / reachable.sum())),
+        reason=f"shares at strength {strength:.2f} are taken to answer the complement by a factor of {kappa:.2f}",
+    )
+
+
+def _response(promised: np.ndarray, found: np.ndarray, weight: np.ndarray) -> float:
+    """Slope of the line through logarithms of shares, `(K,)`; 1, the rule's, where they do not tell."""
+    weight = weight / weight.sum()
+    x, y = promised - weight @ promised, found - weight @ found
+    spread = float(weight @ x**2)
+    return float(np.clip(weight @ (x * y) / spread, *RESPONSE)) if spread > 1e-6 else 1.0
 
 
 def _views(shares: np.ndarray, cells: Cells | None) -> list[np.ndarray]:

@@ -93,7 +93,7 @@ def set_goal(
     """The base's joint shares from its pool, labelled with every attribute's class `(N,)`, and the targets on them.
 
     `targets` are for the first attributes; the others are held. Raises InputError when the pool has too few images of
-    a wanted class, InfeasibleTarget when the base never makes it.
+    a wanted class, InfeasibleTarget when the base never makes it or a class would have to go altogether.
     """
     n = len(classes[0])
     counts: list[FloatArray] = []
@@ -119,7 +119,7 @@ def set_goal(
                     "to occur in its images"
                 )
     held = (drift,) * (len(cells.attributes) - len(targets))
-    return Goal(
+    goal = Goal(
         cells=cells,
         base=base,
         target=rake(cells, base, dict(enumerate(wanted))) if len(alone) > 1 else wanted[0],
@@ -127,3 +127,10 @@ def set_goal(
         confusions=tuple(confusions),
         limits=(tolerance,) * len(targets) + held,
     )
+    if goal.focus.any() and goal.target[goal.focus].sum() > 1 - 1e-9:
+        none = ", ".join(c for c, t in zip(cells.names, goal.target, strict=True) if t < 1e-9)
+        raise InfeasibleTarget(
+            f"every class that the target leaves something of has to grow, at the expense of {none} alone; strength "
+            "moves shares, it does not remove a class: give that one a small share, or select images by their labels"
+        )
+    return goal

@@ -100,10 +100,9 @@ def combine_networks(
     return SIMSGuidance(job.base, aux, strength, interval=interval)
 
 
-def finetune_settings(config: RetargetConfig, kimg: float, *, seed: int | None = None) -> TrainConfig:
-    """How an auxiliary is trained for `kimg` thousand images; `seed` takes the place of the run's."""
-    seed = config.seed if seed is None else seed
-    return config.fine_tuning(kimg, seed=seed, xflip=learnt_mirrored(config.model))
+def finetune_settings(config: RetargetConfig, kimg: float) -> TrainConfig:
+    """How an auxiliary is trained for `kimg` thousand images."""
+    return config.fine_tuning(kimg, xflip=learnt_mirrored(config.model))
 
 
 def learnt_mirrored(model: str) -> bool:

@@ -35,7 +35,6 @@ from fairsims.retarget.stages import (
     draw_set,
     fine_tune,
     first_plan,
-    joint_cells,
     kept_images,
     load_auxiliary,
     numbered,
@@ -49,7 +48,6 @@ from fairsims.retarget.stages import (
 )
 from fairsims.retarget.status import Status
 from fairsims.runs import read_json, settle_settings, write_manifest
-from fairsims.seeds import derive
 
 __all__ = ["Job", "prepare", "retarget"]
 
@@ -132,7 +130,6 @@ def retarget(
 
 def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> tuple[Goal, list[Round], Lost | None]:
     """Plan, train and calibrate, again from the measured error while that is too large and rounds are left."""
-    config, cells = job.config, job.cells
     rounds: list[Round] = []
     with status.stage("complement"):
         goal, plan = first_plan(job, pool)
@@ -143,18 +140,16 @@ def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> 
             with status.stage(f"complement-{number}"):
                 # Not to the cells of the first plan: the targets are marginal, and single cells are noisy.
                 plan = correct_complement(
-                    goal.base, goal.mended(last.shares), np.array(last.plan.complement), last.shares, cells.names,
-                    strength=last.calibration.strength, cap=config.cap, cells=joint_cells(job),
+                    goal.base, goal.mended(last.shares), np.array(last.plan.complement), last.shares,
+                    strength=last.calibration.strength,
                 )  # fmt: skip
                 chosen = draw_set(run, job, goal, pool, plan, number)
         with status.stage(numbered("auxiliary", number)):
             aux = _auxiliary(run, job, pool, chosen, number, report)
         pilots = run / numbered("calibration", number)
-        # Planned with the response of the last round, to which this one's training has been added.
-        start = plan.omega * max(1, number - 1) / number
         with status.stage(pilots.name):
             try:
-                calibration = calibrate_strength(job, goal, aux, start, pool, pilots, report)
+                calibration = calibrate_strength(job, goal, aux, plan.omega, pool, pilots, report)
             except NoResponse as e:
                 if not rounds:
                     raise
@@ -177,12 +172,9 @@ def most_rounds(job: Job) -> int:
 
 
 def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, number: int, report: Report) -> Auxiliary:
-    """The auxiliary, fine-tuned from the base in the first round and from the last auxiliary in a later one."""
-    config, folder = job.config, run / numbered("auxiliary", number)
-    start, seed = None, config.seed
-    if number > 1:
-        start, seed = run / numbered("auxiliary", number - 1), derive(config.seed, "round", number)
-    fine_tune(job, pool, chosen, folder, report, kimg=config.budget, start=start, seed=seed)
+    """A round's auxiliary: trained alike from the base in each, so that what one answered says what the next will."""
+    folder = run / numbered("auxiliary", number)
+    fine_tune(job, pool, chosen, folder, report, kimg=job.config.budget)
     return load_auxiliary(job, folder)
 
 
@@ -238,9 +230,12 @@ def _audit(
             "evaluations_per_image": nfe["after"],
             "images_per_kept": selection.images_per_kept if selection else 1.0,
         },
-        "resampling_base": {"images_per_kept": kept_cost, "evaluations_per_kept": kept_cost * nfe["before"]},
         **status.cost(),
     }
+    if np.isfinite(kept_cost):
+        result["cost"]["resampling_base"] = {
+            "images_per_kept": kept_cost, "evaluations_per_kept": kept_cost * nfe["before"]
+        }  # fmt: skip
     write_audit(run / "audit", result)
     return result
 
@@ -256,7 +251,7 @@ def _method(job: Job, goal: Goal, best: Round, selection: Selection | None) -> d
         "cap": config.cap,
         "complement": as_mapping(plan.complement, goal.cells.names),
         "complement_size": best.size,
-        "budget_kimg": config.budget * best.number,
+        "budget_kimg": config.budget,
         "reason": plan.reason,
         "resampled": selection is not None,
     } | ({"interval": list(config.interval)} if config.interval else {})
@@ -309,5 +304,6 @@ def _resampling_cost(job: Job, goal: Goal, before: Pool) -> float:
     have = joint_shares(cells, np.bincount(predicted(before, job), minlength=cells.size), goal.confusions)
     if len(cells.attributes) == 1:
         return resampling_cost(have, goal.target)
-    have = smoothed(cells, have, len(before))
+    # A class that is rare may be measured as absent; its target can not be raked onto nothing.
+    have = 0.999 * smoothed(cells, have, len(before)) + 0.001 * goal.target
     return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))

@@ -23,7 +23,7 @@ from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping
 from fairsims.classifiers import AttributeClassifier
 from fairsims.denoisers import Denoiser, NetworkDenoiser, checkpoint_digest, load_network
-from fairsims.pools import Pool, pool_dataset, select_pool, write_pool
+from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
 from fairsims.retarget.goal import Goal, set_goal
@@ -144,14 +144,13 @@ def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPla
 
 
 def fine_tune(
-    job: Job, pool: Pool, chosen: np.ndarray, folder: Path, report: Report, *, kimg: float, start: Path | None = None,
-    seed: int | None = None, kind: str = "auxiliary", snapshots: Sequence[float] = (),
+    job: Job, pool: Pool, chosen: np.ndarray, folder: Path, report: Report, *, kimg: float, kind: str = "auxiliary",
+    snapshots: Sequence[float] = (),
 ) -> None:  # fmt: skip
-    """Train a copy of the base, or of the auxiliary `start`, into `folder`, on the images at these pool positions."""
-    network = load_network(start or job.config.model).to(job.device)
-    settings = finetune_settings(job.config, kimg, seed=seed)
+    """Train a copy of the base into `folder`, on the images at these pool positions."""
+    network = load_network(job.config.model).to(job.device)
+    settings = finetune_settings(job.config, kimg)
     recipe = {"kind": kind, "base_digest": job.settings["base_digest"]}
-    recipe |= {"from": checkpoint_digest(start)} if start else {}
     data = pool_dataset(pool).subset(chosen, name=f"the set drawn from {pool.folder}")
     for tick in train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots):
         report(folder.name, tick.nimg, settings.steps * settings.batch_size)
@@ -251,9 +250,20 @@ def kept_images(
     n = job.config.audit
     if selection is None:
         return sample(folder, denoiser, job, "audit", n, facts, report, stage)
-    wanted = int(np.ceil(n * selection.images_per_kept * 1.08)) + 50
-    candidates = sample(folder.with_name("candidates"), denoiser, job, "audit", wanted, facts, report, stage)
-    kept = np.flatnonzero(accept(candidates.seeds, predicted(candidates, job), selection))[:n]
+    place, wanted = folder.with_name("candidates"), int(np.ceil(n * selection.images_per_kept * 1.08)) + 50
+    if (place / "pool.json").exists():
+        [[first, last]] = Pool(place).meta["seeds"]
+        wanted = max(wanted, last - first + 1)
+    while True:
+        candidates = sample(place, denoiser, job, "audit", wanted, facts, report, stage)
+        kept = np.flatnonzero(accept(candidates.seeds, predicted(candidates, job), selection))[:n]
+        if len(kept) == n:
+            break
+        # The acceptance rates rest on measured shares: now and then fewer images are kept than they promise.
+        wanted = int(np.ceil(wanted * n / max(len(kept), n // 4) * 1.05)) + 50
+        with distributed.main_first():
+            if distributed.is_main():
+                grow_pool(place, wanted)
     with distributed.main_first():
         if distributed.is_main():
             select_pool(candidates, kept, folder, made_by=facts | {"selection": list(selection.keep)})

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from fairsims import distributed
 from fairsims.pools import Pool
 from fairsims.processes import this_process
@@ -43,8 +45,10 @@ class Status:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
-        if distributed.is_main():
-            write_json(self.run / "timings.json", self.seconds)
+            if distributed.is_main():
+                # The disk may be what failed.
+                with contextlib.suppress(OSError):
+                    write_json(self.run / "timings.json", self.seconds)
 
     def finish(self) -> None:
         """The run is whole."""
@@ -65,7 +69,6 @@ class Status:
         after_images = len(Pool(run / "candidates")) if (run / "candidates").exists() else config["audit"]
         images = {
             "pool": (config["pool"], nfe["before"]),
-            "calibration": (sum(config["pilots"]), nfe["after"]),
             "before": (config["audit"], nfe["before"]),
             "after": (after_images, nfe["after"]),
         }
@@ -75,10 +78,18 @@ class Status:
         for name, seconds in spent.items():
             # Later rounds are called calibration-2, auxiliary-2, ...
             kind, stage = name.split("-")[0], {"stage": name, "seconds": seconds}
-            if kind in images:
+            if kind == "calibration":
+                made = _pilot_images(run / f"{name}.parquet") or sum(config["pilots"])
+                stage |= {"images": made, "evaluations": made * nfe["after"]}
+            elif kind in images:
                 stage |= {"images": images[kind][0], "evaluations": images[kind][0] * images[kind][1]}
             elif kind == "auxiliary":
                 stage |= {"images": round(config["budget"] * 1000)}
             stages.append(stage)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return {"stages": stages, "seconds": round(sum(spent.values()), 1), "peak_memory_gb": round(peak, 2)}
+
+
+def _pilot_images(path: Path) -> int:
+    """Images made for a calibration's pilots, from its table; 0 without one. The first row is the base's pool."""
+    return int(pd.read_parquet(path)["n"].iloc[1:].sum()) if path.exists() else 0

@@ -53,6 +53,8 @@ class Tick:
 def edm_loss(denoiser: NetworkDenoiser, batch: Batch) -> Tensor:
     """Weighted denoising error, a scalar (Karras et al. 2022, arXiv 2206.00364, eq. 2): weight 1 / c_out(sigma)**2."""
     sigma = denoiser.round_sigma(batch.sigma)
+    # A network of discrete levels rounds the smallest draws to 0, where the weight is infinite.
+    sigma = torch.where(sigma > 0, sigma, denoiser.round_sigma(torch.full_like(sigma, denoiser.sigma_min)))
     s = sigma.reshape(-1, 1, 1, 1)
     denoised = denoiser(batch.images + s * batch.noise, sigma, batch.labels, batch.augment_labels)
     return torch.mean(denoiser.loss_weight(s) * (denoised - batch.images) ** 2)

@@ -72,7 +72,7 @@ def test_it_hits_the_target_in_95_of_100_repeats(name: str, response: Response, 
         )  # fmt: skip
         assert not found.at_cap
         assert [p.n for p in found.pilots] == [3072, 512, 1024, 3072]
-        assert found.share == pytest.approx(target, abs=1e-6)
+        assert found.share == pytest.approx(target, abs=1e-5)
         misses.append(abs(response(found.strength) - target))
     within = int((np.array(misses) < TOLERANCE).sum())
     assert within >= 95, f"{name}: {within} of 100 within {TOLERANCE}"
@@ -111,6 +111,43 @@ def test_a_target_beyond_the_cap_is_reported() -> None:
     assert found.share == pytest.approx(response(2.0), abs=0.03)
 
 
+@pytest.mark.parametrize("target", [0.55, 0.6])
+def test_a_start_at_the_cap_does_not_hide_what_lies_before_the_turn(target: float) -> None:
+    # The share is 0.64 at 1 and 0.66 at 1.3, 0.50 at the cap, where a large planned strength looks first.
+    response = logistic(-1.39, 3.2, -1.25)
+    for seed in range(30):
+        found = calibrate(observe(response, seed), target=target, base=base_of(response, seed), start=2.0, cap=2.0)
+        assert not found.at_cap
+        assert response(found.strength) == pytest.approx(target, abs=0.05)
+
+
+def test_a_flat_response_takes_the_weakest_strength_that_does_as_much() -> None:
+    def response(s: float) -> float:
+        return 0.23 + 0.07 * min(s, 1.0)
+
+    weak = 0
+    for seed in range(30):
+        found = calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=1.0, cap=2.0)
+        assert found.at_cap
+        assert any(p.strength == found.strength and p.n == 3072 for p in found.pilots)
+        weak += found.strength <= 1.0
+    assert weak >= 25
+
+
+@pytest.mark.parametrize("sizes", [(1024,), (512, 1024)])
+def test_few_pilots_and_a_small_plan_still_reach_the_target(sizes: tuple[int, ...]) -> None:
+    response = logistic(-1.1, 0.9)
+    found = calibrate(observe(response, 0), target=0.5, base=base_of(response, 0), start=0.25, cap=2.0, sizes=sizes)
+    assert response(found.strength) == pytest.approx(0.5, abs=0.06)
+
+
+def test_strengths_have_no_last_bits() -> None:
+    """They are settings of pools: a processor that rounds its linear algebra otherwise has to find the same."""
+    response = logistic(-1.1, 1.1)
+    found = calibrate(observe(response, 0), target=0.5, base=base_of(response, 0), start=1 / 3, cap=2.0)
+    assert all(s == round(s, 6) for s in (found.strength, *(p.strength for p in found.pilots)))
+
+
 def test_a_target_just_inside_the_cap_is_not_at_cap() -> None:
     response = logistic(-1.1, 1.1)
     found = calibrate(observe(response, 1), target=response(1.8), base=base_of(response, 1), start=1.0, cap=2.0)
@@ -140,7 +177,7 @@ def test_no_step_goes_beyond_twice_what_was_seen() -> None:
 
     calibrate(measure, target=0.5, base=base_of(response, 0), start=0.2, cap=2.0, sizes=(512, 512, 512))
     assert seen[0] == 0.2
-    assert all(later <= 2 * max(seen[: k + 1]) + 1e-12 for k, later in enumerate(seen[1:]))
+    assert all(later <= 2 * max(seen[: k + 1]) + 1e-5 for k, later in enumerate(seen[1:]))
 
 
 def test_a_first_pilot_lost_in_noise_is_followed_by_a_stronger_one() -> None:
@@ -148,7 +185,8 @@ def test_a_first_pilot_lost_in_noise_is_followed_by_a_stronger_one() -> None:
     response = logistic(-1.1, 0.9)
     for seed in range(30):
         found = calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=0.2, cap=2.0)
-        assert len(found.pilots) == 4
+        assert len(found.pilots) in (4, 5)
+        assert response(found.strength) == pytest.approx(0.5, abs=0.08)
 
 
 @pytest.mark.parametrize("response", [logistic(-1.1, -0.8), lambda s: 0.25 - 0.1 * s])

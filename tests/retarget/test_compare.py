@@ -71,8 +71,9 @@ def test_every_arm_costs_the_same(compared: tuple[Path, dict[str, Any]]) -> None
     assert (table["evaluations_per_image"] == np.where(table.index == "guided", 2, 1) * (2 * table["steps"] - 1)).all()
     spend = result["evaluations_per_kept"]
     assert table.loc["guided", "evaluations_per_kept"] == spend
-    # A step more or less is two evaluations of every image generated.
-    assert ((table["evaluations_per_kept"] - spend).abs() <= 1.25 * table["images_per_kept"]).all()
+    # A step more or less is two evaluations of every image generated; how many are kept of 64 is chance besides.
+    chance = np.where(table.index == "resampled", 0.15 * spend, 0.0)
+    assert ((table["evaluations_per_kept"] - spend).abs() <= 1.25 * table["images_per_kept"] + chance).all()
     assert table.loc["guided", "steps"] == 3 < table.loc["base", "steps"]
     assert table.loc["resampled", "images_per_kept"] > 1.2
     assert (table.drop(index=["resampled", "guided"])["images_per_kept"] == 1).all()
