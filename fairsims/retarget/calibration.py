@@ -25,6 +25,8 @@ Measure = Callable[[float, int], np.ndarray]
 """(strength, n) -> values `(n,)` whose mean estimates the focus share on the first n calibration seeds."""
 MORE = 4
 """Pilots at most beyond the planned ones."""
+AS_MUCH = 0.01
+"""Where the target is out of reach, so much more of the share is not worth more strength: it costs quality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +182,23 @@ class _Seen:
 
     @property
     def best(self) -> Pilot:
-        """The weakest strength whose share is not clearly below the largest: more only costs quality."""
+        """The weakest strength that does as much as any, of those measured on the most images."""
+        pilots = [p for p in self.pilots if p.strength > 0]
+        most = max(p.n for p in pilots)
+        pilots = sorted((p for p in pilots if p.n == most), key=lambda p: p.strength)
+        return next(p for p in pilots if p.share >= max(q.share for q in pilots) - AS_MUCH)
+
+    @property
+    def contenders(self) -> list[float]:
+        """Strengths that may turn out the best and were not measured on the most images.
+
+        The one of the largest share, and the weakest whose share is not clearly below it.
+        """
         pilots = sorted((p for p in self.pilots if p.strength > 0), key=lambda p: (p.strength, -p.n))
         top = max(pilots, key=lambda p: p.share)
-        return next(p for p in pilots if not _below(p, top, 2))
+        measured = {p.strength for p in pilots if p.n == self.largest}
+        near = next(p for p in pilots if not _below(p, top, 2))
+        return [p.strength for p in (top, near) if p.strength not in measured]
 
     def rises(self) -> bool:
         clear = any(_below(self.pilots[0], p, 3) for p in self.before_the_turn)
@@ -214,8 +229,8 @@ class _Seen:
             if self.limit not in self.tried:
                 return self.limit
             # What resampling has to add rests on the share there: from as many images as there are.
-            if self.best.n < self.largest:
-                return self.best.strength
+            if self.contenders:
+                return self.contenders[0]
             return inward if self.best.strength == smallest else None
         near = [p for p in self.pilots if p.n == self.largest and abs(p.strength - wanted) < 0.15 * wanted]
         return wanted if self.turned and not near else None
