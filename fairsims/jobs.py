@@ -211,11 +211,19 @@ def make_complement(
 
 
 def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> str:
-    """Write the merged network or the guided pair as a checkpoint folder; returns its digest."""
+    """Write the merged network or the guided pair as a checkpoint folder; returns its digest.
+
+    Raises InputError when `out` holds anything but the outcome of the same call.
+    """
     if not np.isfinite(strength) or strength < 0:
         raise InputError(f"strength is {strength}; expected 0 or more")
     recipe = {"kind": mode, "strength": strength, "base_digest": checkpoint_digest(model)}
-    recipe["data"] = checkpoint_recipe(model).get("data")
+    recipe |= {"aux_digest": checkpoint_digest(aux), "data": checkpoint_recipe(model).get("data")}
+    if out.is_dir() and any(out.iterdir()):
+        config = out / "config.json"
+        if not config.is_file() or read_json(config).get("recipe") != recipe:
+            raise InputError(f"{out} holds something else already; give a new folder")
+        return checkpoint_digest(out)
     base, auxiliary = load_network(model), load_network(aux)
     if mode == "merged":
         save_checkpoint(out, merge(base, auxiliary, strength), recipe=recipe)

@@ -344,6 +344,16 @@ def export_edm_zip(pool: Pool, path: Path, *, labels: tuple[str, Sequence[str]] 
         z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(meta))
 
 
+def check_exports(seeds: Sequence[int], zip_file: Path | None, folder: Path | None) -> None:
+    """Raises InputError where the images of these seeds cannot be exported to: before they are sampled."""
+    if zip_file is not None and zip_file.is_dir():
+        raise InputError(f"--export-zip {zip_file} is a folder; expected the name of a file")
+    if folder is not None and folder.exists():
+        names = {"metadata.csv", *(f"{int(s):06d}.png" for s in seeds)}
+        if not folder.is_dir() or {p.name for p in folder.iterdir()} - names:
+            raise InputError(f"--export-folder {folder} holds other files; give a new folder")
+
+
 def export_folder(pool: Pool, folder: Path) -> None:
     """The pool as PNG files and `metadata.csv` (file name, seed, every label column)."""
     table = pd.DataFrame({"file_name": [f"{s:06d}.png" for s in pool.seeds], "seed": pool.seeds})

@@ -435,3 +435,41 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 def test_an_option_that_is_taken_once_is_refused_twice() -> None:
     said = refused("compare", "--attr", "gender", "--attr", "vendor", "--target", "0.5", "--out", "nowhere")
     assert "--attr is given 2 times; expected once" in said
+
+
+def test_merge_writes_over_nothing(tmp_path: Path) -> None:
+    aux, out = tmp_path / "aux", tmp_path / "out"
+    shutil.copytree(find_checkpoint("digits-8"), aux)
+    before = {p.name: p.read_bytes() for p in aux.iterdir()}
+    options = ["merge", "--model", "digits-8", "--aux", str(aux), "--strength", "1"]
+    for mode in ("guided", "merged"):
+        refused = run(*options, "--mode", mode, "--out", str(aux))
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "holds something else already" in refused.stderr
+    assert {p.name: p.read_bytes() for p in aux.iterdir()} == before
+    first, again = (run(*options, "--out", str(out), "--json") for _ in range(2))
+    assert (first.exit_code, again.exit_code, first.stdout) == (0, 0, again.stdout)
+    assert run(*options[:-1], "2", "--out", str(out)).exit_code == 2
+
+
+def test_an_export_that_would_mix_images_is_refused_before_sampling(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    options = ["generate", "--model", "digits-8", "--steps", "2", "--export-folder", str(folder)]
+    for _ in range(2):
+        assert run(*options, "--seeds", "0-3", "--out", str(tmp_path / "a")).exit_code == 0
+    refused = run(*options, "--seeds", "10-13", "--out", str(tmp_path / "b"))
+    assert (refused.exit_code, "holds other files; give a new folder" in refused.stderr) == (2, True)
+    assert not (tmp_path / "b").exists()
+    refused = run(*options[:-2], "--seeds", "0-3", "--out", str(tmp_path / "b"), "--export-zip", str(tmp_path))
+    assert (refused.exit_code, "is a folder; expected the name of a file" in refused.stderr) == (2, True)
+
+
+def test_a_refused_fine_tune_leaves_nothing(tmp_path: Path) -> None:
+    assert (
+        run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-3", "--out", str(tmp_path / "p")).exit_code
+        == 0
+    )
+    command = ["finetune", "--model", "digits-8", "--pool", str(tmp_path / "p"), "--budget", "0.064"]
+    refused = run(*command, "--augment", "0.2", "--out", str(tmp_path / "aux"))
+    assert (refused.exit_code, "augment labels" in refused.stderr) == (2, True)
+    assert not (tmp_path / "aux").exists()

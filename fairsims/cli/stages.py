@@ -50,6 +50,7 @@ def generate(
     from fairsims.sampling import SamplerConfig
 
     wanted, sampler = seed_range(seeds), SamplerConfig(steps=steps, solver=solver, S_churn=churn)
+    pools.check_exports(wanted, export_zip, export_folder)
     with Bars() as bars:
         for done in jobs.generate_pool(
             model, out, wanted, sampler=sampler, batch_size=batch_size,

@@ -87,6 +87,12 @@ def find_run(path: Path) -> Path:
             folder / "audit" / "audit.json",
         ):
             return folder
+    for made, verb in (("compare.json", "compare"), ("sweep.json", "sweep"), ("collapse.json", "collapse")):
+        if (path / made).is_file():
+            raise InputError(
+                f"{path} is of `fairsims {verb}`, whose own tables and figures are in it; expected the folder of a "
+                "retargeting or of `fairsims audit --out`"
+            )
     if (path / "status.json").is_file():
         raise InputError(f"{path} has no audit/audit.json yet; run its command again until it is finished")
     raise InputError(

@@ -32,6 +32,10 @@ def sweep_table(table: pd.DataFrame, result: Mapping[str, Any]) -> str:
             if name in best and best[name]["point"] == row["point"]
         )
         lines.append(f"{_line(row, steered, measured)} {marks}".rstrip()[:WIDTH])
+    for point, row in result["confirmed"].items():
+        told = [f"{percent(row['share'])}"] if steered else []
+        told += [f"FD {fixed(row['fd_target' if steered else 'fd_reference'])}"] if measured else []
+        lines.append(f"on {row['images']:,} audit seeds, {point}: {', '.join(told)}"[:WIDTH])
     if measured:
         lines.append(f"{result['quality']['metric']}, lower is closer; * the best"[:WIDTH])
     if steered:

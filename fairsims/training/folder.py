@@ -20,7 +20,7 @@ from fairsims.denoisers.checkpoints import save_checkpoint
 from fairsims.errors import Diverged, InputError
 from fairsims.runs import append_jsonl, atomic, read_jsonl, settle_settings, write_text
 from fairsims.training.config import TrainConfig
-from fairsims.training.loop import Tick, train
+from fairsims.training.loop import Tick, check_fit, train
 
 
 def train_folder(
@@ -43,6 +43,8 @@ def train_folder(
     """
     if list(snapshots) != sorted(set(snapshots)) or not all(0 < k <= config.kimg for k in snapshots):
         raise ValueError(f"snapshots is {list(snapshots)}; expected ascending budgets up to {config.kimg} kimg")
+    # Before anything is written: a folder left behind would refuse the corrected command.
+    check_fit(denoiser, dataset, config)
     marks = {config.steps_at(kimg) for kimg in snapshots}
     settings = {**recipe, "train": asdict(config), "data_digest": dataset.digest}
     state_file, stats, main = folder / "state.pt", folder / "stats.jsonl", distributed.is_main()

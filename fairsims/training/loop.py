@@ -78,7 +78,7 @@ def train(
     Raises InputError when the data set or the settings do not fit the network, Diverged when the loss or the gradient
     is not finite or the loss explodes.
     """
-    _check(denoiser, dataset, config)
+    check_fit(denoiser, dataset, config)
     device = denoiser.device
     denoiser.train().requires_grad_(True)
     denoiser.precision = config.precision
@@ -157,7 +157,8 @@ def _gradients(
     return total
 
 
-def _check(denoiser: NetworkDenoiser, dataset: ImageDataset, config: TrainConfig) -> None:
+def check_fit(denoiser: NetworkDenoiser, dataset: ImageDataset, config: TrainConfig) -> None:
+    """Raises InputError when the data set or the settings do not fit the network."""
     if (dataset.channels, dataset.resolution) != (denoiser.img_channels, denoiser.img_resolution):
         raise InputError(
             f"{dataset.name} has {dataset.channels}x{dataset.resolution}x{dataset.resolution} images, the model makes "

@@ -31,8 +31,8 @@ def mitigation(context: Context) -> Iterator[Block]:
         yield table(
             ("round", "complement set", "strength", "error"),
             rounds,
-            caption="Rounds: each trains the auxiliary on, with a complement set from the error that the last one "
-            "left. The error is the worst share's, as a multiple of what it may be off.",
+            caption="Rounds: each trains an auxiliary from the base, on a complement set corrected by the error that "
+            "the last one left. The error is the worst share's, as a multiple of what it may be off.",
         )
     if "calibration" in pictures:
         yield pictures["calibration"]
