@@ -87,17 +87,18 @@ class Ground:
 
     def arms(self) -> dict[str, Arm]:
         """All of them; the first that is made, guided, sets what the others may spend."""
-        job, facts = self.job, base_facts(self.job)
+        facts = base_facts(self.job)
         guided = self._sims("guided", None)
         spend = guided.evaluations_per_kept
+        alone = replace(self.job, sampler=self._steps(spend, None))
         made = {
             "guided": guided,
             "merged": self._sims("merged", spend),
-            "base": self._arm("base", job, job.base, facts, spend),
+            "base": self._arm("base", alone, alone.base, facts),
             "resampled": self._resampled(spend),
             "finetuned": self._arm(
-                "finetuned", job, self.finetuned.network, facts | {"kind": "target-mix", "aux": self.finetuned.digest},
-                spend,
+                "finetuned", alone, self.finetuned.network,
+                facts | {"kind": "target-mix", "aux": self.finetuned.digest},
             ),
         }  # fmt: skip
         return {name: made[name] for name in ARMS}
@@ -108,9 +109,9 @@ class Ground:
         Other steps make other shares; and how many images are kept of those generated says how many steps there are.
         """
         job, n, selection = self.job, max(self.job.config.pilots), self.resampling
-        tried: set[int] = set()
+        steps, tried = self._steps(spend, selection), set[int]()
         with self.status.stage("calibration resampled"):
-            while (steps := self._steps(job.base, spend, selection)).steps not in tried:
+            while steps.steps not in tried:
                 tried.add(steps.steps)
                 job = replace(job, sampler=steps)
                 images = sample(
@@ -118,40 +119,38 @@ class Ground:
                     base_facts(job), self.report, "resampled",
                 )  # fmt: skip
                 selection = selection_for(job, self.goal, self.goal.measured(predicted(images, job)))
-        return self._arm("resampled", job, job.base, base_facts(job), None, selection=selection)
+                steps = self._steps(spend, selection)
+        return self._arm("resampled", job, job.base, base_facts(job), selection=selection)
 
     def _sims(self, mode: str, spend: float | None) -> Arm:
         """Merged or guided, the strength calibrated at the arm's own steps."""
         interval = self.job.config.interval if mode == "guided" else None
         job = replace(self.job, config=replace(self.job.config, mode=mode, interval=interval))
         selection: Selection | None = None
-        tried: set[int] = set()
+        steps, tried = job.sampler if spend is None else self._steps(spend, None), set[int]()
         with self.status.stage(f"calibration {mode}"):
-            while True:
-                if spend is not None:
-                    job = replace(job, sampler=self._steps(job.base, spend, selection))
-                if job.sampler.steps in tried:
-                    break
-                # Beyond the cap resampling does the rest, as in a run, and leaves fewer steps for an image.
-                pilots = self.folder / mode / ("calibration" if not tried else f"calibration-{job.sampler.steps}")
-                tried.add(job.sampler.steps)
+            while steps.steps not in tried:
+                pilots = self.folder / mode / (f"calibration-{steps.steps}" if tried else "calibration")
+                tried.add(steps.steps)
+                job = replace(job, sampler=steps)
                 found = calibrate_strength(job, self.goal, self.auxiliary, self.omega, self.pool, pilots, self.report)
                 shares, _ = shares_at(job, self.goal, found, pilots)
+                # Beyond the cap resampling does the rest, as in a run, and leaves fewer steps for an image.
                 selection = selection_for(job, self.goal, shares) if found.at_cap else None
+                steps = steps if spend is None else self._steps(spend, selection)
         denoiser = retargeting(job, self.auxiliary, found.strength)
         facts = retargeting_facts(job, self.auxiliary, found.strength)
-        return self._arm(mode, job, denoiser, facts, None, selection=selection, calibration=found)
+        return self._arm(mode, job, denoiser, facts, selection=selection, calibration=found)
 
-    def _steps(self, denoiser: Denoiser, spend: float, selection: Selection | None) -> SamplerConfig:
-        """The sampler with the steps that cost so many evaluations per kept image."""
-        return equal_steps(self.job.sampler, denoiser, spend / (selection.images_per_kept if selection else 1.0))
+    def _steps(self, spend: float, selection: Selection | None) -> SamplerConfig:
+        """The sampler whose steps, of one network, cost so many evaluations per kept image."""
+        each = spend / (selection.images_per_kept if selection else 1.0)
+        return equal_steps(self.job.sampler, self.job.base, each)
 
     def _arm(
-        self, name: str, job: Job, denoiser: Denoiser, facts: dict[str, Any], spend: float | None, *,
+        self, name: str, job: Job, denoiser: Denoiser, facts: dict[str, Any], *,
         selection: Selection | None = None, calibration: Calibration | None = None,
     ) -> Arm:  # fmt: skip
-        if spend is not None:
-            job = replace(job, sampler=self._steps(denoiser, spend, selection))
         folder = self.folder / name
         with self.status.stage(name):
             images = kept_images(folder / "images", denoiser, job, facts, selection, self.report, name)

@@ -110,6 +110,7 @@ def calibrate(
     """
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
+    cap = _rounded(cap)
     seen = _Seen(pilots=[base], target=target, cap=cap, largest=max(sizes))
     strength = min(start, cap)
     for n in sizes:

@@ -8,7 +8,6 @@ The rule is this project's derivation; SIMS (arXiv 2408.16333) states the idea w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +99,8 @@ def plan_complement(
         reason += f"; no {_named(classes, rho)} in the complement"
         short = chosen < least - 1e-9
         reason += ", so strength alone may fall short of the target" if short else f" (single cells: {of_cells:.2f})"
-    return _feasible_plan(rho, cells, lambda mix: (1 + chosen) * pi - chosen * mix, chosen, least, reason)
+    mix = _without_negatives(rho, cells)
+    return _plan(chosen, least, mix, np.clip((1 + chosen) * pi - chosen * mix, 0, 1), reason)
 
 
 def correct_complement(
@@ -117,22 +117,20 @@ def correct_complement(
     for an auxiliary trained as the last one was, on the other mix. In differences of shares, as the rule is written, a
     class at zero would come back with percents and lose most of its effect: that is where the response is steepest.
     """
-    seen = np.clip(measured, 1e-3 * pi, None)
+    # A class that the base never makes has no part in it.
+    made = pi > 0
+    pi, tau, rho, measured = (x[made] for x in (pi, tau, rho, measured))
+    seen, wanted = (np.clip(x, 1e-3 * pi, None) for x in (measured, tau))
     there = rho > 0
     kappa = _response(-strength * np.log(rho[there] / pi[there]), np.log(seen[there] / pi[there]), seen[there])
-    shown = (1 - REMEMBERED) * rho + REMEMBERED * pi
     # At most by a factor of e: further out nothing has been measured.
-    step = np.clip(gain / (strength * kappa) * np.log(seen / np.clip(tau, 1e-3 * pi, None)), -1, 1)
-    wanted = shown * np.exp(step)
-    mix = np.clip((wanted / wanted.sum() - REMEMBERED * pi) / (1 - REMEMBERED), 0, None)
-    reachable = seen ** (1 - gain) * tau**gain
-    return ComplementPlan(
-        omega=strength,
-        least_omega=None,
-        complement=tuple(map(float, mix / mix.sum())),
-        reachable=tuple(map(float, reachable / reachable.sum())),
-        reason=f"shares at strength {strength:.2f} are taken to answer the complement by a factor of {kappa:.2f}",
-    )
+    step = np.clip(gain / (strength * kappa) * np.log(seen / wanted), -1, 1)
+    next_made = ((1 - REMEMBERED) * rho + REMEMBERED * pi) * np.exp(step)
+    mix, reachable = np.zeros(len(made)), np.zeros(len(made))
+    mix[made] = np.clip(next_made / next_made.sum() - REMEMBERED * pi, 0, None)
+    reachable[made] = seen ** (1 - gain) * wanted**gain
+    reason = f"shares at strength {strength:.2f} are taken to answer the complement by a factor of {kappa:.2f}"
+    return _plan(strength, None, mix / mix.sum(), reachable, reason)
 
 
 def _response(promised: np.ndarray, found: np.ndarray, weight: np.ndarray) -> float:
@@ -148,11 +146,8 @@ def _views(shares: np.ndarray, cells: Cells | None) -> list[np.ndarray]:
     return [shares] if cells is None else cells.marginals(shares)
 
 
-def _feasible_plan(
-    rho: np.ndarray, cells: Cells | None, response: Callable[[np.ndarray], np.ndarray], omega: float,
-    least: float | None, reason: str,
-) -> ComplementPlan:  # fmt: skip
-    """The plan of a mix without the negative shares of `rho`; `response` says what shares a mix promises."""
+def _without_negatives(rho: np.ndarray, cells: Cells | None) -> np.ndarray:
+    """The mix nearest to `rho` that has no negative share."""
     mix = np.where(rho < 1e-12, 0.0, rho)
     if rho.min() < -1e-9:
         mix = mix / mix.sum()
@@ -161,7 +156,10 @@ def _feasible_plan(
             # The cells left may not be able to have these shares.
             with contextlib.suppress(InfeasibleTarget):
                 mix = rake(cells, mix, dict(enumerate(wanted)))
-    reachable = np.clip(response(mix), 0, 1)
+    return mix
+
+
+def _plan(omega: float, least: float | None, mix: np.ndarray, reachable: np.ndarray, reason: str) -> ComplementPlan:
     return ComplementPlan(
         omega=float(omega),
         least_omega=least,

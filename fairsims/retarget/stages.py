@@ -261,6 +261,7 @@ def kept_images(
             break
         # The acceptance rates rest on measured shares: now and then fewer images are kept than they promise.
         wanted = int(np.ceil(wanted * n / max(len(kept), n // 4) * 1.05)) + 50
+        distributed.barrier()  # growing drops the labels, which every process has to have read
         with distributed.main_first():
             if distributed.is_main():
                 grow_pool(place, wanted)

@@ -326,3 +326,12 @@ def test_the_cost_of_resampling_is_told_though_a_class_was_not_seen(
     seen = np.repeat([0, 1, 3, 4], [360, 310, 180, 150])
     monkeypatch.setattr(pipeline, "predicted", lambda *_: seen)
     assert pipeline._resampling_cost(None, goal, seen) > 1  # type: ignore[arg-type]
+
+
+def test_a_class_that_the_base_never_makes_has_no_part_in_a_correction() -> None:
+    """Such as `undetermined` of a classifier that abstains."""
+    pi, rho = np.array([0.6, 0.4, 0.0]), np.array([0.7, 0.3, 0.0])
+    plan = correct_complement(pi, np.array([0.5, 0.5, 0.0]), rho, np.array([0.54, 0.46, 0.0]), strength=1.0)
+    assert np.isfinite(plan.complement).all()
+    assert plan.complement[0] > 0.7
+    assert plan.complement[2] == plan.reachable[2] == 0
