@@ -473,3 +473,10 @@ def test_a_refused_fine_tune_leaves_nothing(tmp_path: Path) -> None:
     refused = run(*command, "--augment", "0.2", "--out", str(tmp_path / "aux"))
     assert (refused.exit_code, "augment labels" in refused.stderr) == (2, True)
     assert not (tmp_path / "aux").exists()
+
+
+@pytest.mark.parametrize("arch", [[], ["--arch", "adm"]])
+def test_a_network_of_odd_width_is_refused_in_one_line(tmp_path: Path, arch: list[str]) -> None:
+    refused = run("train", "--data", "digits", "--kimg", "0.1", "--channels", "15", *arch, "--out", str(tmp_path / "t"))
+    assert (refused.exit_code, refused.stderr.count("\n"), "Traceback" in refused.output) == (2, 1, False)
+    assert not (tmp_path / "t").exists()

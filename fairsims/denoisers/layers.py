@@ -98,6 +98,7 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, channels: int, *, max_positions: int = 10000, endpoint: bool = True) -> None:
         super().__init__()
+        check_even(channels)
         self.channels, self.max_positions, self.endpoint = channels, max_positions, endpoint
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,6 +115,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, *, scale: float = 16.0) -> None:
         super().__init__()
+        check_even(channels)
         self.register_buffer("freqs", torch.randn(channels // 2).mul_(scale))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,6 +191,12 @@ class UNetBlock(nn.Module):
         q, k, v = split.permute(3, 0, 1, 4, 2).unbind(0)
         a = F.scaled_dot_product_attention(q, k, v)
         return a.transpose(2, 3).reshape(b, c3 // 3, height, width)
+
+
+def check_even(channels: int) -> None:
+    """Raises ValueError for a width that does not split into cosines and sines."""
+    if channels % 2:
+        raise ValueError(f"the noise embedding has {channels} channels; expected an even number")
 
 
 def _xavier_(weight: Tensor, fan_in: int, fan_out: int, scale: float) -> None:
