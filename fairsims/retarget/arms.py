@@ -27,6 +27,7 @@ from fairsims.retarget.stages import (
     calibrate_strength,
     kept_images,
     predicted,
+    remainder,
     retargeting,
     retargeting_facts,
     sample,
@@ -118,7 +119,7 @@ class Ground:
                     self.folder / "resampled" / f"calibration-{steps.steps}", job.base, job, "calibration", n,
                     base_facts(job), self.report, "resampled",
                 )  # fmt: skip
-                selection = selection_for(job, self.goal, self.goal.measured(predicted(images, job)))
+                selection = selection_for(self.goal, self.goal.measured(predicted(images, job)))
                 steps = self._steps(spend, selection)
         return self._arm("resampled", job, job.base, base_facts(job), selection=selection)
 
@@ -134,9 +135,8 @@ class Ground:
                 tried.add(steps.steps)
                 job = replace(job, sampler=steps)
                 found = calibrate_strength(job, self.goal, self.auxiliary, self.omega, self.pool, pilots, self.report)
-                shares, _ = shares_at(job, self.goal, found, pilots)
-                # Beyond the cap resampling does the rest, as in a run, and leaves fewer steps for an image.
-                selection = selection_for(job, self.goal, shares) if found.at_cap else None
+                # Resampling does the rest, as in a run, and leaves fewer steps for an image.
+                selection = remainder(self.goal, found, *shares_at(job, self.goal, found, pilots))
                 steps = steps if spend is None else self._steps(spend, selection)
         denoiser = retargeting(job, self.auxiliary, found.strength)
         facts = retargeting_facts(job, self.auxiliary, found.strength)

@@ -25,6 +25,8 @@ Measure = Callable[[float, int], np.ndarray]
 """(strength, n) -> values `(n,)` whose mean estimates the focus share on the first n calibration seeds."""
 MORE = 4
 """Pilots at most beyond the planned ones."""
+NEAR = 0.1
+"""Shares measured at a strength not further off than by this part of it tell those of the chosen one."""
 AS_MUCH = 0.01
 """Where the target is out of reach, so much more of the share is not worth more strength: it costs quality."""
 
@@ -99,19 +101,21 @@ class ResponseFit:
 
 
 def calibrate(
-    measure: Measure, *, target: float, base: Pilot, start: float, cap: float, sizes: Sequence[int] = (512, 1024, 3072)
-) -> Calibration:
+    measure: Measure, *, target: float, base: Pilot, start: float, cap: float,
+    sizes: Sequence[int] = (512, 1024, 3072), confirm: bool = False,
+) -> Calibration:  # fmt: skip
     """Find the strength whose focus share is `target`.
 
     `base` is the pilot at strength 0 (the labelled pool), `start` the planned strength, `sizes` the images of each
     pilot. Where these leave open whether the share rises, where the target is met or what is the most that strength
-    can do, up to `MORE` of the largest size follow. Raises NoResponse when the share rises at no strength: then the
-    auxiliary has not learnt the complement, or the classifier cannot see it.
+    can do, up to `MORE` of the largest size follow. With `confirm` so does one near the answer, unless the last one was
+    there: of more shares than the one that is fitted only a pilot tells what they are. Raises NoResponse when the share
+    rises at no strength: then the auxiliary has not learnt the complement, or the classifier cannot see it.
     """
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
     cap = _rounded(cap)
-    seen = _Seen(pilots=[base], target=target, cap=cap, largest=max(sizes))
+    seen = _Seen(pilots=[base], target=target, cap=cap, largest=max(sizes), confirm=confirm)
     strength = min(start, cap)
     for n in sizes:
         seen.look(measure, strength, n)
@@ -146,6 +150,7 @@ class _Seen:
     target: float
     cap: float
     largest: int
+    confirm: bool
     doubtful: bool = False
     """Whether only a clear rise counts."""
 
@@ -233,8 +238,8 @@ class _Seen:
             if self.contenders:
                 return self.contenders[0]
             return inward if self.best.strength == smallest else None
-        near = [p for p in self.pilots if p.n == self.largest and abs(p.strength - wanted) < 0.15 * wanted]
-        return wanted if self.turned and not near else None
+        near = [p for p in self.pilots if p.n == self.largest and abs(p.strength - wanted) <= NEAR * wanted]
+        return wanted if (self.turned or self.confirm) and not near else None
 
 
 def focus_values(predicted: np.ndarray, confusion: np.ndarray, focus: np.ndarray) -> np.ndarray:

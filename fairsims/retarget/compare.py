@@ -73,7 +73,7 @@ def compare(
             complement = draw_set(folder, job, goal, pool, plan)
             mix = _draw_target_mix(folder, job, goal, pool)
             # Refused before anything is trained where the classifier cannot do it.
-            resampling = selection_for(job, goal, goal.base)
+            resampling = selection_for(goal, goal.base)
         sets = {"auxiliary": complement, "target-mix": mix}
         for name, chosen in sets.items():
             with status.stage(name):

@@ -22,8 +22,6 @@ GAIN = 0.7
 """Part of a measured error that the next round's complement sets out to mend: the whole of it tends to overshoot."""
 RESPONSE = (0.5, 1.0)
 """How strongly shares may be taken to answer the complement, of what the rule promises: below it noise is blown up."""
-REMEMBERED = 0.05
-"""Of a class that its training set lacks an auxiliary still makes about so much of the base's share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,29 +106,35 @@ def correct_complement(
 ) -> ComplementPlan:
     """The complement of the next round, from the shares `measured` at `strength` with the mix `rho`; all `(K,)`.
 
-    Shares answer the complement in proportion, log(share_c / pi_c) = a - s kappa log(r_c / pi_c), to first order what
-    the rule says. r is what the auxiliary makes of rho: a class that it was never shown is not forgotten altogether,
-    r = (1 - l) rho + l pi with l = `REMEMBERED`. kappa is fitted to the classes in the complement, and
+    Shares answer the complement in proportion, log(share_c / pi_c) = a - s kappa log(rho_c / pi_c), to first order what
+    the rule says. kappa is fitted to the classes in the complement, and for an auxiliary trained as the last one was
 
-        log r'_c = log r_c + gain / (s kappa) log(measured_c / tau_c)
+        log(rho'_c / pi_c) = s / s' log(rho_c / pi_c) + gain / (s' kappa) log(measured_c / tau_c) + const.
 
-    for an auxiliary trained as the last one was, on the other mix. In differences of shares, as the rule is written, a
-    class at zero would come back with percents and lose most of its effect: that is where the response is steepest.
+    A class that the complement lacks stays out of it. One image of 1,600 takes a good part of its effect: the response
+    is steepest there. Together such classes answer the strength, log(share / pi) in proportion to s, and s' is where
+    they should have their target (s, where they do not answer); calibration starts there.
     """
     # A class that the base never makes has no part in it.
     made = pi > 0
     pi, tau, rho, measured = (x[made] for x in (pi, tau, rho, measured))
     seen, wanted = (np.clip(x, 1e-3 * pi, None) for x in (measured, tau))
     there = rho > 0
-    kappa = _response(-strength * np.log(rho[there] / pi[there]), np.log(seen[there] / pi[there]), seen[there])
-    # At most by a factor of e: further out nothing has been measured.
-    step = np.clip(gain / (strength * kappa) * np.log(seen / wanted), -1, 1)
-    next_made = ((1 - REMEMBERED) * rho + REMEMBERED * pi) * np.exp(step)
+    left_out = np.log(rho[there] / pi[there])
+    kappa = _response(-strength * left_out, np.log(seen[there] / pi[there]), seen[there])
+    turn = 1.0
+    if not there.all():
+        found, asked = (float(np.log(x[~there].sum() / pi[~there].sum())) for x in (seen, wanted))
+        # At most by a factor: further out nothing has been measured.
+        turn = float(np.clip(asked / found, 0.5, 2)) ** gain if min(found, asked) > 0 else 1.0
+    step = np.clip(gain / (strength * turn * kappa) * np.log(seen / wanted)[there], -1, 1)
     mix, reachable = np.zeros(len(made)), np.zeros(len(made))
-    mix[made] = np.clip(next_made / next_made.sum() - REMEMBERED * pi, 0, None)
+    mix[np.flatnonzero(made)[there]] = pi[there] * np.exp(left_out / turn + step)
     reachable[made] = seen ** (1 - gain) * wanted**gain
     reason = f"shares at strength {strength:.2f} are taken to answer the complement by a factor of {kappa:.2f}"
-    return _plan(strength, None, mix / mix.sum(), reachable, reason)
+    if turn != 1:
+        reason += f"; for the classes out of it the strength is to be {strength * turn:.2f}"
+    return _plan(strength * turn, None, mix / mix.sum(), reachable, reason)
 
 
 def _response(promised: np.ndarray, found: np.ndarray, weight: np.ndarray) -> float:

@@ -6,7 +6,7 @@ cannot serve all shares, complement, auxiliary and calibration have further roun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,10 +40,10 @@ from fairsims.retarget.stages import (
     numbered,
     pilot_pools,
     predicted,
+    remainder,
     retargeting,
     sample,
     selected_shares,
-    selection_for,
     shares_at,
 )
 from fairsims.retarget.status import Status
@@ -77,6 +77,8 @@ class Round:
     calibration: Calibration
     shares: np.ndarray
     """Shares over the cells at the chosen strength, from the largest pilot, `(cells,)`."""
+    noise: list[np.ndarray]
+    """Standard errors of each attribute's shares, `(K,)`."""
     error: float
     """The worst marginal share's distance from its target, in units of what it may be off."""
 
@@ -111,8 +113,8 @@ def retarget(
         with status.stage("after"):
             with distributed.main_first():
                 retargeted, facts = _retargeted(run, job, best)
-            # Beyond the cap, what classifier resampling keeps of more seeds.
-            selection = selection_for(job, goal, best.shares) if best.calibration.at_cap else None
+            # What classifier resampling then keeps of more seeds.
+            selection = remainder(goal, best.calibration, best.shares, best.noise)
             after = kept_images(run / "after", retargeted, job, facts, selection, report, "after")
         with status.stage("audit"):
             if distributed.is_main():
@@ -158,7 +160,7 @@ def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> 
         rounds.append(
             Round(
                 number=number, plan=plan, size=len(chosen), aux=aux, calibration=calibration, shares=shares,
-                error=goal.error(shares),
+                noise=noise, error=goal.error(shares),
             )
         )  # fmt: skip
         if not goal.clearly_off(shares, noise):
@@ -201,7 +203,11 @@ def _audit(
     status: Status, facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     config = job.config
-    rule = selected_shares(job, Pool(run / "candidates"), after) if selection is not None else None
+    rule = None
+    if selection is not None:
+        candidates = Pool(run / "candidates")
+        rule = selected_shares(job, candidates, after)
+        facts["method"]["generated"] = _by_attribute(goal, goal.measured(predicted(candidates, job)))
     plans = [
         AuditPlan(
             target=goal.wanted[k] if k < len(job.targets) else None,
@@ -270,10 +276,7 @@ def _calibration_facts(goal: Goal, rounds: list[Round], lost: Lost | None, best:
             "kept": r is best,
             "strength": r.calibration.strength,
             "error": r.error,
-            "shares": {
-                a.name: as_mapping(goal.cells.marginal(r.shares, k), a.classes)
-                for k, a in enumerate(goal.cells.attributes)
-            },
+            "shares": _by_attribute(goal, r.shares),
             "reason": r.plan.reason,
         }
         for r in rounds
@@ -291,6 +294,12 @@ def _planned(of: Round | Lost, goal: Goal) -> dict[str, Any]:
         "complement": as_mapping(of.plan.complement, goal.cells.names),
         "complement_size": of.size,
     }
+
+
+def _by_attribute(goal: Goal, shares: np.ndarray) -> dict[str, Mapping[str, float]]:
+    """Shares over the cells `(cells,)` as those of each attribute's classes."""
+    marginals = zip(goal.cells.attributes, goal.cells.marginals(shares), strict=True)
+    return {a.name: as_mapping(marginal, a.classes) for a, marginal in marginals}
 
 
 def _interval(pilot: Pilot) -> dict[str, float]:

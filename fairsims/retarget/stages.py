@@ -6,6 +6,7 @@ it goes on.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping
 from fairsims.classifiers import AttributeClassifier
 from fairsims.denoisers import Denoiser, NetworkDenoiser, checkpoint_digest, load_network
+from fairsims.errors import InfeasibleTarget
 from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
@@ -35,7 +37,7 @@ from fairsims.training import train_folder
 SCARCE = 20
 """Joint cells with fewer candidates than this do not limit the size of the complement set."""
 SELECTION_SLACK = 0.01
-"""How far selecting may leave a share of several attributes' joint cells off its target."""
+"""How far selecting may leave the share of one of more than two cells off its target."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def calibrate_strength(
 
     found = calibrate(
         measure, target=float(goal.target[goal.focus].sum()), base=as_pilot(values(pool), 0.0), start=planned,
-        cap=config.cap, sizes=config.pilots,
+        cap=config.cap, sizes=config.pilots, confirm=goal.cells.size > 2,
     )  # fmt: skip
     if distributed.is_main():
         with atomic(folder.with_name(f"{folder.name}.parquet")) as temporary:
@@ -233,10 +235,24 @@ def shares_at(job: Job, goal: Goal, calibration: Calibration, folder: Path) -> t
     return np.asarray(inside / inside.sum()), goal.noise(found)
 
 
-def selection_for(job: Job, goal: Goal, shares: np.ndarray) -> Selection:
+def selection_for(goal: Goal, shares: np.ndarray) -> Selection:
     """What classifier resampling has to keep of images with these shares over the cells."""
-    slack = SELECTION_SLACK if len(job.classifiers) > 1 else 0.0
+    slack = SELECTION_SLACK if goal.cells.size > 2 else 0.0
     return plan_selection(shares, goal.confusion, goal.target, slack=slack)
+
+
+def remainder(goal: Goal, calibration: Calibration, shares: np.ndarray, noise: list[np.ndarray]) -> Selection | None:
+    """What resampling has to add to the strength, for shares over the cells measured with this noise; None for nothing.
+
+    That is where no strength reaches the target, and where one strength left some of several shares clearly off.
+    Raises InfeasibleTarget when the classifier cannot select what no strength reaches.
+    """
+    if calibration.at_cap:
+        return selection_for(goal, shares)
+    if goal.cells.size > 2 and goal.clearly_off(shares, noise):
+        with contextlib.suppress(InfeasibleTarget):
+            return selection_for(goal, shares)
+    return None
 
 
 def kept_images(

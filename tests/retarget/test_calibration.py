@@ -198,6 +198,27 @@ def test_a_share_that_does_not_rise_is_an_error(response: Response) -> None:
             calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=1.0, cap=2.0)
 
 
+def test_an_answer_away_from_the_pilots_is_confirmed_where_other_shares_rest_on_it() -> None:
+    response = logistic(-1.1, 1.1)
+    for seed in range(10):
+        plain, sure = (
+            calibrate(
+                observe(response, seed),
+                target=0.5,
+                base=base_of(response, seed),
+                start=0.7,
+                cap=2.0,
+                sizes=(2048,),
+                confirm=confirm,
+            )
+            for confirm in (False, True)
+        )
+        assert len(plain.pilots) == 2
+        assert sure.pilots[:2] == plain.pilots
+        assert len(sure.pilots) == 3
+        assert sure.strength == pytest.approx(sure.pilots[2].strength, rel=0.1)
+
+
 def test_beyond_the_turn_nothing_is_fitted() -> None:
     """A merged network whose auxiliary was trained for long: the share rises to 0.45 at 0.7 and falls again."""
 

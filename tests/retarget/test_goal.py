@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focu
 from fairsims.retarget.complement import correct_complement, draw_complement, plan_complement
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import accept, plan_selection, selected_joint_shares
+from fairsims.retarget.stages import remainder
 from fairsims.sampling import SamplerConfig, solve
 from fairsims.seeds import noise_for
 
@@ -191,7 +193,9 @@ def test_the_next_complement_mends_what_one_strength_cannot(
         assert rho.min() >= 0
         assert rho.sum() == pytest.approx(1)
         assert sum(plan.reachable) == pytest.approx(1)
-        assert plan.omega == strength
+        assert absent < 6 or plan.omega == strength
+        # Calibration goes on to where the total of those that have to grow is right.
+        strength = plan.omega
         measured = answer(pi, rho, strength, kappa, np.array(off))
         errors.append(float(np.abs(np.log(measured / tau)).max()))
     # Of the rounds the best is kept. A class that is out of the complement already has nothing more to give.
@@ -199,7 +203,7 @@ def test_the_next_complement_mends_what_one_strength_cannot(
         assert min(errors) < 0.6 * errors[0]
 
 
-def test_a_class_that_the_complement_lacks_comes_back_slowly() -> None:
+def test_a_class_that_the_complement_lacks_stays_out_of_it() -> None:
     """Shown again it would lose most of its effect: dark had 0.32 without any in the complement and 0.20 with 2%."""
     pi = np.array([0.153, 0.170, 0.184, 0.176, 0.172, 0.145])
     rho = np.array([0.2035, 0.235, 0.2163, 0.1999, 0.1453, 0.0])
@@ -207,10 +211,26 @@ def test_a_class_that_the_complement_lacks_comes_back_slowly() -> None:
     measured = np.array([0.1248, 0.1157, 0.1346, 0.1294, 0.1623, 0.3332])
     plan = correct_complement(pi, tau, rho, measured, strength=1.42)
     mix = np.array(plan.complement)
-    assert 0 < mix[5] < 0.005
+    assert mix[5] == 0
     # More of what is to shrink, less of what is to grow.
     assert np.sign(mix - rho)[:5].tolist() == [1, 1, -1, -1, -1]
-    assert plan.reason == "shares at strength 1.42 are taken to answer the complement by a factor of 0.50"
+    # Dark has grown by a factor of 2.3 and should have by 2.07.
+    assert plan.omega == pytest.approx(1.42 * (np.log(0.3 / 0.145) / np.log(0.3332 / 0.145)) ** 0.7)
+    assert plan.reason == (
+        "shares at strength 1.42 are taken to answer the complement by a factor of 0.50; "
+        "for the classes out of it the strength is to be 1.29"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "turn"),
+    [(0.15, 2), (0.25, np.log(0.3 / 0.14) / np.log(0.25 / 0.14)), (0.3, 1), (0.8, 0.5), (0.14, 1), (0.1, 1)],
+)
+def test_the_strength_for_what_is_left_out_moves_by_a_factor_of_two_at_most(seen: float, turn: float) -> None:
+    pi, rho = np.array([0.5, 0.36, 0.14]), np.array([0.6, 0.4, 0.0])
+    measured = np.array([0.6 * (1 - seen), 0.4 * (1 - seen), seen])
+    plan = correct_complement(pi, np.array([0.35, 0.35, 0.3]), rho, measured, strength=1.0)
+    assert plan.omega == pytest.approx(turn**0.7)
 
 
 def test_rare_cells_neither_shrink_nor_stop_the_draw() -> None:
@@ -250,6 +270,29 @@ def test_selection_by_joint_cells_reaches_both_marginals() -> None:
         assert np.array(found.share) == pytest.approx(truth, abs=0.015)
         assert (np.array(found.low) <= truth + 0.003).all()
         assert (np.array(found.high) >= truth - 0.003).all()
+
+
+def test_what_one_strength_leaves_clearly_off_is_resampled() -> None:
+    goal = goal_of(BASE, "0.5", "uniform")
+    within, beyond = (Calibration(strength=1.0, share=0.5, pilots=(), at_cap=at_cap) for at_cap in (False, True))
+    sure, unsure = ([np.full(2, se), np.full(3, se)] for se in (0.001, 0.2))
+    near, far = goal.target, 0.8 * goal.target + 0.2 * BASE
+    assert remainder(goal, within, near, sure) is None
+    assert remainder(goal, within, far, unsure) is None
+    rest = remainder(goal, within, far, sure)
+    assert rest == remainder(goal, beyond, far, unsure)
+    assert rest is not None
+    assert rest.images_per_kept == pytest.approx((goal.target / far).max())
+
+
+def test_what_the_classifier_cannot_select_is_left() -> None:
+    blind = Confusion(counts=((60, 40), (40, 60)), split="s", description="")
+    goal = replace(goal_of(BASE, "0.5", "uniform"), confusions=(blind, exact(3)))
+    shares, sure = BASE, [np.full(2, 0.001), np.full(3, 0.001)]
+    within, beyond = (Calibration(strength=1.0, share=0.5, pilots=(), at_cap=at_cap) for at_cap in (False, True))
+    assert remainder(goal, within, shares, sure) is None
+    with pytest.raises(InfeasibleTarget, match="cannot select"):
+        remainder(goal, beyond, shares, sure)
 
 
 def test_a_cell_too_impure_to_select_costs_no_more_than_the_slack() -> None:

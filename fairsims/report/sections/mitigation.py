@@ -73,6 +73,10 @@ def _method(view: AuditView) -> Iterator[tuple[str, str]]:
     if method.get("resampled") is not None:
         done = "yes, images of the retargeted model were kept or dropped by the classifier"
         yield "remainder resampled", done if method["resampled"] else "no"
+    generated = method.get("generated")
+    if isinstance(generated, dict):
+        for name, shares in generated.items():
+            yield f"{name} before resampling", words.mix(shares)
     if method.get("reason"):
         yield "why this plan", str(method["reason"])
 
