@@ -48,7 +48,7 @@ from fairsims.retarget.pipeline import most_rounds, retarget
 from fairsims.retarget.plan import seed_ranges
 from fairsims.retarget.stages import write_set
 from fairsims.retarget.sweep import sweep
-from fairsims.runs import PLAN, new_run_folder, read_json, settle_settings, write_manifest, write_plan
+from fairsims.runs import PLAN, new_run_folder, read_json, refuse_foreign, settle_settings, write_manifest, write_plan
 from fairsims.sampling import SamplerConfig
 from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
@@ -247,8 +247,8 @@ def run_audit(config: AuditConfig, out: Path | None, *, report: Report, command:
             f"{out} holds an audit without the {PLAN} that is written before measuring: an earlier version made it; "
             "give a new folder"
         )
-    if fresh and out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} holds other files; expected a new folder or that of an earlier audit; give another")
+    if fresh:
+        refuse_foreign(out)
     opened = open_audit(config)
     plan = write_plan(out, audit_plan(opened))
     try:

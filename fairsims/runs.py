@@ -9,7 +9,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +93,28 @@ def sha256_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def settle_settings(path: Path, settings: Mapping[str, Any]) -> None:
+def settle_settings(path: Path, settings: Mapping[str, Any], *, beside: Collection[str] = ()) -> None:
     """Write `settings` to `path`, or check that the folder's earlier settings are the same.
 
-    Raises ChangedSettings naming every key that differs: a stage made with other settings is never mixed with new ones.
+    A folder without has to be new, empty, or hold no more than what is named in `beside`. Raises InputError when it
+    holds other things, ChangedSettings naming every key that differs: what was made with other settings is never mixed
+    with new things.
     """
     settings = json.loads(json.dumps(settings))
     if not path.exists():
+        refuse_foreign(path.parent, beside)
         write_json(path, settings)
     elif changed := _changed(read_json(path), settings, "made"):
         raise ChangedSettings(f"{path.parent} was {changed}; give the earlier settings to resume it, or another folder")
+
+
+def refuse_foreign(folder: Path, own: Collection[str] = ()) -> None:
+    """Raises InputError when a folder to be written into holds things that are not one's own."""
+    # What begins with a dot is what a kill left of writing, or an operating system's.
+    there = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
+    if foreign := sorted(there - set(own)):
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise InputError(f"{folder} holds other files ({', '.join(foreign[:3])}{more}); give a new folder")
 
 
 PLAN, PLAN_FORMAT = "plan.json", "fairsims-plan/1"

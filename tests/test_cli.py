@@ -480,3 +480,30 @@ def test_a_network_of_odd_width_is_refused_in_one_line(tmp_path: Path, arch: lis
     refused = run("train", "--data", "digits", "--kimg", "0.1", "--channels", "15", *arch, "--out", str(tmp_path / "t"))
     assert (refused.exit_code, refused.stderr.count("\n"), "Traceback" in refused.output) == (2, 1, False)
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
+        ["compare", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
+        ["sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
+        ["generate", "--model", "digits-8", "--seeds", "0-3"],
+        ["train", "--data", "digits", "--kimg", "0.1"],
+        ["collapse", "--setting", "gaussian"],
+        ["audit", "--attr", "parity"],
+    ],
+)
+def test_nothing_is_written_into_the_folder_of_something_else(tmp_path: Path, command: list[str]) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter-1.tex").write_text("It was a dark and stormy night")
+    if command[0] == "audit":
+        pool = str(tmp_path / "pool")
+        run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-31", "--out", pool)
+        command = [*command, "--before", pool]
+    refused = run(*command, "--out", str(thesis))
+    assert (refused.exit_code, refused.stderr.strip().splitlines()[-1]) == (
+        2, f"error: {thesis} holds other files (chapter-1.tex); give a new folder"
+    )  # fmt: skip
+    assert [p.name for p in thesis.iterdir()] == ["chapter-1.tex"]

@@ -101,7 +101,7 @@ def retarget(
     """
     config = job.config
     with distributed.main_first():
-        settle_settings(run / "config.json", job.settings)
+        settle_settings(run / "config.json", job.settings, beside=("pool", "before", "auxiliary"))
         fixed = fix_plan(run, job, rounds=most_rounds(job))
     with Status(run) as status:
         with status.stage("pool"):

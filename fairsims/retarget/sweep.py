@@ -133,7 +133,7 @@ def begin_run(config: SweepConfig, folder: Path, point: Point, run: Path) -> Ret
         # What the run would train is that state: the rate is constant, so a longer budget does not change it.
         settings = {k: v for k, v in earlier.items() if k != "snapshots"}
         settings["train"] = asdict(finetune_settings(chosen, point.budget))
-        settle_settings(run / "auxiliary" / "training.json", settings)
+        write_json(run / "auxiliary" / "training.json", settings)
     return chosen
 
 
