@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 from support import MakeNetwork, MakePool, small_disk
 
+from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
 from fairsims.datasets import open_dataset
 from fairsims.denoisers import save_checkpoint
@@ -507,3 +508,28 @@ def test_nothing_is_written_into_the_folder_of_something_else(tmp_path: Path, co
         2, f"error: {thesis} holds other files (chapter-1.tex); give a new folder"
     )  # fmt: skip
     assert [p.name for p in thesis.iterdir()] == ["chapter-1.tex"]
+
+
+def test_what_cannot_work_is_told_by_a_dry_run(tmp_path: Path) -> None:
+    command = ["retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--dry-run"]
+    refused = run(*command, "--finetune", "augment=0.2")
+    assert (refused.exit_code, "the model takes 0 augment labels" in refused.stderr) == (2, True)
+    blind = tmp_path / "blind"
+    shutil.copytree(find_classifier("digits-parity"), blind)
+    described = json.loads((blind / "config.json").read_text())
+    for confusion in described["confusions"].values():
+        confusion["counts"] = [[50, 50], [50, 50]]
+    (blind / "config.json").write_text(json.dumps(described))
+    refused = run(*command, "--classifier", str(blind))
+    assert (refused.exit_code, "does not tell the classes apart" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "owner"), [("probe", ["--kimg", "3"], "cnn"), ("cnn", ["--backbone", "classifier:x"], "probe")]
+)
+def test_an_option_of_the_other_kind_of_classifier_is_refused(
+    tmp_path: Path, kind: str, option: list[str], owner: str
+) -> None:
+    command = ["classifier", "train", "--kind", kind, "--data", "digits", "--attr", "parity", *option]
+    refused = run(*command, "--out", str(tmp_path / "c"))
+    assert (refused.exit_code, f"{option[0]} is for --kind {owner}; leave it out" in refused.stderr) == (2, True)

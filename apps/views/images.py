@@ -135,10 +135,10 @@ def look_closer(pools: Mapping[str, Pool], pair: np.ndarray, calls: Mapping[str,
 
 
 def show_nearest(run: RunEntry) -> None:
-    """The galleries of nearest training images that the audit drew."""
+    """The galleries of nearest reference images that the audit drew."""
     galleries: list[Path] = sorted((run.folder / "audit").glob("nearest*.png"))
     if galleries:
-        st.subheader("Nearest training images", anchor=False, divider="gray")
+        st.subheader("Nearest reference images", anchor=False, divider="gray")
     for path in galleries:
         with guarded():
             st.caption("Generated images above, below each the real one that lies nearest to it.")

@@ -167,11 +167,12 @@ def checked_counts(
     if not 0 < level < 1:
         raise InputError(f"the level is {level}; expected a probability such as 0.95")
     if confusion is not None:
-        _check_confusion(classes, confusion)
+        check_confusion(classes, confusion)
     return values
 
 
-def _check_confusion(classes: Sequence[str], confusion: Confusion) -> None:
+def check_confusion(classes: Sequence[str], confusion: Confusion) -> None:
+    """Raises InputError for a confusion of other classes, or one that cannot tell them apart."""
     if len(confusion.counts) != len(classes):
         raise InputError(
             f"the confusion has {len(confusion.counts)} classes, the counts have {len(classes)} "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from fairsims.cli.common import Bars, command_line, json_option, path, seed_option, show
 from fairsims.errors import InputError
@@ -39,6 +40,12 @@ SPLIT = (
         help="Grey levels by which images may differ and still be held out together; 0: same pixels.",
     ),
 )
+
+
+SETTINGS = {
+    "cnn": ("architecture", "weights", "kimg", "lr", "batch_size", "augment"), "probe": ("backbone", "strength")
+}  # fmt: skip
+"""Options of `fairsims classifier train` that one kind alone has a use for."""
 
 
 def with_split(command: Command) -> Command:
@@ -242,6 +249,11 @@ def _trainer(kind: str, data: Labelled, seed: int, settings: dict[str, Any]) -> 
     from fairsims.denoisers.precondition import fastest_precision
     from fairsims.distributed import device
 
+    for other, names in SETTINGS.items():
+        for name in names:
+            if other != kind and click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is for --kind {other}; leave it out, or give --kind {other}")
     if kind == "probe":
         if not settings["backbone"]:
             raise InputError("--backbone is missing; expected clip:MODEL:PRETRAINED, torchvision:NETWORK:WEIGHTS or "

@@ -28,7 +28,7 @@ from fairsims.errors import InputError
 @click.option("--generations", type=int, help="Generations; the setting's default when not given, as all below.")
 @click.option("--repeats", type=int, help="Independent repeats, for intervals.")
 @click.option("--n", type=int, help="Real points or images of generation 1.")
-@click.option("--omega", type=float, default=1.0, show_default=True, help="Strength of SIMS's guidance.")
+@click.option("--omega", type=float, help="Strength of SIMS's guidance; 1 by default.")
 @click.option("--budget", type=float, help="Training of the auxiliary: kimg; gaussian: time constants of its fit.")
 @click.option("--auxiliary-size", type=float, help="Own samples the auxiliary learns, per point of generation 1.")
 @click.option("--auxiliary", type=click.Choice(["copy", "narrow"]), help="Fine-tuned copy, or a narrower network.")

@@ -20,6 +20,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "images": {"generations": 5, "repeats": 3, "n": None, "budget": 6.4, "kimg": 40.0, "steps": 12},
 }
 """What each kind of setting is run with when nothing else is asked for; `images` for any data set."""
+UNUSED = {
+    "gaussian": {"auxiliary", "kimg", "width", "h", "samples", "classifier"},
+    "mixture": {"h", "classifier"},
+    "kde": {"auxiliary", "kimg", "width", "budget", "classifier"},
+    "images": {"h"},
+}
+"""Settings that change nothing in a kind of setting."""
+OF_SIMS = {"omega", "budget", "auxiliary_size", "auxiliary"}
+"""Settings that change nothing without the method sims."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +107,17 @@ class CollapseConfig:
 
     @classmethod
     def of(cls, setting: str, **given: Any) -> CollapseConfig:
-        """The setting's defaults, with what is given (and not None) in their place."""
+        """The setting's defaults, with what is given (and not None) in their place.
+
+        Raises ValueError for what would change nothing.
+        """
         kind = setting if setting in EXACT else "images"
         chosen = {k: v for k, v in given.items() if v is not None}
+        idle = [(k, f"the setting {setting}") for k in chosen if k in UNUSED[kind]]
+        if "sims" not in chosen.get("methods", METHODS):
+            idle += [(k, "the method standard") for k in chosen if k in OF_SIMS]
+        for name, where in idle:
+            raise ValueError(f"{name} is {chosen[name]!r}; expected none: it changes nothing with {where}")
         if kind == "kde" and "sims" in chosen.get("methods", METHODS):
             # Guided sampling looks at every kernel at every step.
             chosen = {"n": 1000, "repeats": 3, "samples": 1000} | chosen

@@ -41,10 +41,10 @@ def joint_alt(audit: AuditView) -> str:
 
 
 def nearest_alt(side: str, audit: AuditView) -> str:
-    """Alternative text of a gallery of nearest training images."""
+    """Alternative text of a gallery of nearest reference images."""
     pairs = audit.section("quality", "nearest_pairs").get(side) or []
     distances = ", ".join(number(p["distance"]) for p in pairs if isinstance(p, dict) and "distance" in p)
-    return f"{len(pairs)} generated images, {side}, above their nearest training images, at distances {distances}"
+    return f"{len(pairs)} generated images, {side}, above their nearest reference images, at distances {distances}"
 
 
 def quality_alt(audit: AuditView) -> str:

@@ -31,7 +31,7 @@ def publish(
 ) -> None:
     """Write everything that shows an audit into `run/audit/` and `run/report.html`.
 
-    `reference` are the real images that the audit's nearest training images were found among; without them there is
+    `reference` are the real images that the audit's nearest reference images were found among; without them there is
     no gallery. `labels` are those by people that it rests on.
     """
     folder, sources = run / "audit", {"before": before} | ({"after": after} if after is not None else {})

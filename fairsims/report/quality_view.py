@@ -11,20 +11,20 @@ from fairsims.report.fields import list_of, number_of, object_of, objects_of, te
 
 SIDES = ("before", "after")
 QUALITY_NAMES = {
-    "fd_reference": "against the training set",
-    "fd_target": "against the target-reweighted training set",
+    "fd_reference": "against the reference",
+    "fd_target": "against the target-reweighted reference",
 }
 """Fréchet distances between distributions; lower is closer."""
 NAMES = QUALITY_NAMES | {
-    "fd_infinity": "against the training set, for infinitely many images",
-    "kid": "KID against the training set",
+    "fd_infinity": "for infinitely many images",
+    "kid": "KID against the reference",
     "precision": "precision",
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
     "auth_pct": "authentic images, percent",
-    "nearest_median": "nearest training image, median",
-    "nearest_low": "nearest training image, 1% quantile",
+    "nearest_median": "nearest reference image, median",
+    "nearest_low": "nearest reference image, 1% quantile",
 }
 ABSENT = NAMES | {"group_fd": "Fréchet distance of each class"}
 HIDDEN = ("n", "kid_low", "kid_high")

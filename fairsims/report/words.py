@@ -192,7 +192,7 @@ def quality_sentence(audit: AuditView) -> str | None:
 
 
 def neighbours_sentence(audit: AuditView) -> str | None:
-    """What precision, recall and the nearest training images say and rest on; None when they were not measured."""
+    """What precision, recall and the nearest reference images say and rest on; None when they were not measured."""
     facts = audit.section("quality", "precision_recall")
     k, n = facts.get("k"), facts.get("n")
     if not isinstance(k, int) or not isinstance(n, int):
@@ -200,7 +200,7 @@ def neighbours_sentence(audit: AuditView) -> str | None:
     return (
         f"Precision is the share of generated images nearer to some real image than its neighbour number {k} among the "
         f"real ones is; recall is the same the other way round. Both are from {n:,} images a side and depend on that "
-        "number. Images that repeat the training set would lie much nearer to it than real images lie to each other."
+        "number. Images that repeat the reference would lie much nearer to it than real images lie to each other."
     )
 
 

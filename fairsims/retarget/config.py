@@ -104,6 +104,8 @@ class RetargetConfig:
             raise ValueError(f"audit is {self.audit}; expected 50 images or more")
         if not self.pilots or min(self.pilots) < 50 or max(self.pilots) >= AUDIT_OFFSET - CALIBRATION_OFFSET:
             raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 images or more")
+        if list(self.pilots) != sorted(self.pilots):
+            raise ValueError(f"pilots is {self.pilots}; expected the smaller first: the last ones decide")
         if self.complement_size is not None and self.complement_size < 1:
             raise ValueError(f"complement_size is {self.complement_size}; expected 1 image or more")
         for name in ("batch_size", "sample_batch", "rounds"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fairsims import distributed
+from fairsims.audit.corrected import check_confusion
 from fairsims.audit.joint import Cells
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
@@ -27,7 +28,7 @@ from fairsims.denoisers import (
 from fairsims.errors import InputError
 from fairsims.retarget.config import RetargetConfig
 from fairsims.sampling import SamplerConfig
-from fairsims.training import TrainConfig
+from fairsims.training import TrainConfig, check_settings
 
 Report = Callable[[str, int, int], None]
 """(stage, done, total): called as images are made or trained on."""
@@ -72,6 +73,7 @@ def prepare(config: RetargetConfig) -> Job:
     reference = _reference(config, base)
     device = distributed.device()
     base.to(device).precision = config.precision
+    check_settings(base, finetune_settings(config, config.budget))
     digests: dict[str, Any] = {
         "base_digest": checkpoint_digest(config.model), "classifier_digest": classifiers[0].digest
     } | {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}  # fmt: skip
@@ -123,6 +125,7 @@ def _classifier(config: RetargetConfig, name: str, base: NetworkDenoiser) -> Att
             f"the errors of the classifier {found.name} were never measured, so that no share can be steered by it; "
             "measure them with `fairsims classifier evaluate`, or give another --classifier"
         )
+    check_confusion(found.attribute.classes, found.confusions[found.default_split])
     # Refuses images of a shape that it was not made for.
     found.probabilities(torch.zeros(1, *base.shape, dtype=torch.uint8))
     return found

@@ -2,6 +2,6 @@
 
 from fairsims.training.config import TrainConfig, finetune_config
 from fairsims.training.folder import train_folder
-from fairsims.training.loop import Tick, edm_loss, train
+from fairsims.training.loop import Tick, check_settings, edm_loss, train
 
-__all__ = ["Tick", "TrainConfig", "edm_loss", "finetune_config", "train", "train_folder"]
+__all__ = ["Tick", "TrainConfig", "check_settings", "edm_loss", "finetune_config", "train", "train_folder"]

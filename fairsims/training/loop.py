@@ -164,6 +164,11 @@ def check_fit(denoiser: NetworkDenoiser, dataset: ImageDataset, config: TrainCon
             f"{dataset.name} has {dataset.channels}x{dataset.resolution}x{dataset.resolution} images, the model makes "
             f"{'x'.join(map(str, denoiser.shape))}; give data or a model of the same shape"
         )
+    check_settings(denoiser, config)
+
+
+def check_settings(denoiser: NetworkDenoiser, config: TrainConfig) -> None:
+    """Raises InputError when the settings do not fit the network."""
     if config.augment and denoiser.augment_dim != AUGMENT_DIM:
         raise InputError(
             f"the model takes {denoiser.augment_dim} augment labels; expected {AUGMENT_DIM} for --augment: "

@@ -62,7 +62,7 @@ def test_runs_are_listed_with_what_they_reached(root, whole_run):
     said = texts(app)
     assert plain("woman share 25.1% [23.2, 27.0] → 49.8% [47.5, 52.1]; target 50%") in said
     assert plain("reached, ±3 points") in said
-    assert plain("FD against the target-reweighted training set: 6.48 → 2.36") in said
+    assert plain("FD against the target-reweighted reference: 6.48 → 2.36") in said
     assert plain("finetune: 6.4 of 9.6 kimg · loss 0.154 after 5.60 thousand images") in said
     for k in range(8):
         fixtures.running_run(root, f"0010{k}-more")

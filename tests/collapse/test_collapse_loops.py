@@ -100,6 +100,22 @@ def test_impossible_settings_are_refused(changes, message):
         CollapseConfig.of("gaussian", **changes)
 
 
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("gaussian", {"samples": 100}),
+        ("gaussian", {"classifier": "digits-parity"}),
+        ("mixture", {"h": 0.5}),
+        ("kde", {"budget": 2.0}),
+        ("digits", {"h": 0.5}),
+        ("gaussian", {"budget": 2.0, "methods": ("standard",)}),
+    ],
+)
+def test_what_would_change_nothing_is_refused(setting, changes):
+    with pytest.raises(ValueError, match=f"^{next(iter(changes))} is .*; expected none: it changes nothing with the"):
+        CollapseConfig.of(setting, **changes)
+
+
 # Kernels
 
 
@@ -316,7 +332,8 @@ def test_digits_loop_resumes_and_shares_its_first_base(tmp_path: Path, monkeypat
 
 
 def test_training_sets_of_images(tmp_path: Path):
-    config = CollapseConfig.of("digits", loop="fresh", levels=(0.5,), methods=("standard",), **IMAGES)
+    plain = {k: v for k, v in IMAGES.items() if k != "budget"}
+    config = CollapseConfig.of("digits", loop="fresh", levels=(0.5,), methods=("standard",), **plain)
     loop = ImageLoop(config, tmp_path)
     cell = Cell(method="standard", level=0.5)
     one = loop._training_set(config.composition(0.5, 1, 60), 1, cell, 0)

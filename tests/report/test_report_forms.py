@@ -129,7 +129,7 @@ def test_the_card_can_be_read_by_the_hub(run: Path) -> None:
     assert card.data.license is None, "nobody said which"
     results = {r.metric_name: r.metric_value for r in card.data.eval_results}
     assert results["share perceived as gender woman [47.5, 52.1]"] == 0.498
-    assert results["FD (emoji-gender features): against the target-reweighted training set"] == 2.36
+    assert results["FD (emoji-gender features): against the target-reweighted reference"] == 2.36
     assert "fairsims generate --model merged" in card.text
     assert "evidence, not a certificate" in card.text
 
@@ -222,7 +222,7 @@ def test_quality_at_each_strength_has_its_figure(run: Path) -> None:
     write_json(run / "audit" / "audit.json", value)
     text = write_reports(run, ["md"])[0].read_text(encoding="utf-8")
     assert (run / "audit" / "quality.png").is_file()
-    assert "0.75: against the training set 1.75, against the target-reweighted training set 6.25" in text
+    assert "0.75: against the reference 1.75, against the target-reweighted reference 6.25" in text
 
 
 @pytest.mark.parametrize("place", [".", "audit", "audit/audit.json"])

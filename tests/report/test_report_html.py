@@ -55,8 +55,8 @@ def test_says_what_changed(tmp_path):
     assert "Target reached (every 95% interval lies within ±3 points of it)." in text
     assert "+24.7 [+22.0, +27.4]" in text
     assert "Between the splits the woman share moves by 2.2 points before and 3.6 points after." in text
-    assert "FD (emoji-gender features), lower is closer: against the training set 1.08 → 6.02" in text
-    assert "against the target-reweighted training set 6.48 2.36" in text
+    assert "FD (emoji-gender features), lower is closer: against the reference 1.08 → 6.02" in text
+    assert "against the target-reweighted reference 6.48 2.36" in text
     assert "images generated per kept image 1.99 1.00" in text
     assert "fairsims retarget --attr gender --target 0.5" in text
     assert "seeds 200000–202047" in text

@@ -19,12 +19,12 @@ gender                                  before                after   target    
   Target reached (every 95% interval lies within ±3 points of it).
 
 FD (emoji-gender features)                        before      after       real
-  against the training set                          1.08       6.02
-  against the target-reweighted training set        6.48       2.36
+  against the reference                             1.08       6.02
+  against the target-reweighted reference           6.48       2.36
   precision                                        0.873      0.851
   recall                                           0.761      0.742
-  nearest training image, median                   0.420      0.440      0.310
-  nearest training image, 1% quantile              0.170      0.190      0.120
+  nearest reference image, median                  0.420      0.440      0.310
+  nearest reference image, 1% quantile             0.170      0.190      0.120
 
 cost                                                base retargeted
   network evaluations per image                       23         23

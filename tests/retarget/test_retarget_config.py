@@ -24,7 +24,7 @@ def config(**changes: Any) -> RetargetConfig:
         {"omega": float("inf")}, {"omega": 2.5}, {"budget": 0.0}, {"budget": float("nan")}, {"lr": -1e-4},
         {"cap": 0.0}, {"cap": float("inf")}, {"tolerance": 0.0}, {"floor": 0.4}, {"floor": 1.0}, {"pool": 10},
         {"pool": MIN_POOL - 1}, {"pool": 5_000_000}, {"audit": 49}, {"audit": 2_000_000}, {"pilots": ()},
-        {"pilots": (512, 49)}, {"pilots": (2_000_000,)}, {"complement_size": 0}, {"batch_size": 0},
+        {"pilots": (49, 512)}, {"pilots": (512, 128)}, {"pilots": (2_000_000,)}, {"complement_size": 0}, {"batch_size": 0},
         {"sample_batch": 0}, {"steps": 1}, {"seed": -1}, {"seed": 400}, {"solver": "rk4"},
         {"rounds": 0}, {"drift": 0.0}, {"interval": (5.0, 0.2), "mode": "guided"}, {"interval": (-1.0, 2.0), "mode": "guided"},
         {"interval": (0.2, 5.0), "mode": "merged"}, {"interval": (0.2, float("nan")), "mode": "guided"},

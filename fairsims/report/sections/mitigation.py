@@ -17,7 +17,7 @@ def mitigation(context: Context) -> Iterator[Block]:
     """Finding, method, cost, and who owns what is left."""
     view, pictures = context.view, context.pictures
     method = view.section("method")
-    found = [_finding(a, view) for a in view.attributes if a.target]
+    found = [row for a in view.attributes if a.target for row in _findings(a, view)]
     if found:
         columns = ["attribute: group furthest below its target", "before", "gap, points"]
         yield table(columns + (["after", "gap, points"] if context.two_sided else []), found, caption="Findings")
@@ -42,13 +42,14 @@ def mitigation(context: Context) -> Iterator[Block]:
     yield from context.questions("residual")
 
 
-def _finding(a: AttributeView, view: AuditView) -> Row:
-    c = furthest(a.before, a.target)
-    cells: list[Cell] = []
-    for side in view.sides:
-        share = a.side(side)[c]
-        cells += [share_cell(share), Cell(text=words.points(share.share - a.target[c]))]
-    return row(f"{a.name}: {c}", *cells)
+def _findings(a: AttributeView, view: AuditView) -> Iterator[Row]:
+    """A row for the group furthest below before, and for the one after where that is another."""
+    for c in dict.fromkeys(furthest(a.side(side), a.target) for side in view.sides):
+        cells: list[Cell] = []
+        for side in view.sides:
+            share = a.side(side)[c]
+            cells += [share_cell(share), Cell(text=words.points(share.share - a.target[c]))]
+        yield row(f"{a.name}: {c}", *cells)
 
 
 def _method(view: AuditView) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,8 @@ def quality(context: Context) -> Iterator[Block]:
         yield Text(text=neighbours, soft=True)
     if view.sections and context.two_sided and view.targeted[0].target:
         yield Text(
-            text="A model that reaches another mix moves away from its training set by intention; the distance to the "
-            "training set reweighted to the target says whether the images stayed good on the way.",
+            text="A model that reaches another mix moves away from the real images as they are by intention; the "
+            "distance to them re-weighted to the target says whether the images stayed good on the way.",
             soft=True,
         )
 
@@ -87,7 +87,7 @@ def _group(g: GroupRow, section: QualitySection, view: AuditView) -> Row:
 
 
 def side_effects(context: Context) -> Iterator[Block]:
-    """Drift of other attributes, quality against strength, nearest training images."""
+    """Drift of other attributes, quality against strength, nearest reference images."""
     view, pictures = context.view, context.pictures
     free = [a for a in view.attributes if not a.target and a.after and a.difference]
     for a in free:
@@ -111,10 +111,10 @@ def side_effects(context: Context) -> Iterator[Block]:
         )
     galleries = [(s, path) for s in view.sides if (path := context.audit / f"nearest-{s}.png").exists()]
     if galleries:
-        yield Heading(text="Nearest training images")
+        yield Heading(text="Nearest reference images")
         yield Text(
-            text="The generated images that lie nearest to a training image, nearest first, in the upper row; below "
-            "each its training image. A copy would look alike."
+            text="The generated images that lie nearest to a real image of the reference, nearest first, in the upper "
+            "row; below each that real image. A copy would look alike."
         )
     for side, path in galleries:
         yield Figure(path=path, alt=nearest_alt(side, view), name=words.side_name(side, view).capitalize(), grid=True)
