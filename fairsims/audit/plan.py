@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fairsims.audit.command import OpenAudit
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers import AttributeClassifier
@@ -63,8 +61,7 @@ def planned_attribute(
     """
     found: dict[str, Any] = {"classes": list(attribute.classes), "target": None}
     if target is not None:
-        either, other = target.resolve((0, 1)), target.resolve((1, 0))
-        known = as_mapping(either, attribute.classes) if np.array_equal(either, other) else None
+        known = as_mapping(target.known, attribute.classes) if target.known is not None else None
         return found | {"target": known, "target_text": text, "tolerance": tolerance}
     return found | ({"target_text": "none: measured only"} if drift is None else {"drift": drift})
 

@@ -16,21 +16,32 @@ SUM_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A parsed `--target`: either shares by class, or one number for the class that the base under-represents."""
+    """A parsed `--target`: shares by class, or what decides them once the base's are known."""
 
     attribute: Attribute
     shares: tuple[float, ...] | None
     number: float | None = None
+    """Without `shares`: what the class that the base under-represents gets of two; None for the same of every class."""
+
+    @property
+    def known(self) -> tuple[float, ...] | None:
+        """The shares where they are the same whatever the base has."""
+        return (0.5, 0.5) if self.number == 0.5 and len(self.attribute.classes) == 2 else self.shares
 
     def resolve(self, base_shares: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Target shares `(K,)`, the number going to the class with the smaller base share (the second when equal)."""
+        """Target shares `(K,)`, the number going to the class with the smaller base share (the second when equal).
+
+        A number and `uniform` are of the images that show a class: `undetermined` keeps the base's share.
+        """
         if self.shares is not None:
             return np.array(self.shares)
-        assert self.number is not None
-        rare = 0 if base_shares[0] < base_shares[1] else 1
-        resolved = np.full(2, 1 - self.number)
-        resolved[rare] = self.number
-        return resolved
+        classes = self.attribute.determined
+        within = np.full(len(classes), 1 / len(classes))
+        if self.number is not None:
+            rare = 0 if base_shares[0] < base_shares[1] else 1
+            within[rare], within[1 - rare] = self.number, 1 - self.number
+        rest = np.asarray(base_shares[len(classes) : len(self.attribute.classes)], dtype=np.float64)
+        return np.concatenate([within * (1 - rest.sum()), rest])
 
 
 def parse_target(text: str, attribute: Attribute) -> Target:
@@ -39,14 +50,15 @@ def parse_target(text: str, attribute: Attribute) -> Target:
     Raises InputError when a share is not a number in [0, 1], shares do not sum to 1, a class is unknown or named twice,
     or one number is given for other than two classes. Of K classes, K - 1 suffice: the last gets the rest.
     """
-    text, classes = text.strip(), attribute.classes
+    text, classes, determined = text.strip(), attribute.classes, attribute.determined
     if text == "uniform":
-        return Target(attribute=attribute, shares=(1 / len(classes),) * len(classes))
+        same = (1 / len(classes),) * len(classes)
+        return Target(attribute=attribute, shares=same if determined == classes else None)
     if "=" not in text:
         number = _share(text, "--target")
-        if len(classes) != 2:
+        if len(determined) != 2:
             raise InputError(
-                f"--target {text} is one number, {attribute.name} has {len(classes)} classes; "
+                f"--target {text} is one number, {attribute.name} has {len(determined)} classes; "
                 f"give {','.join(f'{c}=...' for c in classes)} or 'uniform'"
             )
         return Target(attribute=attribute, shares=None, number=number)

@@ -20,6 +20,11 @@ class Attribute:
     classes: tuple[str, ...]
     """Ordered class names, e.g. ("man", "woman")."""
 
+    @property
+    def determined(self) -> tuple[str, ...]:
+        """The classes without `undetermined`."""
+        return tuple(c for c in self.classes if c != UNDETERMINED)
+
     def __post_init__(self) -> None:
         if not self.name:
             raise InputError("found an attribute without a name; expected a column name; name it")

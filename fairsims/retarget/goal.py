@@ -107,12 +107,14 @@ def set_goal(
     for k, target in enumerate(targets):
         wanted[k] = target.resolve(wanted[k])
         for c, want, have, count in zip(cells.attributes[k].classes, wanted[k], alone[k], counts[k], strict=True):
-            if want > 0 and count < MIN_CLASS:
+            # `undetermined` is to stay as it is, however rare.
+            moves = abs(want - have) > 1e-6
+            if want > 0 and moves and count < MIN_CLASS:
                 raise InputError(
                     f"{count:.0f} of {n} pool images are {c}; expected {MIN_CLASS} or more: retargeting moves "
                     "shares inside the base's domain; make the pool larger or use a base that shows the class"
                 )
-            if want > 0 and have <= 0:
+            if want > 0 and moves and have <= 0:
                 raise InfeasibleTarget(
                     f"the base makes no {c} at all: the {count:.0f} of {n} pool images called that are the "
                     "classifier's errors; retargeting moves shares inside the base's domain, so every wanted class has "

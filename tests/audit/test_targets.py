@@ -76,6 +76,27 @@ def test_shares_follow_the_order_of_classes(text: str, attribute: Attribute, sha
 
 
 @pytest.mark.parametrize(
+    ("text", "classes", "base", "resolved"),
+    [
+        ("uniform", ("man", "woman"), (0.6, 0.2, 0.2), (0.4, 0.4, 0.2)),
+        ("uniform", ("light", "medium", "dark"), (0.3, 0.3, 0.3, 0.1), (0.3, 0.3, 0.3, 0.1)),
+        ("0.25", ("man", "woman"), (0.6, 0.2, 0.2), (0.6, 0.2, 0.2)),
+        ("0.7", ("man", "woman"), (0.2, 0.6, 0.2), (0.56, 0.24, 0.2)),
+        ("0.5", ("man", "woman"), (0.75, 0.25, 0.0), (0.5, 0.5, 0.0)),
+    ],
+)
+def test_a_number_and_uniform_are_of_images_that_show_a_class(
+    text: str, classes: tuple[str, ...], base: tuple[float, ...], resolved: tuple[float, ...]
+) -> None:
+    target = parse_target(text, Attribute(name="a", classes=(*classes, "undetermined")))
+    assert target.known is None
+    assert target.resolve(base).tolist() == pytest.approx(resolved)
+    assert parse_target("man=0.5,woman=0.3", Attribute(name="g", classes=("man", "woman", "undetermined"))).known == (
+        pytest.approx((0.5, 0.3, 0.2))
+    )
+
+
+@pytest.mark.parametrize(
     ("base", "resolved"), [((0.75, 0.25), (0.7, 0.3)), ((0.2, 0.8), (0.3, 0.7)), ((0.5, 0.5), (0.7, 0.3))]
 )
 def test_one_number_is_the_share_of_the_rarer_class(base: tuple[float, float], resolved: tuple[float, float]) -> None:

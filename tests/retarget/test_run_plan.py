@@ -68,6 +68,7 @@ def test_another_plan_is_refused_and_stays(job: Job, tmp_path: Path) -> None:
     with pytest.raises(ChangedSettings, match=r"parity\.tolerance = 0\.3, now attributes\.parity\.tolerance = 0\.03"):
         fix_plan(tmp_path, job)
     write_json(tmp_path / "plan.json", found)
+    write_json(tmp_path / "config.json", job.settings)
     with pytest.raises(InputError, match="its digest does not fit what it says"):
         retarget(job, tmp_path)
     assert not (tmp_path / "pool").exists()
