@@ -22,6 +22,7 @@ from fairsims.audit.plan import audit_plan
 from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping, describe, parse_target
 from fairsims.classifiers import AttributeClassifier, load_classifier
+from fairsims.classifiers.checkpoints import embedded_classifiers
 from fairsims.datasets import ImageDataset, open_dataset, to_float
 from fairsims.denoisers import (
     Denoiser,
@@ -364,7 +365,9 @@ def dry_run(job: Job) -> dict[str, Any]:
 
 
 def describe_path(path: str) -> dict[str, Any]:
-    """What a checkpoint, pool or run folder is."""
+    """What a checkpoint, classifier, pool, run or audit folder is."""
+    from fairsims.classifiers.measuring import describe_classifier
+
     folder = Path(path)
     if (folder / "pool.json").exists():
         pool = Pool(folder)
@@ -375,6 +378,13 @@ def describe_path(path: str) -> dict[str, Any]:
             "status": read_json(folder / "status.json"),
             "settings": read_json(folder / "config.json"),
         }
+    if (folder / "audit" / "audit.json").exists():
+        found = read_json(folder / "audit" / "audit.json")
+        return {"kind": "audit", **{k: found[k] for k in ("created", "command", "pools", "attributes") if k in found}}
+    config = folder / "config.json"
+    if path in embedded_classifiers() or (config.exists() and "attribute" in read_json(config)):
+        described = describe_classifier(path)
+        return described | {"kind": f"classifier, {described['kind']}"}
     denoiser: Denoiser = load_checkpoint(path)
     return {
         "kind": "checkpoint",
@@ -391,7 +401,6 @@ def overview() -> dict[str, Any]:
     import platform
 
     from fairsims import __version__
-    from fairsims.classifiers.checkpoints import embedded_classifiers
     from fairsims.datasets.embedded import EMBEDDED
     from fairsims.denoisers.checkpoints import embedded_models
 

@@ -533,3 +533,17 @@ def test_an_option_of_the_other_kind_of_classifier_is_refused(
     command = ["classifier", "train", "--kind", kind, "--data", "digits", "--attr", "parity", *option]
     refused = run(*command, "--out", str(tmp_path / "c"))
     assert (refused.exit_code, f"{option[0]} is for --kind {owner}; leave it out" in refused.stderr) == (2, True)
+
+
+def test_info_knows_a_classifier_and_an_audit(tmp_path: Path) -> None:
+    shutil.copytree(find_classifier("digits-parity"), tmp_path / "c")
+    for spec in ("digits-parity", str(tmp_path / "c")):
+        found = json.loads(run("info", spec, "--json").stdout)
+        assert (found["kind"], found["attribute"]) == ("classifier, cnn", "parity")
+    pool = str(tmp_path / "pool")
+    run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-31", "--out", pool)
+    audit = ["audit", "--before", pool, "--attr", "parity", "--target", "0.5", "--tolerance", "0.4"]
+    told = run(*audit, "--out", str(tmp_path / "a"))
+    assert "Target reached" in told.stdout
+    found = json.loads(run("info", str(tmp_path / "a"), "--json").stdout)
+    assert (found["kind"], list(found["attributes"])) == ("audit", ["parity"])

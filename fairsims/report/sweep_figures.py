@@ -48,7 +48,9 @@ def sweep_figures(folder: Path) -> list[Path]:
 def quality_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -> None:
     """Distance to the reference (in the target's mix, if there is a target) against strength."""
     measure = "fd_reference" if result["target_share"] is None else "fd_target"
-    base, worst = float(table.loc[table["mode"] == "base", measure].iloc[0]), float(table[measure].max())
+    base = float(table.loc[table["mode"] == "base", measure].iloc[0])
+    # An auxiliary is no panel's: it goes the other way.
+    worst = float(table.loc[table["mode"] != "auxiliary", measure].max())
 
     def draw(axes: Axes, panel: pd.DataFrame, styles: Style) -> None:
         axes.axhline(base, color="0.5", linestyle=(0, (1, 1)), linewidth=1.2)
@@ -58,7 +60,7 @@ def quality_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -
         # Distances beyond a few times the base's would press the rest flat; the table has them.
         axes.set_ylim(0, 1.08 * min(worst, 3 * base))
 
-    mix = "the reference" if measure == "fd_reference" else "the reference in the target's mix"
+    mix = "the reference" if measure == "fd_reference" else "the target mix"
     known = [Line2D([], [], color="0.5", linestyle=(0, (1, 1)), linewidth=1.2, label="base")]
     _panels(table, path, draw, known, f"{result['quality']['metric'].split()[0]} to {mix}", percents=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ NAME = 46
 def terminal_table(audit: Mapping[str, Any]) -> str:
     """Shares per class with interval and target, FD, evaluations, time; no line is longer than 100 columns.
 
-    Names come from data, so control characters are dropped and long names cut. Raises InputError on a broken audit.
+    Names come from data, so control characters are dropped and long names cut; sentences go on on the next line.
+    Raises InputError on a broken audit.
     """
     view = read_audit(audit)
     blocks = [list(_shares(a)) for a in view.attributes]
@@ -41,7 +43,7 @@ def _shares(attribute: AttributeView) -> Iterator[str]:
         yield f"  {_cut(c, 23):<23} " + " ".join(cells)
     for sentence in (tier_note(attribute), verdict(attribute), drift_verdict(attribute)):
         if sentence is not None:
-            yield f"  {sentence}"
+            yield from _wrapped(f"  {sentence}", "  ")
 
 
 def _quality(view: AuditView) -> Iterator[str]:
@@ -72,7 +74,7 @@ def _rest(view: AuditView) -> Iterator[str]:
     if view.seconds is not None:
         yield "time".ljust(NAME) + f"{duration(view.seconds):>10}"
     for warning in view.warnings:
-        yield f"warning: {_cut(warning, WIDTH - 9)}"
+        yield from _wrapped(f"warning: {_seen(warning)}", "  ")
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
@@ -92,8 +94,16 @@ def _delta(delta: Share) -> str:
     return f"{100 * delta.share:>+6.1f} [{100 * delta.low:+.1f}, {100 * delta.high:+.1f}]"
 
 
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _seen(text: str) -> str:
+    return "".join(c for c in text if unicodedata.category(c) not in _UNSEEN)
+
+
 def _cut(text: str, width: int) -> str:
-    clean = "".join(c for c in text if unicodedata.category(c) not in _UNSEEN)
+    clean = _seen(text)
     return clean if len(clean) <= width else clean[: width - 2] + ".."
 
 

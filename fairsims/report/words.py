@@ -121,7 +121,7 @@ def headline(attribute: AttributeView) -> str:
 
 def verdict(attribute: AttributeView) -> str | None:
     """Whether the target was reached, in neutral words; None when there was none to reach."""
-    if not attribute.target or not attribute.after:
+    if not attribute.target:
         return None
     width = "the tolerance" if attribute.tolerance is None else f"±{100 * attribute.tolerance:.3g} points"
     if attribute.reached is None:
@@ -173,7 +173,7 @@ def tier_note(attribute: AttributeView) -> str | None:
 
 def short_verdict(attribute: AttributeView) -> str | None:
     """`verdict` in two words and the tolerance."""
-    if not attribute.target or not attribute.after:
+    if not attribute.target:
         return None
     within = "" if attribute.tolerance is None else f", ±{100 * attribute.tolerance:.3g} points"
     word = {True: "reached", False: "not reached", None: "open if reached"}[attribute.reached]

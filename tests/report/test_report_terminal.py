@@ -60,6 +60,23 @@ def test_not_reached_and_nothing_but_shares():
     assert last == "  Target not reached (a 95% interval lies wholly outside ±3 points of it)."
 
 
+def test_a_long_warning_goes_on_on_the_next_line():
+    told = "the two halves of this sentence are of equal weight and neither is to be lost " * 3
+    lines = terminal_table(fixtures.audit(warnings=[told.strip()])).splitlines()
+    first = next(k for k, line in enumerate(lines) if line.startswith("warning: "))
+    assert " ".join(line.strip() for line in lines[first:]) == f"warning: {told.strip()}"
+    assert len(lines) - first == 3
+    assert max(map(len, lines)) <= 100
+
+
+def test_one_source_is_held_against_its_target_too():
+    value = copy.deepcopy(fixtures.AUDIT)
+    for section in value["attributes"].values():
+        del section["after"], section["difference"]
+    table = terminal_table(value)
+    assert "Target reached (every 95% interval lies within ±3 points of it)." in table
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1, max_size=200), st.floats(0, 1), st.floats(0, 1e12))
 def test_never_wider_than_100_columns_nor_more_lines(name, share, distance):
@@ -72,7 +89,7 @@ def test_never_wider_than_100_columns_nor_more_lines(name, share, distance):
     value["attributes"][name] = gender | {"classes": ["man", name], "focus": name}
     value["quality"]["metric"] = name
     value["quality"]["after"]["fd_target"] = distance
-    value["warnings"] = [name]
+    value["warnings"] = [name[:80]]
     table = terminal_table(value)
     assert len(table.splitlines()) == len(EXPECTED.splitlines())
     assert max(map(len, table.splitlines())) <= 100
