@@ -50,9 +50,11 @@ class SamplerConfig:
         for name in ("rho", "S_noise"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        if not (self.S_churn >= 0 and 0 <= self.S_min <= self.S_max):
+        if not self.S_churn >= 0:
+            raise ValueError(f"S_churn is {self.S_churn}; expected 0 or more")
+        if not 0 <= self.S_min <= self.S_max:
             raise ValueError(
-                f"S_churn is {self.S_churn} in [{self.S_min}, {self.S_max}]; expected 0 or more in a range of levels"
+                f"S_min is {self.S_min} and S_max {self.S_max}; expected two noise levels, the lower first"
             )
         if self.S_churn and self.solver == "dpmpp2m":
             raise ValueError(f"S_churn is {self.S_churn}; expected 0 with dpmpp2m, use heun or euler to add noise")

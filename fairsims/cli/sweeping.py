@@ -105,5 +105,7 @@ def interval(text: str) -> tuple[float, float] | None:
     """`none` or `0.3:5`."""
     if text == "none":
         return None
-    low, high = text.split(":")
-    return float(low), float(high)
+    low, high = map(float, text.split(":"))
+    if not 0 <= low < high:
+        raise ValueError(f"found {text}; expected two noise levels, the lower first")
+    return low, high

@@ -25,7 +25,7 @@ def runs_of(recipe: Recipe, root: Path | None = None) -> list[Run]:
     kind = RUNS.get(recipe.kind)
     if kind is None:
         raise InputError(
-            f"{recipe.name} needs files of your own (model, reference, classifier); "
+            f"{recipe.name} needs files of your own, which {recipe.folder / 'README.md'} names; "
             f"carry it out with: python {recipe.folder.parent / 'paper.py'} {recipe.name}"
         )
     try:

@@ -81,6 +81,8 @@ def fingerprint(key: Ed25519PublicKey) -> str:
 def read_private_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
     """A private key. Raises InputError when others can read the file, for a wrong passphrase, for no Ed25519 key."""
     data = _bytes_of(path)
+    if b"PUBLIC KEY" in data:
+        raise InputError(f"{path} is a public key; expected the private one that `fairsims keygen` wrote beside it")
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InputError(f"{path} can be read by others; expected a private key of mode 600; run chmod 600 {path}")
     try:

@@ -196,6 +196,8 @@ def test_keys_are_safe_and_never_overwritten(tmp_path: Path) -> None:
         read_private_key(tmp_path / "key")
     read_private_key(tmp_path / "key", "secret")
     (tmp_path / "key").chmod(0o640)
+    with pytest.raises(InputError, match="is a public key; expected the private one"):
+        read_private_key(tmp_path / "key.pub")
     with pytest.raises(InputError, match="chmod 600"):
         read_private_key(tmp_path / "key", "secret")
     with pytest.raises(InputError, match="no public key"):
