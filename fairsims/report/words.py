@@ -105,7 +105,9 @@ def mix(shares: object) -> str:
         there = sorted((k for k, v in shares.items() if v >= 0.0005), key=lambda k: -shares[k])
         text = ", ".join(f"{k} {percent(shares[k])}" for k in there)
         return text + (f"; none of the other {len(shares) - len(there)}" if len(there) < len(shares) else "")
-    return ", ".join(f"{k} {short_percent(v)}" if isinstance(v, int | float) else f"{k} {v}" for k, v in shares.items())
+    return ", ".join(
+        f"{k} {short_percent(round(v, 3))}" if isinstance(v, int | float) else f"{k} {v}" for k, v in shares.items()
+    )
 
 
 def headline(attribute: AttributeView) -> str:
