@@ -18,6 +18,8 @@ from fairsims.seeds import numpy_generator
 
 FLOOR = 0.9
 """Least class probability of an image that enters the complement set."""
+LEAST = 0.25
+"""Smallest omega planned: less moves the shares by less than pilots can tell."""
 GAIN = 0.7
 """Part of a measured error that the next round's complement sets out to mend: the whole of it tends to overshoot."""
 RESPONSE = (0.5, 1.0)
@@ -61,7 +63,10 @@ def plan_complement(
     cap: float = 2.0,
     cells: Cells | None = None,
 ) -> ComplementPlan:
-    """Plan omega = 1 when feasible, else the least feasible; beyond `cap` the farthest mix that the cap allows.
+    """Plan at the least feasible omega, `LEAST` or more; beyond `cap` the farthest mix that the cap allows.
+
+    There the neediest class is not in the complement at all. A few percents of it take most of the effect, so that a
+    larger omega, which the rule allows, gives a weaker auxiliary.
 
     With joint `cells` omega has to be feasible for the shares of every attribute's classes. Single cells that would
     still go negative stay out of the complement, and the others are raked so that every class keeps the rule's share:
@@ -82,8 +87,13 @@ def plan_complement(
         raise InputError("the base's shares are the target already; there is nothing to retarget")
     if omega is not None:
         chosen, reason = omega, f"omega = {omega:g} as asked"
-    elif least <= 1:
-        chosen, reason = 1.0, f"omega = 1 is feasible (the least is {least:.2f})"
+    elif least <= LEAST:
+        chosen, reason = LEAST, f"omega = {LEAST:g} is feasible (the least is {least:.2f})"
+    elif least <= min(1, cap):
+        chosen, reason = (
+            least,
+            f"omega = {least:.2f} is the least feasible: the neediest class is not in the complement",
+        )
     else:
         chosen = min(least, cap)
         needy = _named(classes, complement_shares(pi, tau, 1.0))

@@ -46,7 +46,7 @@ class RetargetConfig:
     finetune: Mapping[str, float] = field(default_factory=dict)
     """Other settings of the fine-tune, by their names in `TrainConfig`: P_mean, augment, ema_halflife_kimg, ..."""
     omega: float | None = None
-    """Planned omega of the complement rule; 1, or the least feasible, when None."""
+    """Planned omega of the complement rule; the least feasible when None."""
     cap: float = 2.0
     """Largest strength: quality falls fast beyond about 2."""
     floor: float = 0.9

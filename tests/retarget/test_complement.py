@@ -83,12 +83,20 @@ def test_omega_has_to_be_positive(omega: float) -> None:
         plan_complement(np.array([0.6, 0.4]), np.array([0.5, 0.5]), TWO, omega=omega)
 
 
-def test_plan_takes_omega_one_where_it_is_feasible() -> None:
-    plan = plan_complement(np.array([0.6, 0.4]), np.array([0.5, 0.5]), TWO)
-    assert plan.omega == 1
-    assert plan.complement == pytest.approx((0.7, 0.3))
+def test_plan_takes_the_least_omega_so_that_the_neediest_class_is_out_of_the_complement() -> None:
+    plan = plan_complement(np.array([0.7, 0.3]), np.array([0.5, 0.5]), TWO)
+    assert plan.omega == plan.least_omega == pytest.approx(2 / 3)
+    assert plan.complement == (1.0, 0.0)
     assert plan.reachable == pytest.approx((0.5, 0.5))
-    assert "omega = 1 is feasible (the least is 0.25)" in plan.reason
+    assert plan.reason == "omega = 0.67 is the least feasible: the neediest class is not in the complement"
+
+
+def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
+    plan = plan_complement(np.array([0.55, 0.45]), np.array([0.5, 0.5]), TWO)
+    assert plan.omega == 0.25
+    assert plan.complement == pytest.approx((0.75, 0.25))
+    assert plan.reachable == pytest.approx((0.5, 0.5))
+    assert "omega = 0.25 is feasible (the least is 0.11)" in plan.reason
 
 
 def test_plan_takes_the_least_omega_beyond_one() -> None:
