@@ -83,7 +83,7 @@ def repeat(folder: Path | str, runs: Path, *options: str) -> Result:
 
 
 def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
-    folder, runs = recipe(tmp_path / "tiny", DIGITS), tmp_path / "runs"
+    folder, runs = recipe(tmp_path / "tiny", DIGITS + "omega = 1\n"), tmp_path / "runs"
     first = repeat(folder, runs, "--record")
     assert first.exit_code == 0, first.stderr
     assert "nothing was recorded" in first.stdout
@@ -101,6 +101,19 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     assert again.stdout.startswith(
         "merged, target 0.5, seed 0: as recorded\nmerged, target 0.45, seed 0: as recorded\n"
     )
+
+
+def test_targets_with_one_complement_share_its_auxiliary(tmp_path: Path) -> None:
+    """At the least omega the complement of either has no odd digits."""
+    folder, runs = recipe(tmp_path / "pure", DIGITS.replace("0.45", "0.55")), tmp_path / "runs"
+    assert repeat(folder, runs, "--record").exit_code == 0
+    second = runs / "pure" / "merged-parity-0.55-seed0"
+    assert read_json(second / "plan.json")["plan"]["taken_over"] == ["pool", "before", "auxiliary"]
+    assert read_json(second / "complement.json")["complement"] == {"even": 1.0, "odd": 0.0}
+    first, again = (
+        read_json(runs / "pure" / f"merged-parity-{t}-seed0" / "auxiliary" / "training.json") for t in ("0.5", "0.55")
+    )
+    assert again == first
 
 
 def test_runs_that_sample_otherwise_share_nothing(tmp_path: Path) -> None:
