@@ -65,8 +65,8 @@ def plan_complement(
 ) -> ComplementPlan:
     """Plan at the least feasible omega, `LEAST` or more; beyond `cap` the farthest mix that the cap allows.
 
-    There the neediest class is not in the complement at all. A few percents of it take most of the effect, so that a
-    larger omega, which the rule allows, gives a weaker auxiliary.
+    There the neediest class is not in the complement at all. A larger omega, which the rule allows too, keeps some of
+    it, and then takes more strength than in proportion.
 
     With joint `cells` omega has to be feasible for the shares of every attribute's classes. Single cells that would
     still go negative stay out of the complement, and the others are raked so that every class keeps the rule's share:
@@ -121,8 +121,8 @@ def correct_complement(
 
         log(rho'_c / pi_c) = s / s' log(rho_c / pi_c) + gain / (s' kappa) log(measured_c / tau_c) + const.
 
-    A class that the complement lacks stays out of it. One image of 1,600 takes a good part of its effect: the response
-    is steepest there. Together such classes answer the strength, log(share / pi) in proportion to s, and s' is where
+    A class that the complement lacks stays out of it: the response is steepest there, and little of it takes a good
+    part of the effect. Together such classes answer the strength, log(share / pi) in proportion to s, and s' is where
     they should have their target (s, where they do not answer); calibration starts there.
     """
     # A class that the base never makes has no part in it.
