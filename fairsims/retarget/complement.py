@@ -85,21 +85,14 @@ def plan_complement(
         )
     if np.abs(pi - tau).max() < 1e-9:
         raise InputError("the base's shares are the target already; there is nothing to retarget")
+    chosen = min(max(least, LEAST), cap) if omega is None else omega
     if omega is not None:
-        chosen, reason = omega, f"omega = {omega:g} as asked"
-    elif least <= LEAST:
-        chosen, reason = LEAST, f"omega = {LEAST:g} is feasible (the least is {least:.2f})"
-    elif least <= min(1, cap):
-        chosen, reason = (
-            least,
-            f"omega = {least:.2f} is the least feasible: the neediest class is not in the complement",
-        )
+        reason = f"omega = {omega:g} as asked"
     else:
-        chosen = min(least, cap)
-        needy = _named(classes, complement_shares(pi, tau, 1.0))
-        reason = (
-            f"omega = 1 would need a negative share of {needy} in the complement; the least feasible is {least:.2f}"
-        )
+        reason = f"omega = {chosen:.2f}: the least feasible is {least:.2f}"
+        if least > 1:
+            reason = f"omega = 1 would need a negative share of {_named(classes, complement_shares(pi, tau, 1.0))} in "
+            reason += f"the complement; the least feasible is {least:.2f}"
         if least > cap:
             reason += f", above the cap of {cap:g}"
     rho = complement_shares(pi, tau, chosen)

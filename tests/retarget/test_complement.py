@@ -88,7 +88,7 @@ def test_plan_takes_the_least_omega_so_that_the_neediest_class_is_out_of_the_com
     assert plan.omega == plan.least_omega == pytest.approx(2 / 3)
     assert plan.complement == (1.0, 0.0)
     assert plan.reachable == pytest.approx((0.5, 0.5))
-    assert plan.reason == "omega = 0.67 is the least feasible: the neediest class is not in the complement"
+    assert plan.reason == "omega = 0.67: the least feasible is 0.67"
 
 
 def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
@@ -96,7 +96,15 @@ def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
     assert plan.omega == 0.25
     assert plan.complement == pytest.approx((0.75, 0.25))
     assert plan.reachable == pytest.approx((0.5, 0.5))
-    assert "omega = 0.25 is feasible (the least is 0.11)" in plan.reason
+    assert plan.reason == "omega = 0.25: the least feasible is 0.11"
+
+
+def test_a_low_cap_holds_below_one_too() -> None:
+    plan = plan_complement(np.array([0.6, 0.4]), np.array([0.5, 0.5]), TWO, cap=0.1)
+    assert (plan.omega, plan.complement) == (0.1, pytest.approx((1.0, 0.0)))
+    assert plan.reason.startswith(
+        "omega = 0.10: the least feasible is 0.25, above the cap of 0.1; no woman in the complement"
+    )
 
 
 def test_plan_takes_the_least_omega_beyond_one() -> None:
@@ -124,16 +132,16 @@ def test_plan_takes_omega_as_asked() -> None:
     assert "no woman in the complement" in short.reason
 
 
-@given(pairs, st.floats(0.5, 4))
+@given(pairs, st.floats(0.1, 4))
 def test_a_plan_is_always_a_mix_that_moves_towards_the_target(pair: tuple[np.ndarray, np.ndarray], cap: float) -> None:
     pi, tau = pair
     assume(np.abs(pi - tau).max() > 1e-3)
-    plan = plan_complement(pi, tau, tuple("abcde"[: len(pi)]), cap=max(cap, 1.0))
+    plan = plan_complement(pi, tau, tuple("abcde"[: len(pi)]), cap=cap)
     rho, reachable = np.array(plan.complement), np.array(plan.reachable)
     assert rho.min() >= 0
     assert rho.sum() == pytest.approx(1)
     assert reachable.sum() == pytest.approx(1)
-    assert 0 < plan.omega <= max(cap, 1.0)
+    assert 0 < plan.omega <= cap
     assert np.abs(reachable - tau).sum() < np.abs(pi - tau).sum() + 1e-9
     if plan.least_omega <= cap:
         assert np.allclose(reachable, tau, atol=1e-9)
