@@ -220,11 +220,10 @@ def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> 
         raise InputError(f"strength is {strength}; expected 0 or more")
     recipe = {"kind": mode, "strength": strength, "base_digest": checkpoint_digest(model)}
     recipe |= {"aux_digest": checkpoint_digest(aux), "data": checkpoint_recipe(model).get("data")}
-    if out.is_dir() and any(out.iterdir()):
-        config = out / "config.json"
-        if not config.is_file() or read_json(config).get("recipe") != recipe:
-            raise InputError(f"{out} holds something else already; give a new folder")
+    config = out / "config.json"
+    if config.is_file() and read_json(config).get("recipe") == recipe:
         return checkpoint_digest(out)
+    refuse_foreign(out)
     base, auxiliary = load_network(model), load_network(aux)
     if mode == "merged":
         save_checkpoint(out, merge(base, auxiliary, strength), recipe=recipe)

@@ -27,7 +27,7 @@ from fairsims.datasets.ahead import READERS, read_ahead
 from fairsims.datasets.base import HeldSource, ImageDataset, to_uint8
 from fairsims.denoisers.base import Denoiser
 from fairsims.errors import InputError
-from fairsims.runs import atomic, read_json, settle_settings, sha256_file, sha256_json, write_json
+from fairsims.runs import atomic, read_json, refuse_foreign, settle_settings, sha256_file, sha256_json, write_json
 from fairsims.sampling import SamplerConfig, generate_batches
 
 SHARD_SIZE = 512
@@ -348,10 +348,10 @@ def check_exports(seeds: Sequence[int], zip_file: Path | None, folder: Path | No
     """Raises InputError where the images of these seeds cannot be exported to: before they are sampled."""
     if zip_file is not None and zip_file.is_dir():
         raise InputError(f"--export-zip {zip_file} is a folder; expected the name of a file")
-    if folder is not None and folder.exists():
-        names = {"metadata.csv", *(f"{int(s):06d}.png" for s in seeds)}
-        if not folder.is_dir() or {p.name for p in folder.iterdir()} - names:
-            raise InputError(f"--export-folder {folder} holds other files; give a new folder")
+    if folder is not None:
+        if folder.is_file():
+            raise InputError(f"--export-folder {folder} is a file; expected the name of a folder")
+        refuse_foreign(folder, ("metadata.csv", *(f"{int(s):06d}.png" for s in seeds)))
 
 
 def export_folder(pool: Pool, folder: Path) -> None:

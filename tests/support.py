@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -10,13 +11,39 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from click.testing import CliRunner, Result
+
+from fairsims.cli import main
 from fairsims.denoisers import EDMDenoiser
 from fairsims.pools import Pool
 
 MakeNetwork = Callable[..., EDMDenoiser]
 MakePool = Callable[..., Pool]
 MakePipeline = Callable[..., Path]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def succeeds(*args: object) -> dict[str, Any]:
+    result = run(*args, "--json")
+    assert result.exit_code == 0, result.stderr or result.exception
+    return dict(json.loads(result.stdout))
+
+
+def refused(*args: object) -> str:
+    """The one line on stderr of a command that has to fail with exit code 2 and nothing on stdout."""
+    result = run(*args)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses in one line, what it never imports."""
+"""The command line: what it prints and does, and what it never imports."""
 
 from __future__ import annotations
 
@@ -8,57 +8,18 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from click.testing import CliRunner, Result
-from support import MakeNetwork, MakePool, small_disk
+from support import MakePool, refused, run, succeeds
 
 from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
 from fairsims.datasets import open_dataset
-from fairsims.denoisers import save_checkpoint
-from fairsims.denoisers.checkpoints import find_checkpoint
-from fairsims.runs import read_json
 
 MODEL = ["retarget", "--model", "digits-8"]
 RETARGET = [*MODEL, "--attr", "parity"]
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def succeeds(*args: object) -> dict[str, Any]:
-    result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr or result.exception
-    return dict(json.loads(result.stdout))
-
-
-def refused(*args: object) -> str:
-    """The one line on stderr of a command that has to fail with exit code 2 and nothing on stdout."""
-    result = run(*args)
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-@pytest.fixture
-def white(tmp_path: Path, make_network: MakeNetwork) -> Path:
-    """A checkpoint that makes nothing but white images."""
-    network = make_network()
-    with torch.no_grad():
-        *_, bias = (p for n, p in network.named_parameters() if n.endswith("aux_conv.bias"))
-        bias.fill_(100.0)
-    save_checkpoint(tmp_path / "white", network)
-    return tmp_path / "white"
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -95,173 +56,6 @@ def test_nothing_heavy_is_imported_for_help(argv: list[str] | None) -> None:
     code = f"import sys, fairsims\n{call}print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
-
-
-def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fairsims", *RETARGET, "--target", "1.5", "--out", "run"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --target is 1.5; expected a share in [0, 1]\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--target", "1.5"], "--target is 1.5; expected a share"),
-        (["--target", "-0.1"], "--target is -0.1; expected a share"),
-        (["--target", "nan"], "--target is nan; expected a share"),
-        (["--target", "inf"], "--target is inf; expected a share"),
-        (["--target", ""], "--target is ''"),
-        (["--target", "odd=0.3,even=0.3"], "sum to 0.6"),
-        (["--target", "od=0.3,even=0.7"], "no class 'od'; did you mean 'odd'"),
-        (["--target", "odd=0.5,odd=0.5"], "names 'odd' twice"),
-        (["--target", "1"], "leaves one class only"),
-        (["--target", "odd=1"], "leaves one class only"),
-        (["--target", "0"], "leaves one class only"),
-        (["--target", "0.5", "--attr", "half"], "there are 2 --attr and 1 --target; give one --target for each"),
-        (["--target", "0.5", "--target", "0.4"], "there are 1 --attr and 2 --target"),
-        (["--target", "0.5", "--attr", "parity", "--target", "0.4"], "--attr is 'parity' twice"),
-        (["--target", "0.5", "--hold", "parity"], "--attr is 'parity' twice, among those targeted and held"),
-        (["--target", "0.5", "--hold", "half"], "no embedded classifier for half at 8x8 grey"),
-        (["--target", "0.5", "--hold", "half", "--classifier", "x"], "--classifier is 'x'; expected ATTR=PATH"),
-        (["--target", "0.5", "--drift", "0"], "--drift is 0.0; expected a positive number"),
-        (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
-        (["--target", "0.5", "--interval", "1,5"], "--interval is (1.0, 5.0); expected none with merged"),
-        (["--target", "0.5", "--interval", "1", "--mode", "guided"], "--interval is '1'; expected two noise levels"),
-        (["--target", "0.5", "--interval", "5,1", "--mode", "guided"], "expected two noise levels, the lower first"),
-        (["--target", "0.5", "--pool", "10"], "--pool is 10; expected 200"),
-        (["--target", "0.5", "--omega", "0"], "--omega is 0.0; expected a positive number"),
-        (["--target", "0.5", "--omega", "-1"], "--omega is -1.0; expected a positive number"),
-        (["--target", "0.5", "--omega", "3"], "--omega is 3.0; expected at most the cap of 2.0"),
-        (["--target", "0.5", "--budget", "0"], "--budget is 0.0; expected a positive number"),
-        (["--target", "0.5", "--budget", "nan"], "--budget is nan; expected a positive number"),
-        (["--target", "0.5", "--steps", "1"], "--steps is 1; expected 2 or more"),
-        (["--target", "0.5", "--audit", "3"], "--audit is 3; expected 50"),
-        (["--target", "0.5", "--pilots", "many"], "--pilots is 'many'; expected sizes"),
-        (["--target", "0.5", "--pilots", "10"], "--pilots is (10,); expected sizes of 50"),
-        (["--target", "0.5", "--floor", "1"], "--floor is 1.0; expected a probability"),
-        (["--target", "0.5", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
-        (["--target", "0.5", "--sample-batch", "-2"], "--sample-batch is -2; expected 1 or more"),
-        (["--target", "0.5", "--complement-size", "0"], "--complement-size is 0; expected 1"),
-        (["--target", "0.5", "--seed", "400"], "--seed is 400; expected 0 to 399"),
-        (["--target", "0.5", "--model", "digit-8"], "did you mean 'digits-8'"),
-        (["--target", "0.5", "--model", "nowhere"], "no checkpoint folder 'nowhere'"),
-        (["--target", "0.5", "--classifier", "digits-party"], "did you mean 'digits-parity'"),
-        (["--target", "0.5", "--reference", "digit"], "did you mean 'digits'"),
-        (["--target", "0.5", "--classifier", "emoji-gender"], "labels 'gender', --attr is 'parity'"),
-    ],
-)
-def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options: list[str], message: str) -> None:
-    out = tmp_path / "run"
-    assert message in refused(*RETARGET, *options, "--out", out)
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--attr", "parit"], "no embedded classifier for parit at 8x8 grey; there is"),
-        (["--attr", "gender"], "no embedded classifier for gender at 8x8 grey"),
-        (["--attr", "gender", "--classifier", "emoji-gender"], "emoji-gender got uint8 images"),
-    ],
-)
-def test_an_attribute_that_cannot_be_seen_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
-    out = tmp_path / "run"
-    assert message in refused(*MODEL, *options, "--target", "0.5", "--out", out)
-    assert not out.exists()
-
-
-def test_a_reference_of_another_shape_is_refused(tmp_path: Path) -> None:
-    line = refused(*RETARGET, "--target", "0.5", "--reference", "emoji-people", "--out", tmp_path / "run")
-    assert "8" in line
-    assert not (tmp_path / "run").exists()
-
-
-def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
-    for name, damage in {
-        "cut": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
-        "empty": lambda f: (f / "model.safetensors").write_bytes(b""),
-        "gone": lambda f: (f / "model.safetensors").unlink(),
-        "garbled": lambda f: (f / "config.json").write_bytes(b"\x00\x01"),
-        "bare": lambda f: (f / "config.json").unlink(),
-    }.items():
-        shutil.copytree(find_checkpoint("digits-8"), tmp_path / name)
-        damage(tmp_path / name)
-        for command in (
-            ["retarget", "--attr", "parity", "--target", "0.5"], ["generate", "--seeds", "0-3"],
-            ["merge", "--aux", find_checkpoint("digits-8"), "--strength", "1"],
-        ):  # fmt: skip
-            line = refused(*command, "--model", tmp_path / name, "--out", tmp_path / "out")
-            assert name in line, "the message has to name the file"
-            assert not (tmp_path / "out").exists()
-        assert name in refused("info", tmp_path / name)
-
-
-@pytest.mark.parametrize("place", ["file", "file/run"])
-def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, digits_pool: MakePool, place: str) -> None:
-    # A file where a folder has to be; permissions would not stop root, who runs many a container.
-    (tmp_path / "file").write_text("precious")
-    out, pool, model = tmp_path / place, digits_pool(30, 10).folder, find_checkpoint("digits-8")
-    for command in (
-        [*RETARGET, "--target", "0.5"],
-        ["train", "--preset", "digits-8"],
-        ["generate", "--model", "digits-8", "--seeds", "0-3"],
-        ["finetune", "--model", "digits-8", "--pool", pool],
-        ["merge", "--model", "digits-8", "--aux", model, "--strength", "1"],
-        ["audit", "--before", pool, "--attr", "parity", "--target", "0.5"],
-    ):
-        line = refused(*command, "--out", out)
-        assert "cannot read or write" in line, command
-        assert "file" in line
-    if place == "file/run":
-        line = refused("complement", pool, "--attr", "parity", "--target", "0.5", "--out", out)
-        assert "cannot read or write" in line
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path, digits_pool: MakePool) -> None:
-    pool, model = digits_pool(200, 200).folder, find_checkpoint("digits-8")
-    succeeds("label", pool, "--attr", "parity")
-    for name, command in {
-        "generate": ["--model", "digits-8", "--seeds", "0-99", "--steps", "2", "--batch-size", "100"],
-        "merge": ["--model", "digits-8", "--aux", model, "--strength", "1"],
-        "complement": [pool, "--attr", "parity", "--target", "0.5"],
-        "finetune": ["--model", "digits-8", "--pool", pool, "--budget", "0.2"],
-        "audit": ["--before", pool, "--attr", "parity", "--target", "0.6"],
-    }.items():
-        out = tmp_path / name
-        with small_disk(1500):
-            line = refused(name, *command, "--out", out)
-        assert "cannot read or write" in line, name
-        assert "free space" in line
-        assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
-        assert not list(out.rglob("shard*")) + list(out.rglob("*.safetensors")) + list(out.rglob("report.html"))
-        assert not out.is_file()
-
-
-def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path: Path, white: Path) -> None:
-    command = ["retarget", "--model", white, "--attr", "parity", "--target", "0.5", "--pool", "200", "--steps", "2",
-               "--out", tmp_path / "run"]  # fmt: skip
-    line = refused(*command)
-    assert "error: 0 of 200 pool images are " in line
-    assert "expected 10 or more" in line
-    status = read_json(tmp_path / "run" / "status.json")
-    assert (status["stage"], status["state"]) == ("complement", "failed")
-    assert status["message"] in line
-    assert not (tmp_path / "run" / "auxiliary").exists()
-
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    for option, message in {
-        "--budget": "budget = 9.6, now budget = 5.0",
-        "--steps": "steps = 2, now steps = 5",
-    }.items():
-        line = refused(*command, option, "5")
-        assert message in line
-        assert str(tmp_path / "run") in line
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
 def test_a_pool_of_one_class_cannot_be_complemented_but_audited(tmp_path: Path, digits_pool: MakePool) -> None:
@@ -352,48 +146,6 @@ def test_the_same_generate_again_adds_nothing_and_other_seeds_are_refused(tmp_pa
     assert "seeds = [[5, 24]], now seeds = [[5, 25]]" in refused(*command, "--seeds", "5-25")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seeds", "nine"], "--seeds is 'nine'; expected first-last"),
-        (["--seeds", "-5"], "--seeds is '-5'; expected first-last"),
-        (["--seeds", "9-3"], "--seeds is '9-3'; expected the last not below the first"),
-        (["--seeds", "0-3", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
-        (["--seeds", "0-3", "--steps", "1"], "--steps is 1; expected 2 or more"),
-    ],
-)
-def test_generate_refuses(tmp_path: Path, options: list[str], message: str) -> None:
-    assert message in refused("generate", "--model", "digits-8", *options, "--out", tmp_path / "pool")
-    assert not list(tmp_path.rglob("shard*"))
-
-
-def test_train_and_finetune_refuse(tmp_path: Path, digits_pool: MakePool) -> None:
-    out, pool = tmp_path / "out", digits_pool(30, 10)
-    assert "did you mean 'digits-8'" in refused("train", "--preset", "digits8", "--out", out)
-    assert "--kimg is 0.0; expected a positive" in refused("train", "--preset", "digits-8", "--kimg", "0", "--out", out)
-    line = refused("train", "--preset", "digits-8", "--data", "nothing", "--out", out)
-    assert "found no dataset or path 'nothing'" in line
-    finetune = ["finetune", "--model", "digits-8", "--pool", pool.folder, "--out", out]
-    assert "is missing; make it with `fairsims complement`" in refused(*finetune, "--complement", tmp_path / "none")
-    pd.DataFrame({"seed": [1, 99]}).to_parquet(tmp_path / "c.parquet")
-    assert "names seed 99, which is not in" in refused(*finetune, "--complement", tmp_path / "c.parquet")
-    for content in (b"no parquet", b""):
-        (tmp_path / "broken.parquet").write_bytes(content)
-        assert "is no table of seeds" in refused(*finetune, "--complement", tmp_path / "broken.parquet")
-    assert "pool.json is missing" in refused("finetune", "--model", "digits-8", "--pool", tmp_path, "--out", out)
-    assert not out.exists()
-
-
-@pytest.mark.parametrize("strength", ["-0.5", "nan", "inf"])
-def test_merge_refuses_a_bad_strength(tmp_path: Path, strength: str) -> None:
-    line = refused(
-        "merge", "--model", "digits-8", "--aux", find_checkpoint("digits-8"), "--strength", strength,
-        "--out", tmp_path / "out",
-    )  # fmt: skip
-    assert f"strength is {strength}; expected 0 or more" in line
-    assert not (tmp_path / "out").exists()
-
-
 def test_dry_run_plans_without_writing(tmp_path: Path) -> None:
     plan = succeeds(*RETARGET, "--target", "0.5", "--out", tmp_path / "run", "--dry-run")
     assert plan["forwards"]["pool"] == 3072 * 23
@@ -431,108 +183,6 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 0)
     process.stderr.close()
-
-
-def test_an_option_that_is_taken_once_is_refused_twice() -> None:
-    said = refused("compare", "--attr", "gender", "--attr", "vendor", "--target", "0.5", "--out", "nowhere")
-    assert "--attr is given 2 times; expected once" in said
-
-
-def test_merge_writes_over_nothing(tmp_path: Path) -> None:
-    aux, out = tmp_path / "aux", tmp_path / "out"
-    shutil.copytree(find_checkpoint("digits-8"), aux)
-    before = {p.name: p.read_bytes() for p in aux.iterdir()}
-    options = ["merge", "--model", "digits-8", "--aux", str(aux), "--strength", "1"]
-    for mode in ("guided", "merged"):
-        refused = run(*options, "--mode", mode, "--out", str(aux))
-        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-        assert "holds something else already" in refused.stderr
-    assert {p.name: p.read_bytes() for p in aux.iterdir()} == before
-    first, again = (run(*options, "--out", str(out), "--json") for _ in range(2))
-    assert (first.exit_code, again.exit_code, first.stdout) == (0, 0, again.stdout)
-    assert run(*options[:-1], "2", "--out", str(out)).exit_code == 2
-
-
-def test_an_export_that_would_mix_images_is_refused_before_sampling(tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    options = ["generate", "--model", "digits-8", "--steps", "2", "--export-folder", str(folder)]
-    for _ in range(2):
-        assert run(*options, "--seeds", "0-3", "--out", str(tmp_path / "a")).exit_code == 0
-    refused = run(*options, "--seeds", "10-13", "--out", str(tmp_path / "b"))
-    assert (refused.exit_code, "holds other files; give a new folder" in refused.stderr) == (2, True)
-    assert not (tmp_path / "b").exists()
-    refused = run(*options[:-2], "--seeds", "0-3", "--out", str(tmp_path / "b"), "--export-zip", str(tmp_path))
-    assert (refused.exit_code, "is a folder; expected the name of a file" in refused.stderr) == (2, True)
-
-
-def test_a_refused_fine_tune_leaves_nothing(tmp_path: Path) -> None:
-    assert (
-        run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-3", "--out", str(tmp_path / "p")).exit_code
-        == 0
-    )
-    command = ["finetune", "--model", "digits-8", "--pool", str(tmp_path / "p"), "--budget", "0.064"]
-    refused = run(*command, "--augment", "0.2", "--out", str(tmp_path / "aux"))
-    assert (refused.exit_code, "augment labels" in refused.stderr) == (2, True)
-    assert not (tmp_path / "aux").exists()
-
-
-@pytest.mark.parametrize("arch", [[], ["--arch", "adm"]])
-def test_a_network_of_odd_width_is_refused_in_one_line(tmp_path: Path, arch: list[str]) -> None:
-    refused = run("train", "--data", "digits", "--kimg", "0.1", "--channels", "15", *arch, "--out", str(tmp_path / "t"))
-    assert (refused.exit_code, refused.stderr.count("\n"), "Traceback" in refused.output) == (2, 1, False)
-    assert not (tmp_path / "t").exists()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
-        ["compare", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
-        ["sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
-        ["generate", "--model", "digits-8", "--seeds", "0-3"],
-        ["train", "--data", "digits", "--kimg", "0.1"],
-        ["collapse", "--setting", "gaussian"],
-        ["audit", "--attr", "parity"],
-    ],
-)
-def test_nothing_is_written_into_the_folder_of_something_else(tmp_path: Path, command: list[str]) -> None:
-    thesis = tmp_path / "thesis"
-    thesis.mkdir()
-    (thesis / "chapter-1.tex").write_text("It was a dark and stormy night")
-    if command[0] == "audit":
-        pool = str(tmp_path / "pool")
-        run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-31", "--out", pool)
-        command = [*command, "--before", pool]
-    refused = run(*command, "--out", str(thesis))
-    assert (refused.exit_code, refused.stderr.strip().splitlines()[-1]) == (
-        2, f"error: {thesis} holds other files (chapter-1.tex); give a new folder"
-    )  # fmt: skip
-    assert [p.name for p in thesis.iterdir()] == ["chapter-1.tex"]
-
-
-def test_what_cannot_work_is_told_by_a_dry_run(tmp_path: Path) -> None:
-    command = ["retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--dry-run"]
-    refused = run(*command, "--finetune", "augment=0.2")
-    assert (refused.exit_code, "the model takes 0 augment labels" in refused.stderr) == (2, True)
-    blind = tmp_path / "blind"
-    shutil.copytree(find_classifier("digits-parity"), blind)
-    described = json.loads((blind / "config.json").read_text())
-    for confusion in described["confusions"].values():
-        confusion["counts"] = [[50, 50], [50, 50]]
-    (blind / "config.json").write_text(json.dumps(described))
-    refused = run(*command, "--classifier", str(blind))
-    assert (refused.exit_code, "does not tell the classes apart" in refused.stderr) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("kind", "option", "owner"), [("probe", ["--kimg", "3"], "cnn"), ("cnn", ["--backbone", "classifier:x"], "probe")]
-)
-def test_an_option_of_the_other_kind_of_classifier_is_refused(
-    tmp_path: Path, kind: str, option: list[str], owner: str
-) -> None:
-    command = ["classifier", "train", "--kind", kind, "--data", "digits", "--attr", "parity", *option]
-    refused = run(*command, "--out", str(tmp_path / "c"))
-    assert (refused.exit_code, f"{option[0]} is for --kind {owner}; leave it out" in refused.stderr) == (2, True)
 
 
 def test_info_knows_a_classifier_and_an_audit(tmp_path: Path) -> None:

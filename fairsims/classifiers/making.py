@@ -20,15 +20,15 @@ from fairsims.classifiers.abstention import Abstention, fit_threshold, with_unde
 from fairsims.classifiers.backbones import open_backbone
 from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.calibration import fit_temperature
-from fairsims.classifiers.checkpoints import backbone_facts, save_classifier
+from fairsims.classifiers.checkpoints import FORMAT, backbone_facts, save_classifier
 from fairsims.classifiers.evaluation import HeldOut, assign_folds, measured, out_of_fold
 from fairsims.classifiers.labelled import Labelled, groups_of
 from fairsims.classifiers.prompts import Prompts, zero_shot_head
-from fairsims.classifiers.seen import write_seen
+from fairsims.classifiers.seen import SEEN, write_seen
 from fairsims.classifiers.trainers import Trainer
 from fairsims.datasets.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
-from fairsims.runs import settle_settings
+from fairsims.runs import read_json, refuse_foreign, settle_settings
 
 Say = Callable[[str], None]
 Report = Callable[[str, int, int], None]
@@ -60,6 +60,7 @@ def build_classifier(
     check_rule(data, abstain)
     folder, started = Path(folder), time.monotonic()
     work = folder / ".work"
+    _refuse_other(folder)
     groupings = [groups_of(data, s.group_by, s.near_duplicates) for s in splits]
     folded = [assign_folds(data, g, s.folds, seed) for g, s in zip(groupings, splits, strict=True)]
     rows = trainer.prepared(data)
@@ -125,6 +126,7 @@ def make_clip(
     when the classes of `data` are not those of the prompts.
     """
     check_rule(data, abstain)
+    _refuse_other(folder)
     weight, bias = zero_shot_head(prompts)
     backbone = open_backbone(prompts.spec)
     attribute = Attribute(name=prompts.attribute, classes=tuple(prompts.classes))
@@ -166,6 +168,13 @@ def make_clip(
     return folder
 
 
+def _refuse_other(folder: Path) -> None:
+    """Raises InputError when a folder holds anything but a classifier, or what is unfinished of one."""
+    config = folder / "config.json"
+    own = (folder / ".work").is_dir() or (config.is_file() and read_json(config).get("format") == FORMAT)
+    refuse_foreign(folder, (config.name, "model.safetensors", SEEN) if own else ())
+
+
 def abstaining(attribute: Attribute, threshold: float) -> Attribute:
     """The attribute with `undetermined` as its last class where there is a threshold."""
     return replace(attribute, classes=(*attribute.classes, UNDETERMINED)) if threshold else attribute
@@ -173,7 +182,7 @@ def abstaining(attribute: Attribute, threshold: float) -> Attribute:
 
 def check_classes(attribute: Attribute, data: Labelled) -> None:
     """Raises InputError when labelled images have other classes than a classifier, or the same in another order."""
-    classes = tuple(c for c in attribute.classes if c != UNDETERMINED)
+    classes = attribute.determined
     if classes != data.attribute.classes:
         raise InputError(
             f"{data.dataset.name} has {data.attribute.name} classes {list(data.attribute.classes)}, the classifier "

@@ -199,10 +199,9 @@ def evaluate(
     """Measure how often CLASSIFIER errs, and write the confusion counts beside its weights."""
     from fairsims.classifiers import load_classifier
     from fairsims.classifiers.measuring import evaluate_classifier
-    from fairsims.datasets.attributes import UNDETERMINED
 
     attribute = load_classifier(spec).attribute
-    classes = ",".join(c for c in attribute.classes if c != UNDETERMINED)
+    classes = ",".join(attribute.determined)
     found = _labelled(data, attr or attribute.name, resolution, classes, undetermined)
     with Bars() as bars:
         result = evaluate_classifier(
