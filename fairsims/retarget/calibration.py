@@ -195,6 +195,13 @@ class _Seen:
         return next(p for p in pilots if p.share >= max(q.share for q in pilots) - AS_MUCH)
 
     @property
+    def largest_on_few(self) -> float | None:
+        """The strength of the largest share, where that is above the base's and was not measured on the most images."""
+        top = max(self.pilots, key=lambda p: p.share)
+        measured = any(p.strength == top.strength and p.n == self.largest for p in self.pilots)
+        return None if top.strength == 0 or measured else top.strength
+
+    @property
     def contenders(self) -> list[float]:
         """Strengths that may turn out the best and were not measured on the most images.
 
@@ -227,7 +234,8 @@ class _Seen:
         smallest = min(self.tried)
         inward = smallest / 2 if smallest / 2 >= start / 4 - 1e-6 else None
         if not self.rises():
-            return inward
+            # A rise on few images, before the turn, is the likeliest there is.
+            return self.largest_on_few if self.largest_on_few is not None else inward
         wanted, furthest = self.fit.strength(self.target, self.limit), max(self.tried)
         if wanted > 2 * furthest:
             return 2 * furthest

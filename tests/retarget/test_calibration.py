@@ -241,6 +241,27 @@ def test_beyond_the_turn_nothing_is_fitted() -> None:
             assert response(near.strength) == pytest.approx(0.38, abs=0.06), (start, sizes, seed)
 
 
+def test_a_small_rise_on_few_images_is_looked_at_again_before_giving_up() -> None:
+    """Six tones merged: 0.389 at the planned strength on 512 images, 0.32 at twice that on 4,096, little below it."""
+
+    def response(s: float) -> float:
+        return 0.334 + 0.05 * float(np.sin(np.pi / 2 * s / 0.85) ** 2) if s < 1.6 else 0.32
+
+    found = 0
+    for seed in range(40):
+        try:
+            one = calibrate(
+                observe(response, seed), target=0.5, base=base_of(response, seed), start=0.81, cap=2.0,
+                sizes=(512, 4096), confirm=True,
+            )  # fmt: skip
+        except NoResponse:
+            continue
+        found += 1
+        assert one.at_cap
+        assert 0.5 < one.strength < 1.3
+    assert found >= 30
+
+
 def test_an_auxiliary_without_any_effect_is_an_error() -> None:
     # Common seeds: without effect the pilot repeats the base's images exactly.
     values = observe(logistic(-1.1, 0.0), 3)
