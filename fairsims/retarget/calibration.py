@@ -27,6 +27,8 @@ MORE = 4
 """Pilots at most beyond the planned ones."""
 NEAR = 0.1
 """Shares measured at a strength not further off than by this part of it tell those of the chosen one."""
+RISE = 2.5
+"""A share is clearly above the base's by so many standard errors: among seven pilots by chance once in 23 times."""
 AS_MUCH = 0.01
 """Where the target is out of reach, so much more of the share is not worth more strength: it costs quality."""
 
@@ -214,7 +216,7 @@ class _Seen:
         return [p.strength for p in (top, near) if p.strength not in measured]
 
     def rises(self) -> bool:
-        clear = any(_below(self.pilots[0], p, 3) for p in self.before_the_turn)
+        clear = any(_below(self.pilots[0], p, RISE) for p in self.before_the_turn)
         return self.fit.rises and (clear or not (self.turned or self.doubtful))
 
     def next_planned(self, last: float) -> float:
