@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 
 from fairsims import distributed
@@ -20,7 +24,7 @@ from fairsims.audit.command import AuditConfig, measure, open_audit, shares_of
 from fairsims.audit.joint import Cells
 from fairsims.audit.plan import audit_plan
 from fairsims.audit.sources import label_source
-from fairsims.audit.targets import as_mapping, describe, parse_target
+from fairsims.audit.targets import Target, as_mapping, describe, parse_target
 from fairsims.classifiers import AttributeClassifier, load_classifier
 from fairsims.classifiers.checkpoints import embedded_classifiers
 from fairsims.datasets import ImageDataset, open_dataset, to_float
@@ -43,6 +47,7 @@ from fairsims.presets import preset
 from fairsims.report.publish import publish
 from fairsims.retarget.compare import compare
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
+from fairsims.retarget.config import check_complement
 from fairsims.retarget.grid import SweepConfig
 from fairsims.retarget.job import Job, Report, combine_networks, learnt_mirrored
 from fairsims.retarget.pipeline import most_rounds, retarget
@@ -162,6 +167,29 @@ def compile_networks(denoiser: Denoiser) -> None:
             part.get_submodule("model").compile()
 
 
+def _has_columns(path: Path, columns: list[str]) -> bool:
+    """Whether a file is a Parquet table of these columns."""
+    try:
+        return list(pq.read_schema(path).names) == columns
+    except (OSError, ValueError):
+        return False
+
+
+def check_zip(path: Path) -> None:
+    """Raises InputError where there is a file that `export_edm_zip` did not write from a pool, without labels."""
+    if not path.exists():
+        return
+    try:
+        with zipfile.ZipFile(path) as z:
+            # A real data set has the same description, but its members have the times at which EDM's tool wrote them.
+            timeless = all(member.date_time == zipfile.ZipInfo().date_time for member in z.infolist())
+            own = timeless and json.loads(z.read("dataset.json")) == {"labels": None}
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        own = False
+    if not own:
+        raise InputError(f"--export-zip {path} is no earlier export; it is not written over, give a new name")
+
+
 def complement_positions(pool: Pool, table: Path) -> np.ndarray:
     """Positions in the pool of the seeds in a `complement.parquet`. Raises InputError when one is not in the pool."""
     if not table.is_file():
@@ -198,15 +226,25 @@ def make_complement(
     pool: Pool, classifier: AttributeClassifier, target: str, out: Path, *, omega: float | None, cap: float,
     floor: float, size: int | None, seed: int,
 ) -> tuple[ComplementPlan, dict[str, Any]]:  # fmt: skip
-    """Plan the complement of a target and draw it from a labelled pool into a Parquet table."""
+    """Plan the complement of a target and draw it from a labelled pool into a Parquet table.
+
+    Raises ValueError as `check_complement`, InputError where `out` is anything but a complement of the same attribute.
+    """
+    check_complement(omega=omega, cap=cap, floor=floor, size=size)
+    if out.exists() and not _has_columns(out, ["seed", classifier.attribute.name, "probability"]):
+        raise InputError(
+            f"{out} is no earlier complement of {classifier.attribute.name}; it is not written over, give a new name"
+        )
     classes = classifier.attribute.classes
     parsed = parse_target(target, classifier.attribute)
     pi = np.array(shares_of(pool, classifier).share)
     tau = parsed.resolve(pi)
     plan = plan_complement(pi, tau, classes, omega=omega, cap=cap)
-    probabilities = label_source(pool, classifier)
-    chosen = draw_complement(probabilities, np.array(plan.complement), size=size, floor=floor, seed=seed)
-    write_set(out, pool, Cells(attributes=(classifier.attribute,)), [probabilities], chosen)
+    cells, of = Cells(attributes=(classifier.attribute,)), [label_source(pool, classifier)]
+    chosen = draw_complement(
+        cells.probabilities(of), np.array(plan.complement), size=size, floor=floor, seed=seed, names=classes
+    )
+    write_set(out, pool, cells, of, chosen)
     facts = {"base": as_mapping(pi, classes), "target": as_mapping(tau, classes), "size": len(chosen)}
     return plan, facts | asdict(plan) | {"complement": as_mapping(plan.complement, classes)}
 
@@ -339,9 +377,7 @@ def dry_run(job: Job) -> dict[str, Any]:
         "before": config.audit * nfe,
         "after": config.audit * after,
     }
-    wanted = [
-        "the rarer class" if t.shares is None else describe(t.shares, t.attribute.classes) for t in job.targets
-    ] + ["as it is"] * len(config.hold)
+    wanted = [_wanted(t) for t in job.targets] + ["as it is"] * len(config.hold)
     return {
         "settings": job.settings,
         **(
@@ -361,6 +397,13 @@ def dry_run(job: Job) -> dict[str, Any]:
         "estimated_seconds": {k: round(v / rate) for k, v in forwards.items()},
         "estimated_total_seconds": round(sum(forwards.values()) / rate),
     }
+
+
+def _wanted(target: Target) -> str:
+    """A target in words, before the base's shares are known."""
+    if target.shares is not None:
+        return describe(target.shares, target.attribute.classes)
+    return "uniform" if target.number is None else f"{target.number:g} of the rarer class"
 
 
 def describe_path(path: str) -> dict[str, Any]:

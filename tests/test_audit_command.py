@@ -334,7 +334,7 @@ def test_refuses_a_reference_that_lacks_a_class(tmp_path: Path, digits_pool: Mak
         "--before", digits_pool(30, 30).folder, "--attr", "parity", "--target", "0.5", "--reference", tmp_path / "even",
         "--out", tmp_path / "out",
     )  # fmt: skip
-    assert "has the target share 0.5 and no image in the reference" in line
+    assert "has no image of parity odd, which the target wants" in line
 
 
 def test_refuses_labels_that_do_not_belong(tmp_path: Path, digits_pool: MakePool) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,9 +15,14 @@ import pandas as pd
 import pytest
 from support import MakePool, refused, run, succeeds
 
+from fairsims.audit.targets import parse_target
 from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
 from fairsims.datasets import open_dataset
+from fairsims.datasets.attributes import Attribute
+from fairsims.jobs import dry_run
+from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.job import prepare
 
 MODEL = ["retarget", "--model", "digits-8"]
 RETARGET = [*MODEL, "--attr", "parity"]
@@ -166,6 +172,30 @@ def test_dry_run_plans_without_writing(tmp_path: Path) -> None:
     assert twice["forwards"]["auxiliary"] == 2 * once["forwards"]["auxiliary"] == 2 * 9600 * 3
     assert twice["forwards"]["calibration"] == 2 * once["forwards"]["calibration"]
     assert twice["forwards"]["pool"] == once["forwards"]["pool"]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("0.6", "0.6 of the rarer class"), ("0.5", "0.5 of the rarer class"), ("uniform", "even 0.50, odd 0.50"),
+        ("odd=0.4", "even 0.60, odd 0.40"),
+    ],
+)  # fmt: skip
+def test_a_dry_run_names_the_target(target: str, words: str) -> None:
+    assert succeeds(*RETARGET, "--target", target, "--sample-batch", "1", "--dry-run")["target"] == words
+
+
+def test_a_dry_run_names_the_targets_of_a_classifier_that_abstains() -> None:
+    job = prepare(RetargetConfig(model="digits-8", attr="parity", target="0.5", sample_batch=1))
+    abstaining = Attribute(name="parity", classes=("even", "odd", "undetermined"))
+    for text, words in {"uniform": "uniform", "0.6": "0.6 of the rarer class"}.items():
+        assert dry_run(replace(job, targets=(parse_target(text, abstaining),)))["target"] == words
+
+
+def test_a_switch_of_the_fine_tune_may_be_given_in_words() -> None:
+    command = [*RETARGET, "--target", "0.5", "--sample-batch", "1", "--dry-run", "--finetune"]
+    for text, value in {"true": True, "false": False, "1": True, "0": False}.items():
+        assert succeeds(*command, f"xflip={text}")["settings"]["finetune"] == {"xflip": value}
 
 
 def test_info_lists_what_ships() -> None:

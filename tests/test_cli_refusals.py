@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -67,8 +68,29 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
         (["--target", "0.5", "--interval", "1,5"], "--interval is (1.0, 5.0); expected none with merged"),
         (["--target", "0.5", "--interval", "1", "--mode", "guided"], "--interval is '1'; expected two noise levels"),
-        (["--target", "0.5", "--interval", "5,1", "--mode", "guided"], "expected two noise levels, the lower first"),
+        (
+            ["--target", "0.5", "--interval", "5,1", "--mode", "guided"],
+            "expected two finite noise levels, the lower first",
+        ),
+        (
+            ["--target", "0.5", "--interval", "1,inf", "--mode", "guided"],
+            "--interval is (1.0, inf); expected two finite",
+        ),
+        (
+            ["--target", "0.5", "--interval", "1000,2000", "--mode", "guided"],
+            "--interval 1000,2000 holds none of the 12 noise levels that the sampler visits, 0.002 to 80; give a wider one",
+        ),
+        (["--target", "0.5", "--interval", "1,2", "--mode", "guided", "--steps", "2"], "1,2 holds none of the 2 noise"),
+        (["--target", "0.5", "--finetune", "P_mean=nan"], "--finetune is P_mean=nan; expected a finite number"),
+        (
+            ["--target", "0.5", "--finetune", "micro_batch=1.5"],
+            "--finetune is micro_batch=1.5; expected a whole number",
+        ),
+        (["--target", "0.5", "--finetune", "xflip=0.3"], "--finetune is xflip=0.3; expected 0, 1, true or false"),
+        (["--target", "0.5", "--finetune", "xflip=yes"], "--finetune is xflip=yes; expected NAME=NUMBER"),
         (["--target", "0.5", "--pool", "10"], "--pool is 10; expected 200"),
+        (["--target", "0.5", "--pool", "5000000"], "--pool is 5000000; expected 200 to 3,999,999 images"),
+        (["--target", "0.5", "--audit", "10000000"], "--audit is 10000000; expected 50 to 999,999 images"),
         (["--target", "0.5", "--omega", "0"], "--omega is 0.0; expected a positive number"),
         (["--target", "0.5", "--omega", "-1"], "--omega is -1.0; expected a positive number"),
         (["--target", "0.5", "--omega", "3"], "--omega is 3.0; expected at most the cap of 2.0"),
@@ -94,6 +116,42 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options
     out = tmp_path / "run"
     assert message in refused(*RETARGET, *options, "--out", out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        ("1,inf", "--interval is (1.0, inf); expected two finite noise levels, the lower first"),
+        ("1000,2000", "--interval 1000,2000 holds none of the 12 noise levels that the sampler visits, 0.002 to 80"),
+    ],
+)
+def test_compare_refuses_an_interval_without_noise_levels(tmp_path: Path, interval: str, message: str) -> None:
+    command = ["compare", *RETARGET[1:], "--target", "0.5", "--interval", interval, "--out", tmp_path / "run"]
+    assert message in refused(*command)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--omega", "inf"], "--omega is inf; expected a positive number"),
+        (["--omega", "0"], "--omega is 0.0; expected a positive number"),
+        (["--omega", "3", "--cap", "2"], "--omega is 3.0; expected at most the cap of 2.0"),
+        (["--cap", "0"], "--cap is 0.0; expected a positive number"),
+        (["--cap", "nan"], "--cap is nan; expected a positive number"),
+        (["--floor", "1"], "--floor is 1.0; expected a probability in [0.5, 1)"),
+        (["--complement-size", "0"], "--complement-size is 0; expected 1 image or more"),
+    ],
+)
+def test_complement_refuses_what_retarget_does(
+    tmp_path: Path, digits_pool: MakePool, options: list[str], message: str
+) -> None:
+    pool = digits_pool(30, 10).folder
+    before = sorted(pool.rglob("*"))
+    command = ["complement", pool, "--attr", "parity", "--target", "0.5", "--out", tmp_path / "c.parquet"]
+    assert message in refused(*command, *options)
+    assert not (tmp_path / "c.parquet").exists()
+    assert sorted(pool.rglob("*")) == before, "refused before the pool is labelled"
 
 
 @pytest.mark.parametrize(
@@ -152,9 +210,8 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, digits_pool
         line = refused(*command, "--out", out)
         assert "cannot read or write" in line, command
         assert "file" in line
-    if place == "file/run":
-        line = refused("complement", pool, "--attr", "parity", "--target", "0.5", "--out", out)
-        assert "cannot read or write" in line
+    line = refused("complement", pool, "--attr", "parity", "--target", "0.5", "--out", out)
+    assert ("cannot read or write" if place == "file/run" else "it is not written over") in line
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -276,6 +333,52 @@ def test_an_export_that_would_mix_images_is_refused_before_sampling(tmp_path: Pa
     assert "is a file; expected the name of a folder" in refused(
         *options[:-1], tmp_path / "file", "--seeds", "0-3", "--out", tmp_path / "b"
     )
+
+
+def test_a_complement_writes_over_nothing_but_a_complement(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool, out = digits_pool(200, 100).folder, tmp_path / "c.parquet"
+    command = ["complement", pool, "--attr", "parity", "--target", "0.5", "--out"]
+    first, again = (succeeds(*command, out) for _ in range(2))
+    assert first == again
+    assert succeeds(*command, out, "--seed", "1")["table"] == str(out)
+    pd.DataFrame({"seed": [1], "half": ["top"], "probability": [0.9]}).to_parquet(tmp_path / "other", index=False)
+    pd.DataFrame({"seed": [1]}).to_parquet(tmp_path / "seeds", index=False)
+    (tmp_path / "precious.md").write_text("precious")
+    (tmp_path / "empty").touch()
+    for name in ("other", "seeds", "precious.md", "empty"):
+        before = (tmp_path / name).read_bytes()
+        line = refused(*command, tmp_path / name)
+        assert f"{name} is no earlier complement of parity; it is not written over, give a new name" in line
+        assert (tmp_path / name).read_bytes() == before
+    assert "is no earlier complement" in refused(*command, pool)
+
+
+def test_a_zip_is_written_over_nothing_but_an_export(tmp_path: Path) -> None:
+    options = ["generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-3", "--export-zip"]
+    for _ in range(2):
+        succeeds(*options, tmp_path / "own.zip", "--out", tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "own.zip") as z:
+        png = z.read("00000/img00000000.png")
+
+    def archive(name: str, description: str | None, time: tuple[int, int, int, int, int, int]) -> None:
+        with zipfile.ZipFile(tmp_path / name, "w") as z:
+            z.writestr(zipfile.ZipInfo("00000/img00000000.png", time), png)
+            if description is not None:
+                z.writestr(zipfile.ZipInfo("dataset.json", time), description)
+
+    none = (1980, 1, 1, 0, 0, 0)
+    archive("photographs.zip", None, none)
+    archive("labelled.zip", '{"labels": [["00000/img00000000.png", 1]]}', none)
+    archive("broken.zip", "{", none)
+    archive("edm.zip", '{"labels": null}', (2022, 7, 1, 12, 0, 0))
+    (tmp_path / "precious.zip").write_text("precious")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "own.zip").read_bytes()[:-30])
+    for name in ("photographs.zip", "labelled.zip", "broken.zip", "edm.zip", "precious.zip", "cut.zip"):
+        before = (tmp_path / name).read_bytes()
+        line = refused(*options, tmp_path / name, "--out", tmp_path / "b")
+        assert f"{name} is no earlier export; it is not written over, give a new name" in line
+        assert (tmp_path / name).read_bytes() == before
+        assert not (tmp_path / "b").exists(), "refused before sampling"
 
 
 def test_a_refused_fine_tune_leaves_nothing(tmp_path: Path) -> None:

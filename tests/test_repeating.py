@@ -66,7 +66,7 @@ lr = 1e-3
 precision = "float32"
 [[runs]]
 target = "0.5"
-grid = { budgets = [0.16, 0.32], omegas = [1], sizes = [64, "all"], modes = ["merged", "guided"], intervals = ["none", [0.5, 5]], images = 64, confirm = 64 }
+grid = { budgets = [0.16, 0.32], omegas = [1], sizes = [64, "all"], modes = ["merged", "guided"], intervals = ["none", [0.5, 10]], images = 64, confirm = 64 }
 [[runs]]
 grid = { budgets = [0.16], omegas = [1], images = 64, auxiliary = false }
 """
@@ -135,7 +135,7 @@ def test_a_sweep_repeated_is_as_recorded(tmp_path: Path) -> None:
     assert steered["use"].value_counts()["points"] == 1 + 2 * 2 * 4
     assert {"base", "merged", "guided"} >= set(steered.loc[steered["use"] == "confirmed", "mode"]) > {"base"}
     assert steered["after"].between(steered["low"], steered["high"]).all()
-    assert set(steered["interval"]) == {"none", "0.5:5"}
+    assert set(steered["interval"]) == {"none", "0.5:10"}
     # Nothing is steered there: no share to reach, quality alone.
     assert plain["mode"].tolist() == ["base", "merged"]
     assert plain["after"].isna().all()

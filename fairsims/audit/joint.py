@@ -67,9 +67,13 @@ class Cells:
         return np.bincount(found[found >= 0], minlength=self.size)
 
     def probabilities(self, labels: Sequence[npt.NDArray[np.floating]]) -> FloatArray:
-        """P(cell | image) `(N, cells)` as the product of each attribute's class probabilities `(N, K)`."""
+        """P(cell | image) `(N, cells)` as the product of each attribute's class probabilities `(N, K)`.
+
+        Those of a class are given that the image shows one; where it does not, `undetermined` is certain.
+        """
         found: FloatArray = np.ones((len(labels[0]), 1))
-        for p in labels:
+        for attribute, calls in zip(self.attributes, labels, strict=True):
+            p = calls if attribute.determined == attribute.classes else _given_determined(calls)
             found = (found[:, :, None] * p[:, None, :]).reshape(len(found), -1)
         return found
 
@@ -101,6 +105,13 @@ class Cells:
         for c in confusions:
             found = np.asarray(np.kron(found, c.rates()))
         return found
+
+
+def _given_determined(calls: npt.NDArray[np.floating]) -> FloatArray:
+    """Class probabilities `(N, K)` without the share of the last one, `undetermined`, or with nothing else."""
+    unknown = calls.argmax(axis=1) == calls.shape[1] - 1
+    some = np.where(unknown, 1.0, calls[:, :-1].sum(axis=1))
+    return np.column_stack([np.where(unknown, 0.0, calls[:, :-1].T / some).T, unknown])
 
 
 def joint_shares(cells: Cells, counts: npt.ArrayLike, confusions: Sequence[Confusion]) -> FloatArray:

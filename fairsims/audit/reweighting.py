@@ -13,6 +13,8 @@ from fairsims.audit.quality import FloatArray, target_weights
 from fairsims.audit.sources import label_source
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.datasets import ImageDataset
+from fairsims.datasets.attributes import UNDETERMINED, Attribute
+from fairsims.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
 
@@ -22,15 +24,29 @@ def reference_weights(
 ) -> tuple[FloatArray, str]:
     """Weights `(N,)` that give the real images the target shares of every attribute; and whose labels they rest on.
 
-    Raises InputError when the reference lacks a class, or a combination of classes, that the targets want.
+    Where no real image is `undetermined`, the other classes keep their proportions and have the whole. Raises
+    InputError when the reference lacks another class, or a combination of classes, that the targets want.
     """
     labels = [reference_labels(reference, c) for c, _ in targets]
     labelled_by = "; ".join(dict.fromkeys(by for _, by in labels))
     places = [p for p, _ in labels]
+    wanted = [_of_shown(c.attribute, t, p, reference) for (c, t), p in zip(targets, places, strict=True)]
     if len(targets) == 1:
-        return target_weights(places[0], targets[0][1]), labelled_by
-    cells = Cells(attributes=tuple(c.attribute for c, _ in targets))
-    return raked_weights(cells, places, [t for _, t in targets]), labelled_by
+        return target_weights(places[0], wanted[0]), labelled_by
+    return raked_weights(Cells(attributes=tuple(c.attribute for c, _ in targets)), places, wanted), labelled_by
+
+
+def _of_shown(attribute: Attribute, target: np.ndarray, places: IntArray, reference: ImageDataset) -> np.ndarray:
+    """The target shares among the classes that the reference shows."""
+    shown = np.bincount(places[places >= 0], minlength=len(target)) > 0
+    lacking = [c for c, share, has in zip(attribute.classes, target, shown, strict=True) if share > 0 and not has]
+    if lacking and (lacking != [UNDETERMINED] or not shown.any()):
+        raise InputError(
+            f"the reference {reference.name} has no image of {attribute.name} {lacking[0]}, which the target wants; "
+            "give a --reference that shows every class"
+        )
+    kept = np.where(shown, target, 0.0)
+    return np.asarray(kept / kept.sum())
 
 
 def reference_labels(reference: ImageDataset, classifier: AttributeClassifier) -> tuple[IntArray, str]:

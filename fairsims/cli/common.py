@@ -245,9 +245,10 @@ def sizes_of(text: str) -> tuple[int, ...]:
 
 
 def values_of(texts: Sequence[str]) -> dict[str, float]:
-    """`["augment=0.15"]` as names and numbers."""
+    """`["augment=0.15", "xflip=true"]` as names and numbers."""
+    switch = {"true": True, "false": False}
     try:
-        return {name: float(value) for name, _, value in (t.partition("=") for t in texts)}
+        return {n: switch[v] if v in switch else float(v) for n, _, v in (t.partition("=") for t in texts)}
     except ValueError:
         raise InputError(f"--finetune is {', '.join(texts)}; expected NAME=NUMBER such as augment=0.15") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +107,6 @@ def interval(text: str) -> tuple[float, float] | None:
     if text == "none":
         return None
     low, high = map(float, text.split(":"))
-    if not 0 <= low < high:
-        raise ValueError(f"found {text}; expected two noise levels, the lower first")
+    if not 0 <= low < high < math.inf:
+        raise ValueError(f"found {text}; expected two finite noise levels, the lower first")
     return low, high

@@ -112,13 +112,15 @@ def calibrate(
     pilot. Where these leave open whether the share rises, where the target is met or what is the most that strength
     can do, up to `MORE` of the largest size follow. With `confirm` so does one near the answer, unless the last one was
     there: of more shares than the one that is fitted only a pilot tells what they are. Raises NoResponse when the share
-    rises at no strength: then the auxiliary has not learnt the complement, or the classifier cannot see it.
+    rises at no strength or, with the target out of reach, by less than a standard error: then the auxiliary has not
+    learnt the complement, or the classifier cannot see it.
     """
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
     cap = _rounded(cap)
-    seen = _Seen(pilots=[base], target=target, cap=cap, largest=max(sizes), confirm=confirm)
     strength = min(start, cap)
+    least = _rounded(strength / 8)
+    seen = _Seen(pilots=[base], target=target, cap=cap, least=least, largest=max(sizes), confirm=confirm)
     for n in sizes:
         seen.look(measure, strength, n)
         strength = seen.next_planned(strength)
@@ -130,7 +132,7 @@ def calibrate(
         if open_question is None:
             break
         seen.look(measure, open_question, seen.largest)
-    if not seen.rises():
+    if not seen.rises() or (seen.short and not _below(base, seen.best, 1)):
         told = ", ".join(f"{p.share:.3f} at {p.strength:.3g}" for p in sorted(seen.pilots, key=lambda p: p.strength))
         raise NoResponse(
             f"the share does not rise with the strength ({told}); "
@@ -139,7 +141,7 @@ def calibrate(
     pilots = tuple(seen.pilots)
     if seen.short:
         return Calibration(strength=seen.best.strength, share=seen.best.share, pilots=pilots, at_cap=True)
-    strength = _rounded(seen.fit.strength(target, seen.limit))
+    strength = _rounded(seen.wanted)
     return Calibration(strength=strength, share=seen.fit.share(strength), pilots=pilots, at_cap=False)
 
 
@@ -151,6 +153,8 @@ class _Seen:
     """The first is the base."""
     target: float
     cap: float
+    least: float
+    """The smallest strength: at 0, where a fit may end that starts above the target, nothing would be retargeted."""
     largest: int
     confirm: bool
     doubtful: bool = False
@@ -182,6 +186,11 @@ class _Seen:
     @property
     def tried(self) -> list[float]:
         return [p.strength for p in self.pilots if p.strength > 0]
+
+    @property
+    def wanted(self) -> float:
+        """The strength that the fit says meets the target, or the largest that it may be used for."""
+        return max(self.fit.strength(self.target, self.limit), self.least)
 
     @property
     def short(self) -> bool:
@@ -223,7 +232,7 @@ class _Seen:
         """Where the next of the planned pilots looks, the last one having looked at `last`."""
         if self.rises():
             # One pilot says little about far-off strengths: no step beyond twice what has been seen.
-            found = min(self.fit.strength(self.target, self.limit), 2 * max(self.tried))
+            found = min(self.wanted, 2 * max(self.tried))
             # The most that strength can do is not told by one strength.
             return found / 2 if found == self.limit and set(self.tried) == {found} else found
         if last < self.cap and not _below(self.pilots[-1], self.pilots[0], 3):
@@ -238,7 +247,7 @@ class _Seen:
         if not self.rises():
             # A rise on few images, before the turn, is the likeliest there is.
             return self.largest_on_few if self.largest_on_few is not None else inward
-        wanted, furthest = self.fit.strength(self.target, self.limit), max(self.tried)
+        wanted, furthest = self.wanted, max(self.tried)
         if wanted > 2 * furthest:
             return 2 * furthest
         if self.short:

@@ -103,7 +103,10 @@ def compare(
 def _draw_target_mix(folder: Path, job: Job, goal: Goal, pool: Pool) -> np.ndarray:
     """Positions of the pool's images that make a set in the target's mix, drawn as the complement is; its table."""
     config, of = job.config, labels(pool, job)
-    chosen = draw_complement(of[0], goal.target, size=config.complement_size, floor=config.floor, seed=config.seed)
+    chosen = draw_complement(
+        job.cells.probabilities(of), goal.target, size=config.complement_size, floor=config.floor, seed=config.seed,
+        names=job.cells.names,
+    )  # fmt: skip
     if distributed.is_main():
         write_set(folder / "target-mix.parquet", pool, job.cells, of, chosen)
     return chosen

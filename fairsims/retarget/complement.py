@@ -8,6 +8,7 @@ The rule is this project's derivation; SIMS (arXiv 2408.16333) states the idea w
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,15 +192,18 @@ def draw_complement(
     floor: float = FLOOR,
     seed: int = 0,
     scarce: int = 0,
+    names: Sequence[str] = (),
 ) -> np.ndarray:
     """Positions in the pool that make the complement set, `(size,)` int64, sorted.
 
     probabilities `(N, K)`, shares `(K,)`. Stratified: class c gets its share of `size` (largest remainders). Candidates
     are the images whose most probable class is c with at least `floor`; they are drawn with that probability as
-    weight, without replacement while they last, then again from the start. `size` None takes as many as there are
-    without replacement; only the images of a class with fewer than `scarce` candidates may repeat, lest a rare joint
-    cell make the set small. With `scarce`, a class without a candidate gives its share to the others.
-    Raises InputError when a class that the complement needs has no candidate.
+    weight, without replacement while they last, then again from the start. With the same seed a smaller set lies inside
+    a larger one; of three classes or more, but for one image a class, which rounding may take away as the size grows.
+    `size` None takes as many as there are without replacement; only the images of a class with fewer than `scarce`
+    candidates may repeat, lest a rare joint cell make the set small. With `scarce`, a class without a candidate gives
+    its share to the others.
+    Raises InputError when a class that the complement needs has no candidate; `names` are those of the classes.
     """
     winner, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     candidates = [np.flatnonzero((winner == c) & (confidence >= floor)) for c in range(len(shares))]
@@ -213,8 +217,9 @@ def draw_complement(
         shares = shares / shares.sum()
     for c, (found, share) in enumerate(zip(candidates, shares, strict=True)):
         if share > 0 and len(found) == 0:
+            name = names[c] if names else f"class {c}"
             raise InputError(
-                f"no image of class {c} in the pool has a probability of {floor:g} or more; "
+                f"no image of {name} in the pool has a probability of {floor:g} or more; "
                 "lower --floor, make the pool larger or use a better classifier"
             )
     if size is None:
@@ -224,9 +229,12 @@ def draw_complement(
     if size < 1:
         raise InputError(f"the complement set would have {size} images; expected at least 1")
     rng = numpy_generator(seed, "complement")
+    # A class with a share has keys drawn even where it gets no image: those of the classes after it are then the same
+    # at every size. One without a share has none at any size.
     drawn = [
         _weighted_draw(found, confidence[found], int(n), rng)
-        for found, n in zip(candidates, largest_remainders(shares, size), strict=True)
+        for found, n, share in zip(candidates, largest_remainders(shares, size), shares, strict=True)
+        if share > 0
     ]
     return np.sort(np.concatenate(drawn))
 
@@ -241,8 +249,6 @@ def largest_remainders(shares: np.ndarray, size: int) -> np.ndarray:
 
 
 def _weighted_draw(items: np.ndarray, weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    if n == 0:
-        return np.empty(0, dtype=np.int64)
     whole, rest = divmod(n, len(items))
     # The largest of u**(1/w) are a weighted draw without replacement (Efraimidis and Spirakis 2006).
     keys = np.log(rng.random(len(items))) / weights

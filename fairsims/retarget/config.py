@@ -15,6 +15,9 @@ MODES = ("merged", "guided")
 MIN_POOL = 200
 SEEDS_PER_RUN = 10_000_000
 CALIBRATION_OFFSET, AUDIT_OFFSET = 4_000_000, 6_000_000
+# What the seeds of each use suffice for; an audit that resamples generates several images a kept one.
+MAX_POOL, MAX_PILOT = CALIBRATION_OFFSET - 1, AUDIT_OFFSET - CALIBRATION_OFFSET - 1
+MAX_AUDIT = (SEEDS_PER_RUN - AUDIT_OFFSET) // 4 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +92,18 @@ class RetargetConfig:
         _ = self.classifiers
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
-        if self.omega is not None and not (self.omega > 0 and math.isfinite(self.omega)):
-            raise ValueError(f"omega is {self.omega}; expected a positive number")
-        for name in ("budget", "lr", "cap", "tolerance", "drift"):
+        for name in ("budget", "lr", "tolerance", "drift"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        if self.omega is not None and self.omega > self.cap:
-            raise ValueError(f"omega is {self.omega}; expected at most the cap of {self.cap}")
-        if not 0.5 <= self.floor < 1:
-            raise ValueError(f"floor is {self.floor}; expected a probability in [0.5, 1)")
-        if not MIN_POOL <= self.pool < CALIBRATION_OFFSET:
-            raise ValueError(f"pool is {self.pool}; expected {MIN_POOL} images or more to plan shares from")
-        if self.audit < 50 or self.audit * 4 >= SEEDS_PER_RUN - AUDIT_OFFSET:
-            raise ValueError(f"audit is {self.audit}; expected 50 images or more")
-        if not self.pilots or min(self.pilots) < 50 or max(self.pilots) >= AUDIT_OFFSET - CALIBRATION_OFFSET:
-            raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 images or more")
+        check_complement(omega=self.omega, cap=self.cap, floor=self.floor, size=self.complement_size)
+        if not MIN_POOL <= self.pool <= MAX_POOL:
+            raise ValueError(f"pool is {self.pool}; expected {MIN_POOL} to {MAX_POOL:,} images to plan shares from")
+        if not 50 <= self.audit <= MAX_AUDIT:
+            raise ValueError(f"audit is {self.audit}; expected 50 to {MAX_AUDIT:,} images")
+        if not self.pilots or min(self.pilots) < 50 or max(self.pilots) > MAX_PILOT:
+            raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 to {MAX_PILOT:,} images")
         if list(self.pilots) != sorted(self.pilots):
             raise ValueError(f"pilots is {self.pilots}; expected the smaller first: the last ones decide")
-        if self.complement_size is not None and self.complement_size < 1:
-            raise ValueError(f"complement_size is {self.complement_size}; expected 1 image or more")
         for name in ("batch_size", "sample_batch", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -117,8 +113,8 @@ class RetargetConfig:
         if self.interval is not None:
             if self.mode != "guided":
                 raise ValueError(f"interval is {self.interval}; expected none with {self.mode}, only guided has one")
-            if not (len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1]):
-                raise ValueError(f"interval is {self.interval}; expected two noise levels, the lower first")
+            if not (len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1] < math.inf):
+                raise ValueError(f"interval is {self.interval}; expected two finite noise levels, the lower first")
         if not 0 <= self.seed < 400:
             raise ValueError(f"seed is {self.seed}; expected 0 to 399 (each owns {SEEDS_PER_RUN:,} image seeds)")
 
@@ -129,7 +125,8 @@ class RetargetConfig:
     def fine_tuning(self, kimg: float, **changes: Any) -> TrainConfig:
         """Settings of an auxiliary's fine-tune of `kimg` thousand images; those of `finetune` go before all others.
 
-        Raises ValueError for a name in `finetune` that is no setting of a training, or one that has a field of its own.
+        Raises ValueError for a name in `finetune` that is no setting of a training, or one that has a field of its own,
+        and for a value that the setting cannot have.
         """
         own = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision, "seed": self.seed}
         taken = {"kimg", "lr_final", "tick_kimg", "state_kimg", *own}
@@ -137,10 +134,15 @@ class RetargetConfig:
         for name, value in self.finetune.items():
             if name not in free:
                 raise ValueError(f"finetune is {name}={value}; expected one of {', '.join(free)}")
-        # From the command line every value is a float.
-        kinds = {"micro_batch": int, "xflip": bool}
-        asked = {name: kinds.get(name, float)(value) for name, value in self.finetune.items()}
-        return finetune_config(kimg, **own | changes | asked)
+        asked = {name: _finetune_value(name, value) for name, value in self.finetune.items()}
+        try:
+            return finetune_config(kimg, **own | changes | asked)
+        except ValueError as e:
+            name, _, rest = str(e).partition(" is ")
+            if name not in asked:
+                raise
+            # Under the option that it was given by.
+            raise ValueError(f"finetune is {name}={rest}") from None
 
     def seeds(self, use: str, n: int) -> range:
         """The first n image seeds for `pool`, `calibration` or `audit`; the three never overlap."""
@@ -196,6 +198,32 @@ class RetargetConfig:
             if found[name] == default:
                 del found[name]
         return found | {k: found[k][0] for k in ("attr", "target", "classifier") if _is_single(found[k])}
+
+
+def check_complement(*, omega: float | None, cap: float, floor: float, size: int | None) -> None:
+    """Raises ValueError where no complement can be planned and drawn by these settings."""
+    for name, value in {"omega": omega, "cap": cap}.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is {value}; expected a positive number")
+    if omega is not None and omega > cap:
+        raise ValueError(f"omega is {omega}; expected at most the cap of {cap}")
+    if not 0.5 <= floor < 1:
+        raise ValueError(f"floor is {floor}; expected a probability in [0.5, 1)")
+    if size is not None and size < 1:
+        raise ValueError(f"complement_size is {size}; expected 1 image or more")
+
+
+def _finetune_value(name: str, value: float) -> Any:
+    """A setting of the fine-tune in its own type: from the command line every number is a float."""
+    if name == "xflip":
+        expected, fits = "0, 1, true or false", value in (0, 1)
+    elif name == "micro_batch":
+        expected, fits = "a whole number", not isinstance(value, bool) and float(value).is_integer()
+    else:
+        expected, fits = "a number", not isinstance(value, bool)
+    if not fits:
+        raise ValueError(f"finetune is {name}={value}; expected {expected}")
+    return {"xflip": bool, "micro_batch": int}.get(name, float)(value)
 
 
 def _is_single(value: object) -> bool:

@@ -105,10 +105,11 @@ def set_goal(
     base = alone[0] if len(alone) == 1 else smoothed(cells, joint_shares(cells, cells.counts(classes), confusions), n)
     wanted = cells.marginals(base)
     for k, target in enumerate(targets):
-        wanted[k] = target.resolve(wanted[k])
-        for c, want, have, count in zip(cells.attributes[k].classes, wanted[k], alone[k], counts[k], strict=True):
-            # `undetermined` is to stay as it is, however rare.
-            moves = abs(want - have) > 1e-6
+        now, wanted[k] = wanted[k], target.resolve(wanted[k])
+        # `undetermined` is to stay as it is, however rare.
+        moving = np.abs(wanted[k] - now) > 1e-6
+        classes_of = cells.attributes[k].classes
+        for c, want, moves, have, count in zip(classes_of, wanted[k], moving, alone[k], counts[k], strict=True):
             if want > 0 and moves and count < MIN_CLASS:
                 raise InputError(
                     f"{count:.0f} of {n} pool images are {c}; expected {MIN_CLASS} or more: retargeting moves "

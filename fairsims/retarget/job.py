@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from fairsims import distributed
 from fairsims.audit.corrected import check_confusion
 from fairsims.audit.joint import Cells
+from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
 from fairsims.classifiers.base import Confusion
@@ -71,6 +73,7 @@ def prepare(config: RetargetConfig) -> Job:
     classifiers = tuple(_classifier(config, name, base) for name in config.names)
     targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
     reference = _reference(config, base)
+    _check_reference(reference, classifiers, targets)
     device = distributed.device()
     base.to(device).precision = config.precision
     check_settings(base, finetune_settings(config, config.budget))
@@ -90,7 +93,22 @@ def prepare(config: RetargetConfig) -> Job:
     )
     # Refuses more joint cells than shares can be measured of.
     _ = job.cells
+    check_interval(job, config.interval)
     return job
+
+
+def check_interval(job: Job, interval: tuple[float, float] | None) -> None:
+    """Raises InputError where guidance would never call the auxiliary, so that selection would do all the work."""
+    if interval is None:
+        return
+    guided = SIMSGuidance(job.base, job.base, 1.0, interval=interval)
+    if job.sampler.evaluations(guided) > job.sampler.evaluations(job.base):
+        return
+    levels = job.sampler.sigmas(job.base)[:-1]
+    raise InputError(
+        f"--interval {interval[0]:g},{interval[1]:g} holds none of the {len(levels)} noise levels that the sampler "
+        f"visits, {float(levels[-1]):g} to {float(levels[0]):g}; give a wider one"
+    )
 
 
 def combine_networks(
@@ -155,3 +173,19 @@ def _reference(config: RetargetConfig, base: NetworkDenoiser) -> ImageDataset | 
         f"the reference {data.name} has {data.channels} channels; expected {base.img_channels}; give a data set of the "
         "model's shape"
     )
+
+
+def _check_reference(
+    reference: ImageDataset | None, classifiers: Sequence[AttributeClassifier], targets: Sequence[Target]
+) -> None:
+    """Raises InputError where the reference has labels and lacks a class, or several together, that are wanted."""
+    if reference is None:
+        return
+    # What is wanted at all does not hang on the base's shares.
+    wanted = [
+        (c, t.resolve(np.full(len(c.attribute.classes), 1 / len(c.attribute.classes))))
+        for c, t in zip(classifiers, targets, strict=False)
+        if c.attribute.name in reference.attributes
+    ]
+    if wanted:
+        reference_weights(reference, wanted)

@@ -127,7 +127,7 @@ def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPla
     chosen = draw_complement(
         goal.cells.probabilities(of), np.array(plan.complement), size=config.complement_size, seed=config.seed,
         # Every attribute's class has to be that sure.
-        floor=config.floor ** len(of), scarce=SCARCE if len(of) > 1 else 0,
+        floor=config.floor ** len(of), scarce=SCARCE if len(of) > 1 else 0, names=names,
     )  # fmt: skip
     if not distributed.is_main():
         return chosen

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from fairsims import distributed
 from fairsims.pools import Pool
 from fairsims.processes import this_process
@@ -79,7 +77,7 @@ class Status:
             # Later rounds are called calibration-2, auxiliary-2, ...
             kind, stage = name.split("-")[0], {"stage": name, "seconds": seconds}
             if kind == "calibration":
-                made = _pilot_images(run / f"{name}.parquet") or sum(config["pilots"])
+                made = sum(len(Pool(p.parent)) for p in (run / name).glob("*/pool.json"))
                 stage |= {"images": made, "evaluations": made * nfe["after"]}
             elif kind in images:
                 stage |= {"images": images[kind][0], "evaluations": images[kind][0] * images[kind][1]}
@@ -88,8 +86,3 @@ class Status:
             stages.append(stage)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return {"stages": stages, "seconds": round(sum(spent.values()), 1), "peak_memory_gb": round(peak, 2)}
-
-
-def _pilot_images(path: Path) -> int:
-    """Images made for a calibration's pilots, from its table; 0 without one. The first row is the base's pool."""
-    return int(pd.read_parquet(path)["n"].iloc[1:].sum()) if path.exists() else 0

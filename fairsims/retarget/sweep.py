@@ -25,10 +25,10 @@ from fairsims.denoisers import Denoiser
 from fairsims.errors import InputError
 from fairsims.pools import Pool
 from fairsims.retarget.complement import draw_complement
-from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.config import MODES, RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig, size_name
-from fairsims.retarget.job import Job, Report, finetune_settings, prepare
-from fairsims.retarget.rows import Bench, Row, SweepPlan, best_points, row_file
+from fairsims.retarget.job import Job, Report, check_interval, finetune_settings, prepare
+from fairsims.retarget.rows import Bench, Row, SweepPlan, best_points, linear_rule, row_file
 from fairsims.retarget.stages import (
     base_facts,
     fine_tune,
@@ -57,6 +57,8 @@ def sweep(config: SweepConfig, folder: Path, *, report: Report = lambda *_: None
     InputError when a size is larger than the pool or there is nothing to measure quality against.
     """
     job = prepare(config.run)
+    for interval in config.intervals:
+        check_interval(job, interval)
     if not config.steer and job.reference is None:
         raise InputError(
             "without a target there is quality alone to measure, and no real data for it; give --reference"
@@ -83,6 +85,18 @@ def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, A
     plan = _plan(config, job, pool)
     bench = Bench(folder, job, plan)
 
+    def read(into: Path, point: Point) -> Row:
+        """A finished point's row."""
+        row = read_json(row_file(into, point))
+        # Its auxiliary may have been measured after it.
+        if point.mode in MODES and plan.target is not None and row["linear_measured"] is None:
+            auxiliary = row_file(folder / "points", Point(mode="auxiliary", size=point.size, budget=point.budget))
+            if auxiliary.exists():
+                of_auxiliary = read_json(auxiliary)
+                shares = np.array([of_auxiliary[f"share.{c}"] for c in job.classifier.attribute.classes])
+                row["linear_measured"] = float(linear_rule(plan.base, shares, point.omega)[plan.focus].sum())
+        return row
+
     def measure(points: Sequence[Point], into: Path, use: str, n: int) -> dict[Point, Row]:
         """Rows of the points, those there are and those that have to be made: images of `use` seeds in `into`."""
         with distributed.main_first():
@@ -95,14 +109,15 @@ def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, A
             if distributed.is_main():
                 write_json(row_file(into, point), bench.row(point, images, size=facts.get("size"), seconds=seconds))
                 if use == "calibration":
-                    write_table(folder, {p: read_json(f) for p in points if (f := row_file(into, p)).exists()})
+                    write_table(folder, {p: read(into, p) for p in points if row_file(into, p).exists()})
         distributed.barrier()
-        return {p: read_json(row_file(into, p)) for p in points}
+        return {p: read(into, p) for p in points}
 
     rows = measure(list(config.points()), folder / "points", "calibration", config.images)
     best = best_points(rows, plan.target_share, config.run.tolerance)
     again = list(dict.fromkeys([Point(mode="base"), *best.values()])) if config.confirm else []
-    confirmed = measure(again, folder / "confirmed", "audit", config.confirm)
+    # A folder per number of images: another number is another measurement.
+    confirmed = measure(again, folder / f"confirmed-{config.confirm}", "audit", config.confirm)
     if distributed.is_main():
         write_table(folder, rows)
     return _result(config, job, plan, bench, settings, rows) | {
@@ -173,10 +188,13 @@ def _plan(config: SweepConfig, job: Job, pool: Pool) -> SweepPlan:
 def _synthetic_set(
     config: SweepConfig, job: Job, folder: Path, plan: SweepPlan, pool: Pool, size: int | None
 ) -> np.ndarray:
-    """Positions in the pool of a synthetic set of this size, and its table; smaller sets lie inside larger ones."""
+    """Positions in the pool of a synthetic set of this size, and its table; nested as `draw_complement` says."""
     of = labels(pool, job)
     if plan.complement is not None:
-        chosen = draw_complement(of[0], plan.rho, size=size, floor=config.run.floor, seed=config.run.seed)
+        chosen = draw_complement(
+            job.cells.probabilities(of), plan.rho, size=size, floor=config.run.floor, seed=config.run.seed,
+            names=job.cells.names,
+        )  # fmt: skip
     elif size is not None and size > len(pool):
         raise InputError(f"the size {size} was asked for and the pool has {len(pool)} images; give a larger --pool")
     else:

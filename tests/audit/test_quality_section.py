@@ -179,7 +179,7 @@ def test_a_target_that_few_real_images_serve(digits: ImageDataset, digits_pool: 
     found = quality({"before": pool}, FEATURES, few, [(PARITY, np.array([0.0, 1.0]))])
     assert found["reference"]["effective_n"] == pytest.approx(4)
     assert any("the reference is worth 4 images" in w for w in found["warnings"])
-    with pytest.raises(InputError, match="class 1 has the target share 0.5 and no image in the reference"):
+    with pytest.raises(InputError, match="has no image of parity odd, which the target wants; give a --reference"):
         quality({"before": pool}, FEATURES, digits.subset(np.flatnonzero(parity == 0)[:300]), HALF)
     with pytest.raises(InputError, match="at least 2 images; got 1"):
         quality({"before": pool}, FEATURES, few.subset(np.arange(301)), [(PARITY, np.array([0.0, 1.0]))])

@@ -263,12 +263,37 @@ def test_a_small_rise_on_few_images_is_looked_at_again_before_giving_up() -> Non
 
 
 def test_an_auxiliary_without_any_effect_is_an_error() -> None:
+    flat = logistic(-1.1, 0.0)
     # Common seeds: without effect the pilot repeats the base's images exactly.
-    values = observe(logistic(-1.1, 0.0), 3)
+    values = observe(flat, 3)
     with pytest.raises(NoResponse, match="larger --budget"):
         calibrate(
             lambda _, n: values(0.0, n), target=0.5, base=pilot(values(0.0, 512)), start=1.0, cap=2.0, sizes=[512]
         )
+    # The base's pool is of other seeds: now and then chance looks like an effect.
+    told = 0
+    for seed in range(40):
+        try:
+            calibrate(observe(flat, seed), target=0.5, base=base_of(flat, seed), start=1.0, cap=2.0)
+        except NoResponse:
+            told += 1
+    assert told >= 30
+
+
+@pytest.mark.parametrize("target", [0.2505, 0.255])
+@pytest.mark.parametrize("confirm", [False, True])
+def test_a_target_beside_the_base_still_gets_a_strength(target: float, confirm: bool) -> None:
+    """Of a pool that has, by chance, more than the target; at strength 0 there would be nothing to audit."""
+    response = logistic(-1.1, 1.1)
+    for seed in range(30):
+        found = calibrate(
+            observe(response, seed), target=target, base=base_of(response, seed), start=0.25, cap=2.0, confirm=confirm
+        )
+        assert found.strength >= 0.25 / 8 - 1e-6
+        looks = [(p.strength, p.n) for p in found.pilots[1:]]
+        assert all(strength > 0 for strength, _ in looks)
+        assert len(set(looks)) == len(looks)
+        assert response(found.strength) == pytest.approx(target, abs=0.03)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.2, float("nan")])

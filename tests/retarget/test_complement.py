@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -242,6 +244,45 @@ def test_draw_is_a_function_of_its_seed() -> None:
     first = draw_complement(probabilities, mix, size=100, seed=5)
     assert np.array_equal(draw_complement(probabilities, mix, size=100, seed=5), first)
     assert not np.array_equal(draw_complement(probabilities, mix, size=100, seed=6), first)
+
+
+@given(
+    st.integers(2, 4).flatmap(lambda k: st.tuples(shares(k), st.integers(0, k))),
+    st.integers(1, 60),
+    st.integers(0, 150),
+)
+def test_smaller_sets_lie_inside_larger_ones(mix: tuple[np.ndarray, int], size: int, more: int) -> None:
+    """With three classes or more a class may lose one image to rounding, as Alabama lost a seat."""
+    wanted = np.where(np.arange(len(mix[0])) == mix[1], 0.0, mix[0])
+    probabilities = pool((200,) * len(wanted))
+    small, large = (Counter(draw_complement(probabilities, wanted, size=n).tolist()) for n in (size, size + more))
+    missing = sorted((small - large).elements())
+    assert max(drawn_classes(probabilities, np.array(missing, dtype=np.int64))) <= ((wanted > 0).sum() > 2)
+
+
+def test_a_class_too_small_for_an_image_does_not_change_what_others_draw() -> None:
+    probabilities, mix = pool((600, 600, 600)), np.array([0.004, 0.496, 0.5])
+    small, large = (draw_complement(probabilities, mix, size=n) for n in (100, 1000))
+    assert drawn_classes(probabilities, small) == [0, 50, 50]
+    assert set(small.tolist()) < set(large.tolist())
+
+
+def test_rounding_may_take_an_image_away_as_the_set_grows() -> None:
+    probabilities, mix = pool((20, 20, 20)), np.array([6, 6, 2]) / 14
+    small, large = (draw_complement(probabilities, mix, size=n) for n in (10, 11))
+    assert drawn_classes(probabilities, small) == [4, 4, 2]
+    assert drawn_classes(probabilities, large) == [5, 5, 1]
+    assert len(set(small.tolist()) - set(large.tolist())) == 1
+
+
+@pytest.mark.parametrize("absent", [0, 1, 2])
+def test_a_class_without_a_share_takes_no_part_in_the_draw(absent: int) -> None:
+    """Drawn as though its images were not in the pool: complements usually lack the class that has to grow."""
+    probabilities, mix = pool((50, 60, 70)), np.array([0.2, 0.3, 0.5])
+    mix[absent] = 0
+    others = np.flatnonzero(probabilities.argmax(axis=1) != absent)
+    alone = draw_complement(np.delete(probabilities[others], absent, axis=1), np.delete(mix, absent), size=40)
+    assert np.array_equal(draw_complement(probabilities, mix, size=40), others[alone])
 
 
 def test_draw_covers_every_image_of_a_class_alike() -> None:

@@ -28,6 +28,8 @@ def config(**changes: Any) -> RetargetConfig:
         {"sample_batch": 0}, {"steps": 1}, {"seed": -1}, {"seed": 400}, {"solver": "rk4"},
         {"rounds": 0}, {"drift": 0.0}, {"interval": (5.0, 0.2), "mode": "guided"}, {"interval": (-1.0, 2.0), "mode": "guided"},
         {"interval": (0.2, 5.0), "mode": "merged"}, {"interval": (0.2, float("nan")), "mode": "guided"},
+        {"interval": (0.2, float("inf")), "mode": "guided"}, {"cap": float("nan")}, {"floor": float("nan")},
+        {"pool": 4_000_000}, {"audit": 1_000_000},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
@@ -42,6 +44,46 @@ def test_settings_are_frozen_and_named() -> None:
         config().pool = 5  # type: ignore[misc]
     with pytest.raises(TypeError):
         RetargetConfig("digits-8", "parity", "0.5")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pool": 4_000_000}, "expected 200 to 3,999,999 images"),
+        ({"audit": 1_000_000}, "expected 50 to 999,999 images"),
+        ({"pilots": (512, 2_000_000)}, "expected sizes of 50 to 1,999,999 images"),
+    ],
+)
+def test_the_largest_sizes_are_named_and_taken(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+    assert config(pool=3_999_999, audit=999_999, pilots=(512, 1_999_999)).audit == 999_999
+
+
+@pytest.mark.parametrize(("given", "made"), [(1, True), (0.0, False), (True, True), (False, False)])
+def test_settings_of_the_fine_tune_get_their_own_types(given: float, made: bool) -> None:
+    found = config(finetune={"xflip": given, "micro_batch": 16.0, "augment": 0}).fine_tuning(1.0)
+    assert (found.xflip, found.micro_batch, found.augment) == (made, 16, 0.0)
+    assert [type(v) for v in (found.xflip, found.micro_batch, found.augment)] == [bool, int, float]
+
+
+@pytest.mark.parametrize(
+    ("finetune", "message"),
+    [
+        ({"P_mean": float("nan")}, "finetune is P_mean=nan; expected a finite number"),
+        ({"augment": True}, "finetune is augment=True; expected a number"),
+        ({"augment": 2.0}, "finetune is augment=2.0; expected a probability"),
+        ({"micro_batch": 1.5}, "finetune is micro_batch=1.5; expected a whole number"),
+        ({"micro_batch": float("inf")}, "finetune is micro_batch=inf; expected a whole number"),
+        ({"micro_batch": 0.0}, "finetune is micro_batch=0; expected 1 or more"),
+        ({"xflip": 0.3}, "finetune is xflip=0.3; expected 0, 1, true or false"),
+        ({"xflip": float("nan")}, "finetune is xflip=nan; expected 0, 1, true or false"),
+        ({"turbo": 1.0}, "finetune is turbo=1.0; expected one of"),
+    ],
+)
+def test_settings_that_no_fine_tune_has_are_refused(finetune: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        config(finetune=finetune)
 
 
 uses = st.sampled_from(["pool", "calibration", "audit"])

@@ -224,7 +224,7 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
     best = result["best"]["quality"]["point"]
     assert set(result["confirmed"]) == {"base", best}
     assert result["confirmed"][best]["fd_reference"] != result["best"]["quality"]["fd_reference"]
-    assert Pool(tmp_path / "out" / "confirmed" / best).seeds[0] == 6_000_000
+    assert Pool(tmp_path / "out" / "confirmed-64" / best).seeds[0] == 6_000_000
     assert [p.name for p in sweep_figures(tmp_path / "out")] == ["quality.png"]
     assert "target" not in sweep_table(pd.read_parquet(tmp_path / "out" / "sweep.parquet"), result)
     guided = SIMSGuidance(
@@ -232,6 +232,42 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
         interval=(0.3, 5.0),
     )  # fmt: skip
     assert SamplerConfig(steps=3).evaluations(guided) == inside
+
+
+def test_another_number_of_confirming_images_is_measured(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """More, then as many as before: each number has its own images, and what is there is read."""
+    folder = tmp_path / "copy"
+    shutil.copytree(swept[0], folder)
+    found = {}
+    for confirm in (64, 96):
+        found[confirm] = sweep(replace(GRID, confirm=confirm), folder)
+        assert {row["images"] for row in found[confirm]["confirmed"].values()} == {confirm}
+        assert found[confirm]["seeds"]["confirmed"] == [6_000_000, 6_000_000 + confirm - 1]
+    before = files(folder)
+    again = sweep(replace(GRID, confirm=64), folder)
+    assert again["confirmed"] == found[64]["confirmed"]
+    after = files(folder)
+    assert {k for k in after if after[k] != before.get(k) and k.startswith("confirmed")} == set()
+
+
+def test_an_auxiliary_measured_later_is_told_beside_the_points(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Points first without their auxiliaries, then with: the table of a sweep that had them from the start."""
+    folder, grid = tmp_path / "out", replace(GRID, omegas=(1.0,), sizes=(64,))
+    sweep(replace(grid, auxiliary=False), folder)
+    assert rows(folder)["linear_measured"].isna().all()
+    result = sweep(replace(grid, confirm=64), folder)
+    table = rows(folder)
+    timeless = [c for c in table.columns if c != "seconds"]
+    pd.testing.assert_frame_equal(table[timeless], rows(swept[0]).loc[table.index, timeless])
+    merged = table[table["mode"] == "merged"]
+    assert merged["linear_measured"].notna().all()
+    for row in [*result["best"].values(), result["confirmed"][result["best"]["at_target"]["point"]]]:
+        assert row["linear_measured"] == merged.loc[row["point"], "linear_measured"]
+    # And from then on, asked for or not.
+    sweep(replace(grid, auxiliary=False), folder)
+    assert rows(folder)["linear_measured"].notna().sum() == len(merged)
 
 
 def test_a_size_beyond_the_pool_is_refused(tmp_path: Path) -> None:
@@ -284,7 +320,7 @@ def test_settings_of_the_fine_tune_by_name() -> None:
     assert asked.fine_tuning(1.0).batch_size == RUN.batch_size
     with pytest.raises(ValueError, match="finetune is seed=1; expected one of"):
         replace(RUN, finetune={"seed": 1})
-    with pytest.raises(ValueError, match="augment is 2.0"):
+    with pytest.raises(ValueError, match="augment=2.0; expected"):
         replace(RUN, finetune={"augment": 2.0})
 
 
@@ -302,6 +338,7 @@ def test_the_command(swept: tuple[Path, dict[str, Any]]) -> None:
         ("--omegas", "much", "--omegas is 'much'"),
         ("--sizes", "few", "--sizes is 'few'"),
         ("--intervals", "0.3", "--intervals is '0.3'"),
+        ("--intervals", "1:inf", "--intervals is '1:inf'"),
         ("--finetune", "augment", "--finetune is augment"),
         ("--modes", "mixed", "--modes is 'mixed'"),
     ):
@@ -309,5 +346,8 @@ def test_the_command(swept: tuple[Path, dict[str, Any]]) -> None:
         assert refused.exit_code == 2
         assert words in refused.stderr
         assert refused.stderr.count("\n") == 1
+    unvisited = CliRunner().invoke(main, [*command, "--modes", "guided", "--intervals", "1000:2000"])
+    assert unvisited.exit_code == 2
+    assert "--interval 1000,2000 holds none of the 3 noise levels" in unvisited.stderr
     nameless = CliRunner().invoke(main, ["sweep", "--model", "digits-8", "--out", str(folder)])
     assert "give --attr, or the --classifier" in nameless.stderr
