@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -173,21 +170,6 @@ def _has_columns(path: Path, columns: list[str]) -> bool:
         return list(pq.read_schema(path).names) == columns
     except (OSError, ValueError):
         return False
-
-
-def check_zip(path: Path) -> None:
-    """Raises InputError where there is a file that `export_edm_zip` did not write from a pool, without labels."""
-    if not path.exists():
-        return
-    try:
-        with zipfile.ZipFile(path) as z:
-            # A real data set has the same description, but its members have the times at which EDM's tool wrote them.
-            timeless = all(member.date_time == zipfile.ZipInfo().date_time for member in z.infolist())
-            own = timeless and json.loads(z.read("dataset.json")) == {"labels": None}
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        own = False
-    if not own:
-        raise InputError(f"--export-zip {path} is no earlier export; it is not written over, give a new name")
 
 
 def complement_positions(pool: Pool, table: Path) -> np.ndarray:

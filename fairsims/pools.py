@@ -7,8 +7,10 @@ A pool is a folder of `pool.json`, Parquet shards (`seed: int64`, `image: struct
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -330,8 +332,6 @@ def decode_png(png: bytes) -> np.ndarray:
 
 def export_edm_zip(pool: Pool, path: Path, *, labels: tuple[str, Sequence[str]] | None = None) -> None:
     """The pool as an EDM dataset zip; `labels` = (label table, classes in order) writes class indices."""
-    import json
-
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(pool))]
     meta: dict[str, Any] = {"labels": None}
     if labels is not None:
@@ -348,10 +348,23 @@ def check_exports(seeds: Sequence[int], zip_file: Path | None, folder: Path | No
     """Raises InputError where the images of these seeds cannot be exported to: before they are sampled."""
     if zip_file is not None and zip_file.is_dir():
         raise InputError(f"--export-zip {zip_file} is a folder; expected the name of a file")
+    if zip_file is not None and zip_file.exists() and not _is_export(zip_file):
+        raise InputError(f"--export-zip {zip_file} is no earlier export; it is not written over, give a new name")
     if folder is not None:
         if folder.is_file():
             raise InputError(f"--export-folder {folder} is a file; expected the name of a folder")
         refuse_foreign(folder, ("metadata.csv", *(f"{int(s):06d}.png" for s in seeds)))
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file is what `export_edm_zip` writes of a pool without labels."""
+    try:
+        with zipfile.ZipFile(path) as z:
+            # A real data set has the same description, but its members have the times at which EDM's tool wrote them.
+            timeless = all(member.date_time == zipfile.ZipInfo().date_time for member in z.infolist())
+            return timeless and json.loads(z.read("dataset.json")) == {"labels": None}
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def export_folder(pool: Pool, folder: Path) -> None:

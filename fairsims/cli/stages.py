@@ -51,8 +51,6 @@ def generate(
 
     wanted, sampler = seed_range(seeds), SamplerConfig(steps=steps, solver=solver, S_churn=churn)
     pools.check_exports(wanted, export_zip, export_folder)
-    if export_zip:
-        jobs.check_zip(export_zip)
     with Bars() as bars:
         for done in jobs.generate_pool(
             model, out, wanted, sampler=sampler, batch_size=batch_size,

@@ -206,11 +206,15 @@ class _Seen:
         return next(p for p in pilots if p.share >= max(q.share for q in pilots) - AS_MUCH)
 
     @property
+    def on_most(self) -> set[float]:
+        """Strengths measured on the most images; 0, of which nothing more is to be learnt, with them."""
+        return {0.0} | {p.strength for p in self.pilots if p.n == self.largest}
+
+    @property
     def largest_on_few(self) -> float | None:
         """The strength of the largest share, where that is above the base's and was not measured on the most images."""
-        top = max(self.pilots, key=lambda p: p.share)
-        measured = any(p.strength == top.strength and p.n == self.largest for p in self.pilots)
-        return None if top.strength == 0 or measured else top.strength
+        top = max(self.pilots, key=lambda p: p.share).strength
+        return None if top in self.on_most else top
 
     @property
     def contenders(self) -> list[float]:
@@ -220,9 +224,8 @@ class _Seen:
         """
         pilots = sorted((p for p in self.pilots if p.strength > 0), key=lambda p: (p.strength, -p.n))
         top = max(pilots, key=lambda p: p.share)
-        measured = {p.strength for p in pilots if p.n == self.largest}
         near = next(p for p in pilots if not _below(p, top, 2))
-        return [p.strength for p in (top, near) if p.strength not in measured]
+        return [p.strength for p in (top, near) if p.strength not in self.on_most]
 
     def rises(self) -> bool:
         clear = any(_below(self.pilots[0], p, RISE) for p in self.before_the_turn)
