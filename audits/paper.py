@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fairsims import distributed, jobs
+from fairsims import engine, jobs
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.cnn import NetworkConfig
 from fairsims.classifiers.evaluation import HeldOut
@@ -32,9 +32,9 @@ from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli.common import Bars, say
-from fairsims.datasets import open_dataset
-from fairsims.denoisers import fastest_precision
+from fairsims.data import open_dataset
 from fairsims.errors import FairsimsError, InputError
+from fairsims.models import fastest_precision
 from fairsims.report.sweep_table import sweep_table
 from fairsims.report.terminal import terminal_table
 from fairsims.retarget.config import RetargetConfig
@@ -101,7 +101,7 @@ def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None]
 def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], out: Path) -> None:
     """Classifier, sweep, retargeting with its audit; prints what came out beside what was published."""
     command = f"python audits/paper.py {name}"
-    with distributed.main_first():
+    with engine.main_first():
         files = files | {"classifier": classifier_for_features(recipe, files, out)}
     config = sweep_config(recipe, files, load_classifier(str(files["classifier"])).attribute.name)
     with Bars() as bars:
@@ -109,7 +109,7 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
     say(sweep_table(pd.read_parquet(out / "sweep" / "sweep.parquet"), swept))
     if config.steer:
         point = next(p for p in config.points() if p.name == swept["best"]["at_target"]["point"])
-        with distributed.main_first():
+        with engine.main_first():
             chosen = begin_run(config, out / "sweep", point, out / "retarget")
         with Bars() as bars:
             audit = jobs.run_retarget(prepare(chosen), out / "retarget", report=bars.report, command=command)
@@ -192,13 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [f for f in ("model", "reference") if not files[f]]
     if missing:
         parser.error(f"no {' and no '.join(missing)} given; name your own files, by option or environment")
-    distributed.initialise()
+    engine.initialise()
     try:
         carry_out(args.name, recipe, files, args.out or Path("runs") / args.name)
     except FairsimsError as e:
         sys.exit(f"error: {e}")
     finally:
-        distributed.shutdown()
+        engine.shutdown()
 
 
 if __name__ == "__main__":

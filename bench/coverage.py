@@ -33,7 +33,7 @@ from fairsims.audit.shares import (
     share_difference,
 )
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import UNDETERMINED, Attribute
+from fairsims.data.attributes import UNDETERMINED, Attribute
 
 SHARE, CHANGE = (0.93, 0.98), (0.93, 0.97)
 IMAGES = 10_000

@@ -30,7 +30,7 @@ from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.cnn import ConvNet
 from fairsims.classifiers.embedded import BLUEPRINTS
 from fairsims.classifiers.training import predict_logits, train_network
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 
 LIMIT = (0.93, 0.98)
 DRAWN, LABELS = 300, 100

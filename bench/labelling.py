@@ -22,9 +22,9 @@ from timing import DEVICE, timed
 from torch import Tensor
 
 from fairsims.classifiers import label_batches, load_classifier
-from fairsims.datasets import open_dataset, to_float
+from fairsims.data import open_dataset, to_float
+from fairsims.files import write_json
 from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
-from fairsims.runs import write_json
 
 
 @dataclass

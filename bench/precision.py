@@ -15,9 +15,9 @@ import torch
 
 from fairsims.audit.quality import FrechetReference, Moments, frechet_distance
 from fairsims.classifiers import classifier_for, features_of, label_batches
-from fairsims.datasets import open_dataset, to_uint8
-from fairsims.denoisers import checkpoint_recipe, load_network
-from fairsims.sampling import generate
+from fairsims.data import open_dataset, to_uint8
+from fairsims.models import checkpoint_recipe, load_network
+from fairsims.models.sampling import generate
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ import torch
 from timing import DEVICE, matmul_peak, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairsims.denoisers import SIMSGuidance, fastest_precision, load_network, merge
-from fairsims.denoisers.base import Denoiser
+from fairsims.models import SIMSGuidance, fastest_precision, load_network, merge
+from fairsims.models.base import Denoiser
+from fairsims.models.sampling import SamplerConfig, generate
 from fairsims.pools import write_pool
-from fairsims.sampling import SamplerConfig, generate
 from fairsims.seeds import noise_for
 
 INTERVAL = (1.0, 20.0)

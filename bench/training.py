@@ -19,12 +19,12 @@ import pandas as pd
 from timing import DEVICE, matmul_peak, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairsims.datasets.base import ArraySource, ImageDataset
-from fairsims.denoisers import EDMDenoiser, NetworkDenoiser, fastest_precision, load_network
-from fairsims.presets import preset
+from fairsims.data.base import ArraySource, ImageDataset
+from fairsims.models import EDMDenoiser, NetworkDenoiser, fastest_precision, load_network
 from fairsims.training import TrainConfig, edm_loss, train
 from fairsims.training.augmentation import AUGMENT_DIM
 from fairsims.training.batches import batches
+from fairsims.training.presets import preset
 
 
 def network(args: argparse.Namespace) -> tuple[NetworkDenoiser, float]:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from fairsims import distributed
+from fairsims import engine
 from fairsims.audit.command import AuditConfig, measure, open_audit, shares_of
 from fairsims.audit.joint import Cells
 from fairsims.audit.plan import audit_plan
@@ -24,8 +24,10 @@ from fairsims.audit.sources import label_source
 from fairsims.audit.targets import Target, as_mapping, describe, parse_target
 from fairsims.classifiers import AttributeClassifier, load_classifier
 from fairsims.classifiers.checkpoints import embedded_classifiers
-from fairsims.datasets import ImageDataset, open_dataset, to_float
-from fairsims.denoisers import (
+from fairsims.data import ImageDataset, open_dataset, to_float
+from fairsims.errors import InputError
+from fairsims.files import read_json
+from fairsims.models import (
     Denoiser,
     EDMDenoiser,
     NetworkDenoiser,
@@ -38,9 +40,8 @@ from fairsims.denoisers import (
     save_checkpoint,
     save_guided,
 )
-from fairsims.errors import InputError
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, pool_dataset, write_pool
-from fairsims.presets import preset
 from fairsims.report.publish import publish
 from fairsims.retarget.compare import compare
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
@@ -51,16 +52,16 @@ from fairsims.retarget.pipeline import most_rounds, retarget
 from fairsims.retarget.plan import seed_ranges
 from fairsims.retarget.stages import write_set
 from fairsims.retarget.sweep import sweep
-from fairsims.runs import PLAN, new_run_folder, read_json, refuse_foreign, settle_settings, write_manifest, write_plan
-from fairsims.sampling import SamplerConfig
+from fairsims.run import PLAN, new_run_folder, refuse_foreign, settle_settings, write_manifest, write_plan
 from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
 from fairsims.training.augmentation import AUGMENT_DIM
+from fairsims.training.presets import preset
 
 
 def resolve_precision(name: str) -> str:
     """`auto` -> the fastest that the hardware does natively; anything else unchanged."""
-    return fastest_precision(distributed.device()) if name == "auto" else name
+    return fastest_precision(engine.device()) if name == "auto" else name
 
 
 def train_base(
@@ -100,7 +101,7 @@ def train_base(
             facts["network"] = network
         network = (recipe.network if recipe else {}) | network
         torch.manual_seed(derive(config.seed, "init"))
-        denoiser = new_network(dataset, config, network).to(distributed.device())
+        denoiser = new_network(dataset, config, network).to(engine.device())
     if compiled:
         compile_networks(denoiser)
     yield from train_folder(denoiser, dataset, config, out, recipe=facts)
@@ -148,8 +149,8 @@ def finetune_pool(
 
 def load_on_device(model: str) -> NetworkDenoiser:
     """A single network on this process's device; under torchrun rank 0 fills the cache of imported ones first."""
-    with distributed.main_first():
-        return load_network(model).to(distributed.device())
+    with engine.main_first():
+        return load_network(model).to(engine.device())
 
 
 def compile_networks(denoiser: Denoiser) -> None:
@@ -194,8 +195,8 @@ def generate_pool(
     compiled: bool = False,
 ) -> Iterator[int]:  # fmt: skip
     """Sample a checkpoint's images into a pool; yields the number finished."""
-    with distributed.main_first():
-        denoiser = load_checkpoint(model).to(distributed.device())
+    with engine.main_first():
+        denoiser = load_checkpoint(model).to(engine.device())
     denoiser.precision = precision
     made_by: dict[str, Any] = {"kind": "checkpoint", "digest": checkpoint_digest(model)}
     if compiled:
@@ -324,7 +325,7 @@ def run_sweep(config: SweepConfig, out: Path, *, report: Report, command: str) -
     from fairsims.report.sweep_figures import sweep_figures
 
     result = sweep(config, out, report=report, command=command)
-    if distributed.is_main():
+    if engine.is_main():
         sweep_figures(out)
     return result
 
@@ -425,8 +426,8 @@ def overview() -> dict[str, Any]:
     import platform
 
     from fairsims import __version__
-    from fairsims.datasets.embedded import EMBEDDED
-    from fairsims.denoisers.checkpoints import embedded_models
+    from fairsims.data.embedded import EMBEDDED
+    from fairsims.models.checkpoints import embedded_models
 
     return {
         "fairsims": __version__,
@@ -435,7 +436,7 @@ def overview() -> dict[str, Any]:
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"cpu, {torch.get_num_threads()} threads",
-        "precision": fastest_precision(distributed.device()),
+        "precision": fastest_precision(engine.device()),
         "models": embedded_models(),
         "datasets": list(EMBEDDED),
         "classifiers": sorted(embedded_classifiers()),

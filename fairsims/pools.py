@@ -24,13 +24,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fairsims import __version__, distributed
-from fairsims.datasets.ahead import READERS, read_ahead
-from fairsims.datasets.base import HeldSource, ImageDataset, to_uint8
-from fairsims.denoisers.base import Denoiser
+from fairsims import __version__, engine
+from fairsims.data.ahead import READERS, read_ahead
+from fairsims.data.base import HeldSource, ImageDataset, to_uint8
 from fairsims.errors import InputError
-from fairsims.runs import atomic, read_json, refuse_foreign, settle_settings, sha256_file, sha256_json, write_json
-from fairsims.sampling import SamplerConfig, generate_batches
+from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
+from fairsims.models.base import Denoiser
+from fairsims.models.sampling import SamplerConfig, generate_batches
+from fairsims.run import refuse_foreign, settle_settings
 
 SHARD_SIZE = 512
 ENCODERS = 4
@@ -211,13 +212,13 @@ def write_pool(
         "seeds": compact_seeds(seeds),
         "versions": {"fairsims": __version__, "torch": torch.__version__},
     }
-    with distributed.main_first():
+    with engine.main_first():
         settle_settings(folder / "pool.json", settings)
     chunks = [seeds[start : start + SHARD_SIZE] for start in range(0, len(seeds), SHARD_SIZE)]
     paths = [folder / f"shard-{number:05d}.parquet" for number in range(len(chunks))]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
-    distributed.barrier()  # nobody adds a shard before all have looked
-    mine = missing[distributed.rank() :: distributed.world()]
+    engine.barrier()  # nobody adds a shard before all have looked
+    mine = missing[engine.rank() :: engine.world()]
     # Batches end where shards do, so that a shard is the same whoever makes it.
     cut = [chunks[k][start : start + batch_size] for k in mine for start in range(0, len(chunks[k]), batch_size)]
     sampled = generate_batches(denoiser, cut, sampler=sampler)
@@ -239,7 +240,7 @@ def write_pool(
             write_shard(paths[number], chunk, [row.result() for row in rows])
             done = finished()
             yield done
-    distributed.barrier()
+    engine.barrier()
     if done < len(seeds):
         yield len(seeds)
 

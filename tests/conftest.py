@@ -9,10 +9,10 @@ import pytest
 import torch
 from support import MakeNetwork, MakePool
 
-from fairsims.datasets import ImageDataset, open_dataset
-from fairsims.denoisers import EDMDenoiser
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.files import write_json
+from fairsims.models import EDMDenoiser
 from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
-from fairsims.runs import write_json
 
 # One thread: sums come out in the same order on every machine, and the networks here are too small for more.
 torch.set_num_threads(1)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fairsims.denoisers import EDMDenoiser
+from fairsims.models import EDMDenoiser
 
 CLASSES = {"edm": "EDMPrecond", "vp": "VPPrecond", "ve": "VEPrecond", "iddpm": "iDDPMPrecond"}
 NETWORKS = {"songunet": "SongUNet", "dhariwal": "DhariwalUNet"}

@@ -16,7 +16,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from fairsims.cli import main
-from fairsims.denoisers import EDMDenoiser
+from fairsims.models import EDMDenoiser
 from fairsims.pools import Pool
 
 MakeNetwork = Callable[..., EDMDenoiser]

@@ -21,11 +21,11 @@ from fairsims.audit.tables import share_rows
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
-from fairsims.datasets import ImageDataset
+from fairsims.data import ImageDataset
+from fairsims.files import read_json, write_json
 from fairsims.pools import Pool, export_edm_zip, export_folder
 from fairsims.report.runs_index import read_run
 from fairsims.report.view import read_audit
-from fairsims.runs import read_json, write_json
 
 SCHEMA = Draft202012Validator(json.loads((files("fairsims.audit") / "audit.schema.json").read_text(encoding="utf-8")))
 

@@ -26,9 +26,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairsims.classifiers.checkpoints import find_classifier
-from fairsims.datasets import ImageDataset
-from fairsims.denoisers import EDMDenoiser, load_network
-from fairsims.runs import read_json
+from fairsims.data import ImageDataset
+from fairsims.files import read_json
+from fairsims.models import EDMDenoiser, load_network
 
 AUDITS = Path(__file__).parent.parent / "audits"
 NETWORKS = {

@@ -18,8 +18,8 @@ from support import MakePool, refused, run, succeeds
 from fairsims.audit.targets import parse_target
 from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
-from fairsims.datasets import open_dataset
-from fairsims.datasets.attributes import Attribute
+from fairsims.data import open_dataset
+from fairsims.data.attributes import Attribute
 from fairsims.jobs import dry_run
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import prepare

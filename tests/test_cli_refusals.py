@@ -15,9 +15,9 @@ import torch
 from support import MakeNetwork, MakePool, refused, run, small_disk, succeeds
 
 from fairsims.classifiers.checkpoints import find_classifier
-from fairsims.denoisers import save_checkpoint
-from fairsims.denoisers.checkpoints import find_checkpoint
-from fairsims.runs import read_json
+from fairsims.files import read_json
+from fairsims.models import save_checkpoint
+from fairsims.models.checkpoints import find_checkpoint
 
 MODEL = ["retarget", "--model", "digits-8"]
 RETARGET = [*MODEL, "--attr", "parity"]

@@ -26,11 +26,11 @@ from fairsims.audit.extractors import classifier_features
 from fairsims.audit.fidelity import quality
 from fairsims.classifiers import load_classifier
 from fairsims.cli import main
-from fairsims.datasets import open_dataset
-from fairsims.denoisers import checkpoint_recipe
+from fairsims.data import open_dataset
+from fairsims.files import sha256_file, sha256_json
+from fairsims.models import checkpoint_recipe
 from fairsims.pools import Pool, select_pool
 from fairsims.report import write_report
-from fairsims.runs import sha256_file, sha256_json
 
 SMALL = [
     "--pool", "500", "--pilots", "128,512", "--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4",

@@ -14,9 +14,10 @@ import torch
 from support import MakeNetwork, MakePool
 
 import fairsims.pools
-from fairsims.datasets import open_dataset, to_uint8
-from fairsims.denoisers import EDMDenoiser
+from fairsims.data import open_dataset, to_uint8
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.models import EDMDenoiser
+from fairsims.models.sampling import SamplerConfig, generate
 from fairsims.pools import (
     Pool,
     compact_seeds,
@@ -29,7 +30,6 @@ from fairsims.pools import (
     select_pool,
     write_pool,
 )
-from fairsims.sampling import SamplerConfig, generate
 
 SAMPLER = SamplerConfig(steps=2)
 MADE_BY = {"kind": "base", "digest": "abc"}

@@ -6,9 +6,9 @@ import json
 import subprocess
 import sys
 
-from fairsims.processes import has_ended, this_process
+from fairsims.run import has_ended, this_process
 
-SAY = "import json; from fairsims.processes import this_process; print(json.dumps(this_process()), flush=True); input()"
+SAY = "import json; from fairsims.run import this_process; print(json.dumps(this_process()), flush=True); input()"
 
 
 def test_a_killed_process_has_ended_and_a_working_one_has_not() -> None:

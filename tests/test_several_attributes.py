@@ -20,7 +20,7 @@ from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli import main
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import NoResponse
 from fairsims.pools import Pool
 from fairsims.retarget import pipeline

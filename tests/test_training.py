@@ -15,14 +15,14 @@ import torch
 from support import MakeNetwork
 from torch import Tensor
 
-from fairsims.datasets import ImageDataset, to_float
-from fairsims.denoisers import EDMDenoiser, load_network
+from fairsims.data import ImageDataset, to_float
 from fairsims.errors import ChangedSettings, Diverged, InputError
-from fairsims.presets import PRESETS, preset
-from fairsims.runs import read_jsonl
+from fairsims.files import read_jsonl
+from fairsims.models import EDMDenoiser, load_network
 from fairsims.seeds import torch_generator
 from fairsims.training import TrainConfig, edm_loss, finetune_config, train, train_folder
 from fairsims.training.batches import Batch, batches, draw_images
+from fairsims.training.presets import PRESETS, preset
 
 # 12 steps of 16 images; a tick every 2 steps, a state every 4.
 SMALL = TrainConfig(
@@ -339,7 +339,7 @@ def test_large_presets_have_the_size_they_claim(name: str, least: float, most: f
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_fit_their_data(name: str) -> None:
-    from fairsims.datasets import open_dataset
+    from fairsims.data import open_dataset
 
     recipe = preset(name)
     if recipe.data is None:

@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from fairsims import jobs
 from fairsims.audit.command import classifier_of, shares_of
 from fairsims.audit.compare import quality
-from fairsims.datasets import open_dataset
-from fairsims.denoisers import checkpoint_recipe
+from fairsims.data import open_dataset
+from fairsims.files import read_jsonl
+from fairsims.models import checkpoint_recipe
 from fairsims.pools import Pool
 from fairsims.report.grids import image_grid
-from fairsims.runs import read_jsonl
 
 ASSETS = Path(__file__).parent.parent / "fairsims" / "assets" / "models"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import FairsimsError, InputError
 from fairsims.pools import Pool
 from fairsims.report.gallery import attributes_of, picture
@@ -37,7 +37,7 @@ from fairsims.report.runs_index import RunEntry, pools_of
 from fairsims.report.view import Share
 from fairsims.report.widgets import download, guarded, held_calls, opened_pools, picked_run, plain, table
 from fairsims.report.words import percent, points, points_interval, share_text
-from fairsims.runs import SIGNATURE
+from fairsims.run import SIGNATURE
 
 HEIGHT = 288
 # Streamlit keeps C and R for itself; U is for undetermined.

@@ -18,7 +18,7 @@ from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields, wri
 from fairsims.report.runs_index import RunEntry
 from fairsims.report.signing import problems, read_public_key, verify
 from fairsims.report.widgets import download, guarded, picked_run, plain
-from fairsims.runs import PLAN, SIGNATURE, relisted
+from fairsims.run import PLAN, SIGNATURE, relisted
 
 FILES = (
     *FORMS.values(), FILE, PLAN, "audit/audit.json", "manifest.json", SIGNATURE,

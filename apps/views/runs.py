@@ -6,6 +6,7 @@ import time
 
 import streamlit as st
 
+from fairsims.files import read_json
 from fairsims.report.collapse_report import loops_headline
 from fairsims.report.comparison import comparison_headline
 from fairsims.report.dashboard import runs_root
@@ -15,7 +16,6 @@ from fairsims.report.tables import runs_table
 from fairsims.report.view import AuditView
 from fairsims.report.widgets import badge, guarded, no_runs, plain
 from fairsims.report.words import duration, fixed, headline, number, short_verdict
-from fairsims.runs import read_json
 
 PER_PAGE = 20
 SEARCH_FROM = 8

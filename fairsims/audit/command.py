@@ -18,11 +18,11 @@ from fairsims.audit.reading import AuditPlan, Report
 from fairsims.audit.sources import ImageSource, label_source, open_source, predicted_counts
 from fairsims.audit.targets import parse_target, resampling_cost
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
-from fairsims.datasets import ImageDataset, open_dataset
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
+from fairsims.files import cache_folder
 from fairsims.pools import Pool
-from fairsims.runs import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from fairsims.audit.pairs import joint_section
 from fairsims.audit.reading import AuditPlan, Reading, Report, ShareRule, read_attribute, section, warnings_of
 from fairsims.audit.sources import ImageSource
 from fairsims.classifiers.base import AttributeClassifier
-from fairsims.datasets import ImageDataset
+from fairsims.data import ImageDataset
 from fairsims.errors import InputError
+from fairsims.files import sha256_json, write_json
 from fairsims.pools import Pool
-from fairsims.runs import sha256_json, write_json
 
 __all__ = ["AuditPlan", "ShareRule", "audit", "check_pair", "source_facts", "write_audit"]
 

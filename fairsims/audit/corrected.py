@@ -30,7 +30,7 @@ from fairsims.audit.intervals import (
     youden,
 )
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from fairsims.classifiers.backbones import digest_of, open_backbone
 from fairsims.classifiers.base import AttributeClassifier
-from fairsims.distributed import device
+from fairsims.engine import device
 from fairsims.errors import InputError, closest
-from fairsims.runs import sha256_json
+from fairsims.files import sha256_json
 
 INCEPTION = "inception"
 CLIP = "clip:"

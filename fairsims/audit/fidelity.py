@@ -41,9 +41,9 @@ from fairsims.audit.references import FeatureTable, read_statistics, stored_feat
 from fairsims.audit.reweighting import reference_calls, reference_weights
 from fairsims.audit.sources import ImageSource
 from fairsims.classifiers.base import AttributeClassifier
-from fairsims.datasets import ImageDataset
+from fairsims.data import ImageDataset
 from fairsims.errors import InputError
-from fairsims.runs import sha256_file
+from fairsims.files import sha256_file
 from fairsims.seeds import numpy_generator
 
 NEIGHBOUR_SAMPLE = 10_000

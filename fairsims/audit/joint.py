@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fairsims.audit.intervals import on_simplex
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
 
 FloatArray = npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from fairsims.audit.shares import (
     labelled_pool,
 )
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets import Attribute
+from fairsims.data import Attribute
 
 SELECTED = "Not measured after: the images were selected by their calls, and cells of what was kept cannot be counted."
 

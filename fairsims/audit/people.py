@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairsims.audit.sources import ImageSource
-from fairsims.datasets import Attribute, ImageDataset
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data import Attribute, ImageDataset
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError, closest
+from fairsims.files import sha256_file
 from fairsims.pools import Pool
-from fairsims.runs import sha256_file
 
 IntArray = npt.NDArray[np.int64]
 

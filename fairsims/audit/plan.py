@@ -9,9 +9,9 @@ from typing import Any
 from fairsims.audit.command import OpenAudit
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers import AttributeClassifier
-from fairsims.datasets import ImageDataset
-from fairsims.datasets.attributes import Attribute
-from fairsims.runs import sha256_file
+from fairsims.data import ImageDataset
+from fairsims.data.attributes import Attribute
+from fairsims.files import sha256_file
 
 ALPHA = 0.05
 """All intervals are of level 1 - alpha."""

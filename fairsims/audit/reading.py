@@ -33,7 +33,7 @@ from fairsims.audit.shares import (
 from fairsims.audit.sources import ImageSource, label_source
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers.base import AttributeClassifier, Confusion
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 
 IntArray = npt.NDArray[np.int64]

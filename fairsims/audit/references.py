@@ -17,7 +17,7 @@ from fairsims.audit.extractors import FeatureExtractor
 from fairsims.audit.quality import FloatArray, FrechetReference, moments_of
 from fairsims.audit.sources import ImageSource, batch_size
 from fairsims.errors import InputError
-from fairsims.runs import atomic
+from fairsims.files import atomic
 
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, InputError)
 """What reading a file raises that was cut off or overwritten."""

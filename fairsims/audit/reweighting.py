@@ -12,8 +12,8 @@ from fairsims.audit.joint import Cells, raked_weights
 from fairsims.audit.quality import FloatArray, target_weights
 from fairsims.audit.sources import label_source
 from fairsims.classifiers.base import AttributeClassifier
-from fairsims.datasets import ImageDataset
-from fairsims.datasets.attributes import UNDETERMINED, Attribute
+from fairsims.data import ImageDataset
+from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
 
 IntArray = npt.NDArray[np.int64]

@@ -12,10 +12,10 @@ import pandas as pd
 from torch import Tensor
 
 from fairsims.classifiers.base import AttributeClassifier, label_batches
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import InputError
+from fairsims.files import atomic
 from fairsims.pools import Pool
-from fairsims.runs import atomic
 
 FloatArray = npt.NDArray[np.floating[Any]]
 

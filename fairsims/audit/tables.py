@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fairsims.runs import atomic
+from fairsims.files import atomic
 
 SIDES = ("before", "after")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError, closest
 
 SUM_TOLERANCE = 1e-6

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairsims.classifiers import torchvision_nets
-from fairsims.distributed import device
+from fairsims.engine import device
 from fairsims.errors import InputError, closest
 
 KINDS = ("clip", "torchvision", "classifier")
@@ -179,7 +179,7 @@ def load_clip(rest: str) -> Any:
 
 
 def _check_local_clip(folder: Path) -> None:
-    from fairsims.runs import read_json
+    from fairsims.files import read_json
 
     config = read_json(folder / "open_clip_config.json")
     missing = {"mean", "std"} - set(config.get("preprocess_cfg", {}))

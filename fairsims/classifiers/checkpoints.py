@@ -20,10 +20,10 @@ from fairsims.classifiers.base import AttributeClassifier, Confusion
 from fairsims.classifiers.cnn import ConvNet, NetworkBackbone, NetworkConfig
 from fairsims.classifiers.linear import Card, LinearClassifier
 from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet
-from fairsims.datasets.attributes import Attribute
-from fairsims.distributed import device
+from fairsims.data.attributes import Attribute
+from fairsims.engine import device
 from fairsims.errors import InputError, closest
-from fairsims.runs import atomic, read_json, sha256_file, sha256_json, write_json
+from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
 
 FORMAT = "fairsims-classifier/1"
 WEIGHTS = ("cnn", "probe", "clip")

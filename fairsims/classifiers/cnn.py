@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairsims.datasets.base import to_float
+from fairsims.data.base import to_float
 from fairsims.errors import InputError
 
 if TYPE_CHECKING:

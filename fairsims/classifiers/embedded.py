@@ -13,8 +13,8 @@ from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
-from fairsims.datasets import open_dataset
-from fairsims.datasets.attributes import Attribute
+from fairsims.data import open_dataset
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError, closest
 
 

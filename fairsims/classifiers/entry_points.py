@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.linear import Card, facts_of
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 
 GROUP = "fairsims.classifiers"

@@ -17,7 +17,7 @@ from fairsims.classifiers.calibration import accuracy_interval, bootstrap_interv
 from fairsims.classifiers.labelled import Labelled
 from fairsims.classifiers.trainers import Report, Trainer
 from fairsims.errors import InputError
-from fairsims.runs import atomic
+from fairsims.files import atomic
 
 IntArray = npt.NDArray[np.int64]
 Say = Callable[[str], None]

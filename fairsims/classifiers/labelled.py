@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairsims.datasets.attributes import UNDETERMINED, Attribute
-from fairsims.datasets.base import ImageDataset
+from fairsims.data.attributes import UNDETERMINED, Attribute
+from fairsims.data.base import ImageDataset
 from fairsims.errors import InputError, closest
 
 IntArray = npt.NDArray[np.int64]

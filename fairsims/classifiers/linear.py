@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fairsims.classifiers.abstention import with_undetermined
 from fairsims.classifiers.backbones import Backbone
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import UNDETERMINED, Attribute
+from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
 
 

@@ -26,9 +26,10 @@ from fairsims.classifiers.labelled import Labelled, groups_of
 from fairsims.classifiers.prompts import Prompts, zero_shot_head
 from fairsims.classifiers.seen import SEEN, write_seen
 from fairsims.classifiers.trainers import Trainer
-from fairsims.datasets.attributes import UNDETERMINED, Attribute
+from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
-from fairsims.runs import read_json, refuse_foreign, settle_settings
+from fairsims.files import read_json
+from fairsims.run import refuse_foreign, settle_settings
 
 Say = Callable[[str], None]
 Report = Callable[[str, int, int], None]

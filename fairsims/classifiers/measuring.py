@@ -25,7 +25,7 @@ from fairsims.classifiers.seen import seen_by
 from fairsims.classifiers.table import TableClassifier, read_table
 from fairsims.classifiers.trainers import trainer_of
 from fairsims.errors import InputError
-from fairsims.runs import atomic, read_json, write_json
+from fairsims.files import atomic, read_json, write_json
 
 Report = Callable[[int, int], None]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairsims.classifiers.backbones import absolute, load_clip
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError, closest
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fairsims.classifiers.cnn import box_reduced
 from fairsims.classifiers.labelled import Labelled
 from fairsims.errors import InputError
-from fairsims.runs import atomic, read_json
+from fairsims.files import atomic, read_json
 
 SEEN = "seen.npy"
 

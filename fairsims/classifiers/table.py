@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.linear import Card, facts_of
-from fairsims.datasets.attributes import UNDETERMINED, Attribute, sorted_classes
+from fairsims.data.attributes import UNDETERMINED, Attribute, sorted_classes
 from fairsims.errors import InputError, closest
-from fairsims.runs import sha256_file, sha256_json
+from fairsims.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import pandas as pd

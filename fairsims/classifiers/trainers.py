@@ -23,7 +23,7 @@ from fairsims.classifiers.seen import seen_by
 from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet
 from fairsims.classifiers.training import ClassifierRecipe, predict_logits, train_network
 from fairsims.errors import InputError
-from fairsims.runs import read_json
+from fairsims.files import read_json
 
 IntArray = npt.NDArray[np.int64]
 Report = Callable[[int, int], None]

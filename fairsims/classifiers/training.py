@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairsims.classifiers.augment import Augmentation, augment
-from fairsims.datasets.base import to_float
-from fairsims.distributed import device
+from fairsims.data.base import to_float
+from fairsims.engine import device
 from fairsims.errors import Diverged, InputError
 from fairsims.seeds import derive, torch_generator
 

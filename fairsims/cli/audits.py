@@ -65,7 +65,7 @@ def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
     """
     from fairsims.report.forms import find_run, unwritten, write_reports
     from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields
-    from fairsims.runs import SIGNATURE
+    from fairsims.run import SIGNATURE
 
     folder = find_run(run)
     written = write_reports(folder, forms)

@@ -232,7 +232,7 @@ def _labelled(
     data: str | None, attr: str, resolution: int | None, classes: str | None, undetermined: tuple[str, ...]
 ) -> Labelled:
     from fairsims.classifiers.labelled import labelled
-    from fairsims.datasets import open_dataset
+    from fairsims.data import open_dataset
 
     if not data:
         raise InputError("--data is missing; expected labelled images: embedded name, image folder, EDM zip or Parquet")
@@ -245,8 +245,8 @@ def _trainer(kind: str, data: Labelled, seed: int, settings: dict[str, Any]) -> 
     from fairsims.classifiers.torchvision_nets import TorchvisionConfig
     from fairsims.classifiers.trainers import CNNTrainer, ProbeTrainer
     from fairsims.classifiers.training import ClassifierRecipe
-    from fairsims.denoisers.precondition import fastest_precision
-    from fairsims.distributed import device
+    from fairsims.engine import device
+    from fairsims.models.precondition import fastest_precision
 
     for other, names in SETTINGS.items():
         for name in names:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from fairsims import distributed
+from fairsims import engine
 from fairsims.errors import FairsimsError, InputError
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
-        if distributed.launched():
+        if engine.launched():
             if found[0] in PARALLEL:
-                distributed.initialise()
-            elif distributed.launched_rank():
+                engine.initialise()
+            elif engine.launched_rank():
                 raise click.exceptions.Exit(0)
         return found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            distributed.shutdown()
+            engine.shutdown()
             return result
         except FairsimsError as e:
             fail(str(e))
@@ -67,7 +67,7 @@ class Group(click.Group):
                 f"cannot read or write {e.filename or 'a file'}: {e.strerror or e}; free space or choose another folder"
             )
         except click.UsageError as e:
-            if not distributed.launched():
+            if not engine.launched():
                 raise
             leave(e.show)
         except KeyboardInterrupt:
@@ -81,11 +81,11 @@ def fail(message: str) -> NoReturn:
 
 def leave(say: Callable[[], None]) -> NoReturn:
     """Exit with code 2 after saying why; under torchrun without waiting for the other processes."""
-    if distributed.launched_rank():
+    if engine.launched_rank():
         # Most errors are found by all processes. While this one waits, torchrun ends it if rank 0 has failed as well.
         time.sleep(5)
     say()
-    if distributed.launched():
+    if engine.launched():
         sys.stderr.flush()
         os._exit(2)
     sys.exit(2)
@@ -190,7 +190,7 @@ class Bars:
                 desc=f"{stage:<12}",
                 unit=self.unit,
                 file=sys.stderr,
-                disable=not sys.stderr.isatty() or distributed.launched_rank() > 0,
+                disable=not sys.stderr.isatty() or engine.launched_rank() > 0,
             )
         assert self.bar is not None
         self.bar.update(done - self.bar.n)
@@ -198,7 +198,7 @@ class Bars:
 
 def follow(ticks: Iterator[Tick], out: Path, as_json: bool) -> None:
     """Run a training to its end with a progress bar, then print where it is."""
-    from fairsims.runs import read_json
+    from fairsims.files import read_json
 
     with Bars() as bars:
         last = None
@@ -217,7 +217,7 @@ def show(value: dict[str, Any], as_json: bool) -> None:
 
 def say(text: str) -> None:
     """Print on stdout, under torchrun once for all processes."""
-    if distributed.launched_rank() == 0:
+    if engine.launched_rank() == 0:
         click.echo(text)
 
 

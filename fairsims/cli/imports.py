@@ -25,7 +25,7 @@ def export() -> None:
 @json_option
 def import_edm(snapshot: Path, out: Path, as_json: bool) -> None:
     """A snapshot of NVlabs/edm (.pkl), read without executing anything in it."""
-    from fairsims.denoisers import checkpoint_recipe, edm_pickle
+    from fairsims.models import checkpoint_recipe, edm_pickle
 
     digest = edm_pickle.import_edm(snapshot, out)
     show({"checkpoint": str(out), "digest": digest, **checkpoint_recipe(out)}, as_json)
@@ -37,7 +37,7 @@ def import_edm(snapshot: Path, out: Path, as_json: bool) -> None:
 @json_option
 def import_diffusers(folder: Path, out: Path, as_json: bool) -> None:
     """A local folder of a diffusers DDPM or DDIM pipeline (unconditional, pixels)."""
-    from fairsims.denoisers.diffusers_import import import_pipeline
+    from fairsims.models.diffusers_import import import_pipeline
 
     show(import_pipeline(folder, out), as_json)
 
@@ -48,6 +48,6 @@ def import_diffusers(folder: Path, out: Path, as_json: bool) -> None:
 @json_option
 def export_diffusers(checkpoint: str, out: Path, as_json: bool) -> None:
     """A model that came from diffusers, also fine-tuned or merged, as a pipeline folder."""
-    from fairsims.denoisers.diffusers_import import export_pipeline
+    from fairsims.models.diffusers_import import export_pipeline
 
     show(export_pipeline(checkpoint, out), as_json)

@@ -46,8 +46,8 @@ def generate(
     compiled: bool, export_zip: Path | None, export_folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
-    from fairsims import distributed, jobs, pools
-    from fairsims.sampling import SamplerConfig
+    from fairsims import engine, jobs, pools
+    from fairsims.models.sampling import SamplerConfig
 
     wanted, sampler = seed_range(seeds), SamplerConfig(steps=steps, solver=solver, S_churn=churn)
     pools.check_exports(wanted, export_zip, export_folder)
@@ -58,9 +58,9 @@ def generate(
         ):  # fmt: skip
             bars.report("generate", done, len(wanted))
     pool = pools.Pool(out)
-    if export_zip and distributed.is_main():
+    if export_zip and engine.is_main():
         pools.export_edm_zip(pool, export_zip)
-    if export_folder and distributed.is_main():
+    if export_folder and engine.is_main():
         pools.export_folder(pool, export_folder)
     show({"pool": str(out), "images": len(pool), "evaluations_per_image": pool.meta["evaluations_per_image"]}, as_json)
 

@@ -64,7 +64,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a base model, by a preset or on data of one's own. torchrun shares each batch between the processes."""
     from fairsims import jobs
-    from fairsims.presets import ARCHITECTURES
+    from fairsims.training.presets import ARCHITECTURES
 
     network = given(
         model_channels=channels, channel_mult=numbers("--channel-mult", channel_mult), num_blocks=blocks,

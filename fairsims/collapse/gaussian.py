@@ -15,7 +15,7 @@ import numpy as np
 
 from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.measures import FloatArray, gaussian_chi2, gaussian_kl, gaussian_w2
-from fairsims.sampling import sigma_schedule
+from fairsims.models.sampling import sigma_schedule
 from fairsims.seeds import numpy_generator
 
 MEAN = np.zeros(2)

@@ -19,8 +19,10 @@ from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers import AttributeClassifier, classifier_for, features_of, label_batches, load_classifier
 from fairsims.collapse.config import EXACT, Cell, CollapseConfig, Composition
 from fairsims.collapse.gaussian import Row, State
-from fairsims.datasets import ImageDataset, embedded, open_dataset, to_float
-from fairsims.denoisers import (
+from fairsims.data import ImageDataset, embedded, open_dataset, to_float
+from fairsims.errors import InputError, closest
+from fairsims.files import read_json, sha256_json, write_json
+from fairsims.models import (
     Denoiser,
     EDMDenoiser,
     NetworkDenoiser,
@@ -29,13 +31,11 @@ from fairsims.denoisers import (
     fastest_precision,
     load_network,
 )
-from fairsims.errors import InputError, closest
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, pool_dataset, write_pool
-from fairsims.presets import PRESETS
-from fairsims.runs import read_json, sha256_json, write_json
-from fairsims.sampling import SamplerConfig
 from fairsims.seeds import derive, numpy_generator
 from fairsims.training import TrainConfig, finetune_config, train_folder
+from fairsims.training.presets import PRESETS
 
 STRIDE = 2**20
 """Seeds a generation of a repeat may use; the first half for what it makes, the second for the auxiliary's set."""

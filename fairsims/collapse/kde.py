@@ -16,9 +16,9 @@ from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.gaussian import Row, State
 from fairsims.collapse.measures import FloatArray, sliced_w2
 from fairsims.collapse.theory import kde_variance
-from fairsims.denoisers import SIMSGuidance
-from fairsims.denoisers.base import Denoiser
-from fairsims.sampling import SamplerConfig, solve
+from fairsims.models import SIMSGuidance
+from fairsims.models.base import Denoiser
+from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.seeds import numpy_generator
 
 DIMENSION, SIGMA = 10, 0.6

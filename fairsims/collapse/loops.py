@@ -21,8 +21,9 @@ from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.gaussian import GaussianLoop, Row, State
 from fairsims.collapse.measures import Interval
 from fairsims.errors import InputError
+from fairsims.files import atomic, read_json, write_json
 from fairsims.retarget.status import Status
-from fairsims.runs import atomic, read_json, settle_settings, write_json
+from fairsims.run import settle_settings
 
 FORMAT = "fairsims-collapse/1"
 SAVE_SECONDS = 5.0

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.gaussian import Row, State
 from fairsims.collapse.measures import FloatArray, point_measures
-from fairsims.denoisers import SIMSGuidance
-from fairsims.denoisers.base import Denoiser
-from fairsims.sampling import SamplerConfig, solve
+from fairsims.models import SIMSGuidance
+from fairsims.models.base import Denoiser
+from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.seeds import numpy_generator, torch_generator
 
 CENTRES = np.array([[-2.0, 0.0], [1.0, 1.8], [1.0, -1.8]])

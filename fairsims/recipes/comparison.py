@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from fairsims import jobs
+from fairsims.files import read_json
 from fairsims.recipes.run import Report, Row, Run, retarget_config
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import prepare
-from fairsims.runs import read_json
 
 COLUMNS = (
     "fd_target", "fd_reference", "precision", "recall", "steps", "evaluations_per_image", "images_per_kept",

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from fairsims.collapse.config import CollapseConfig
 from fairsims.collapse.loops import run_loops
+from fairsims.files import read_json
 from fairsims.recipes.run import Report, Row, Run
 from fairsims.report.collapse_figures import collapse_figures
 from fairsims.report.collapse_report import write_collapse_report
-from fairsims.runs import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from fairsims.errors import InputError
+from fairsims.files import atomic
 from fairsims.recipes.comparison import Comparison
 from fairsims.recipes.loop import Loop
 from fairsims.recipes.recipe import Recipe
 from fairsims.recipes.retargeting import Retargeting
 from fairsims.recipes.run import Run
 from fairsims.recipes.sweeping import Sweep
-from fairsims.runs import atomic
 
 RUNS: dict[str, type[Run]] = {"retarget": Retargeting, "compare": Comparison, "sweep": Sweep, "collapse": Loop}
 """The runs of each kind of recipe that needs no files of the user's own."""

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 from fairsims import jobs
 from fairsims.errors import ChangedSettings
+from fairsims.files import read_json
 from fairsims.recipes.run import Report, Row, Run, retarget_config
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import prepare
-from fairsims.runs import PLAN, read_json
+from fairsims.run import PLAN
 
 SAMPLED_BY = ("model", "steps", "solver", "precision", "sample_batch")
 TRAINED_BY = ("budget", "lr", "batch_size", "finetune")

@@ -10,9 +10,9 @@ from typing import Any, Self
 import pandas as pd
 
 from fairsims import jobs
+from fairsims.files import read_json
 from fairsims.recipes.run import Report, Row, Run, retarget_config
 from fairsims.retarget.grid import SweepConfig
-from fairsims.runs import read_json
 
 COLUMNS = (
     "linear", "linear_measured", "fd_target", "fd_reference", "precision", "recall", "nearest_median", "nfe", "images",

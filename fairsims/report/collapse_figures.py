@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from fairsims.files import read_json
 from fairsims.report.figures import AFTER, BEFORE, TARGET, canvas
-from fairsims.runs import read_json
 
 PANEL = (3.2, 2.5)
 COLUMNS = 3

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsims.files import read_json, write_text
 from fairsims.report.collapse_figures import LEVELS, NAMES, headline_name, minority
 from fairsims.report.words import moment
-from fairsims.runs import read_json, write_text
 
 
 def collapse_table(result: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsims.files import write_text
 from fairsims.report.comparison_figure import comparison_figure
 from fairsims.report.words import NOTHING, duration, fixed, number, percent, points, short_percent
-from fairsims.runs import write_text
 
 NAMES = {
     "base": "base", "resampled": "base, resampled", "finetuned": "base, fine-tuned", "merged": "SIMS, merged",

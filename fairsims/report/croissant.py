@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsims.files import sha256_file
 from fairsims.pools import Pool
 from fairsims.report import words
 from fairsims.report.sections import Context
-from fairsims.runs import sha256_file
 
 CONFORMS_TO = ("http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0")
 CONTEXT: dict[str, Any] = {

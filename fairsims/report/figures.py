@@ -21,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from fairsims.errors import InputError
+from fairsims.files import atomic
 from fairsims.report.quality_view import QUALITY_NAMES
 from fairsims.report.view import AttributeView, AuditView, Share
 from fairsims.report.words import percent, short_percent
-from fairsims.runs import atomic
 
 WIDTH = 4.8
 """Inches. Narrow on purpose: on a phone the report shrinks it by a third and the labels stay legible."""

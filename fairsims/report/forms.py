@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fairsims.errors import InputError
+from fairsims.files import write_json, write_text
 from fairsims.report import pdf
 from fairsims.report.croissant import as_croissant, pool_of
 from fairsims.report.drawing import draw
@@ -14,7 +15,7 @@ from fairsims.report.markdown import as_markdown
 from fairsims.report.model_card import as_model_card
 from fairsims.report.open_fields import FILE, write_fields
 from fairsims.report.sections import Context, document, read_context
-from fairsims.runs import relisted, write_json, write_text
+from fairsims.run import relisted
 
 FORMS = {
     "html": "report.html",

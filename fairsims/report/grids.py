@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fairsims.errors import InputError
-from fairsims.runs import atomic
+from fairsims.files import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,11 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fairsims.errors import InputError
+from fairsims.files import write_text
 from fairsims.report import words
 from fairsims.report.document import Block, Document, Figure, Table
 from fairsims.report.drawing import draw
 from fairsims.report.sections import document, read_context
-from fairsims.runs import write_text
 
 ABREAST = 5
 """Small tables of at most this many columns stand beside each other."""

@@ -26,11 +26,12 @@ from fairsims.audit.shares import (
     labelled_shares,
     next_to_label,
 )
-from fairsims.datasets.attributes import UNDETERMINED
+from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
+from fairsims.files import read_json, write_json, write_text
 from fairsims.pools import Pool
 from fairsims.report.agreement import Agreement, agreement
-from fairsims.runs import read_json, relisted, write_json, write_text
+from fairsims.run import relisted
 from fairsims.seeds import numpy_generator
 
 FORMAT = "fairsims-labels/1"

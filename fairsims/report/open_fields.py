@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairsims.errors import InputError, closest
-from fairsims.runs import write_text
+from fairsims.files import write_text
 
 FILE = "report.toml"
 MOST_CHARACTERS = 20_000

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from fairsims.errors import InputError
+from fairsims.files import atomic
 from fairsims.report.document import Document
 from fairsims.report.html import as_html
-from fairsims.runs import atomic
 
 REMEDY = "pip install 'fairsims[pdf]', and Debian's libpango-1.0-0 and libpangoft2-1.0-0"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.errors import FairsimsError, InputError
+from fairsims.files import read_json, read_jsonl
 from fairsims.pools import SHARD_SIZE
-from fairsims.processes import has_ended
 from fairsims.report.view import AuditView, load_audit
 from fairsims.report.words import duration
-from fairsims.runs import PLAN, read_json, read_jsonl
+from fairsims.run import PLAN, has_ended
 
 STATES = ("running", "stopped", "finished", "failed", "broken", "refused")
 DEPTH = 3

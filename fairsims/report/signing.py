@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fairsims.errors import InputError
-from fairsims.runs import SIGNATURE, UNLISTED, atomic, read_json, run_files, sha256_file, write_json
+from fairsims.files import atomic, read_json, sha256_file, write_json
+from fairsims.run import SIGNATURE, UNLISTED, run_files
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

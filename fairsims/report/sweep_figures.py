@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from fairsims.files import read_json
 from fairsims.report.figures import TARGET, canvas
 from fairsims.report.words import short_percent
-from fairsims.runs import read_json
 
 PANEL = (3.4, 2.6)
 """Inches of one panel."""

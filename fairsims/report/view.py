@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.errors import InputError
+from fairsims.files import read_json
 from fairsims.report.fields import list_of, number_of, object_of, objects_of, text_of
 from fairsims.report.joint_view import JointView, joint_views
 from fairsims.report.quality_view import QUALITY_NAMES, QualityRow, QualitySection, quality_sections
-from fairsims.runs import read_json
 
 FORMATS = ("fairsims-audit/1", "fairsims-audit/2")
 """The first has no tiers, measures and joint shares; it is read as it is."""

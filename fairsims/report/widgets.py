@@ -11,11 +11,11 @@ from typing import Any, Literal
 import streamlit as st
 
 from fairsims.errors import FairsimsError, InputError
+from fairsims.files import read_json
 from fairsims.pools import Pool
 from fairsims.report.dashboard import runs_root
 from fairsims.report.gallery import Calls, calls_of
 from fairsims.report.runs_index import RunEntry, leads_out, list_runs, pools_of
-from fairsims.runs import read_json
 
 BADGES: dict[str, tuple[Literal["blue", "green", "red", "orange"], str]] = {
     "running": ("blue", ":material/progress_activity:"),

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fairsims.denoisers import Denoiser
+from fairsims.models import Denoiser
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.goal import Goal
@@ -35,7 +36,6 @@ from fairsims.retarget.stages import (
     shares_at,
 )
 from fairsims.retarget.status import Status
-from fairsims.sampling import SamplerConfig
 
 ARMS = ("base", "resampled", "finetuned", "merged", "guided")
 

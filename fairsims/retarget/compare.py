@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairsims import __version__, distributed
+from fairsims import __version__, engine
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.fidelity import quality
 from fairsims.audit.shares import ShareEstimate, corrected_shares
 from fairsims.audit.sources import predicted_counts
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError
+from fairsims.files import atomic, read_json, write_json
 from fairsims.pools import Pool
 from fairsims.retarget.arms import ARMS, Arm, Ground
 from fairsims.retarget.complement import draw_complement
@@ -40,7 +41,7 @@ from fairsims.retarget.stages import (
     write_set,
 )
 from fairsims.retarget.status import Status
-from fairsims.runs import atomic, read_json, settle_settings, write_json, write_manifest
+from fairsims.run import settle_settings, write_manifest
 
 FORMAT = "fairsims-compare/1"
 
@@ -62,7 +63,7 @@ def compare(
     config = job.config
     if config.mode != "guided" or len(job.classifiers) != 1:
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
-    with distributed.main_first():
+    with engine.main_first():
         settle_settings(folder / "config.json", job.settings)
         fixed = fix_plan(folder, job, rounds=1, arms=list(ARMS), metrics=comparison_metrics(job))
     with Status(folder) as status:
@@ -85,7 +86,7 @@ def compare(
         )  # fmt: skip
         arms = ground.arms()
         with status.stage("audit"):
-            if distributed.is_main():
+            if engine.is_main():
                 sizes = {name: len(chosen) for name, chosen in sets.items()}
                 result = _result(ground, arms, sizes, command) | {"plan": fixed, "complement": asdict(plan)}
                 write_json(folder / "compare.json", result)
@@ -93,10 +94,10 @@ def compare(
                     pd.DataFrame(result["arms"]).to_parquet(temporary, index=False)
                 publish(folder, result)
             report("audit", 1, 1)
-        if distributed.is_main():
+        if engine.is_main():
             write_manifest(folder, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
             status.finish()
-        distributed.barrier()
+        engine.barrier()
     return read_json(folder / "compare.json")
 
 
@@ -107,7 +108,7 @@ def _draw_target_mix(folder: Path, job: Job, goal: Goal, pool: Pool) -> np.ndarr
         job.cells.probabilities(of), goal.target, size=config.complement_size, floor=config.floor, seed=config.seed,
         names=job.cells.names,
     )  # fmt: skip
-    if distributed.is_main():
+    if engine.is_main():
         write_set(folder / "target-mix.parquet", pool, job.cells, of, chosen)
     return chosen
 

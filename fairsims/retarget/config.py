@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fairsims.denoisers.precondition import PRECISIONS
-from fairsims.sampling import SamplerConfig
+from fairsims.models.precondition import PRECISIONS
+from fairsims.models.sampling import SamplerConfig
 from fairsims.training.config import TrainConfig, finetune_config
 
 MODES = ("merged", "guided")

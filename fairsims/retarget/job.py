@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairsims import distributed
+from fairsims import engine
 from fairsims.audit.corrected import check_confusion
 from fairsims.audit.joint import Cells
 from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets import ImageDataset, open_dataset
-from fairsims.denoisers import (
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.errors import InputError
+from fairsims.models import (
     Denoiser,
     NetworkDenoiser,
     SIMSGuidance,
@@ -27,9 +28,8 @@ from fairsims.denoisers import (
     load_network,
     merge,
 )
-from fairsims.errors import InputError
+from fairsims.models.sampling import SamplerConfig
 from fairsims.retarget.config import RetargetConfig
-from fairsims.sampling import SamplerConfig
 from fairsims.training import TrainConfig, check_settings
 
 Report = Callable[[str, int, int], None]
@@ -74,7 +74,7 @@ def prepare(config: RetargetConfig) -> Job:
     targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
     reference = _reference(config, base)
     _check_reference(reference, classifiers, targets)
-    device = distributed.device()
+    device = engine.device()
     base.to(device).precision = config.precision
     check_settings(base, finetune_settings(config, config.budget))
     digests: dict[str, Any] = {

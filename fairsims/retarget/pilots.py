@@ -12,7 +12,7 @@ from fairsims.audit.fidelity import open_reference
 from fairsims.audit.references import FeatureTable
 from fairsims.audit.sources import batch_size
 from fairsims.classifiers.base import AttributeClassifier, features_of
-from fairsims.datasets import ImageDataset
+from fairsims.data import ImageDataset
 from fairsims.pools import Pool
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from fairsims import distributed
+from fairsims import engine
 from fairsims.audit.compare import AuditPlan, audit, write_audit
 from fairsims.audit.joint import joint_shares, rake, smoothed
 from fairsims.audit.targets import as_mapping, resampling_cost
-from fairsims.denoisers import Denoiser, checkpoint_digest, checkpoint_recipe, merge, save_checkpoint, save_guided
 from fairsims.errors import NoResponse
+from fairsims.files import read_json
+from fairsims.models import Denoiser, checkpoint_digest, checkpoint_recipe, merge, save_checkpoint, save_guided
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, focus_values
 from fairsims.retarget.complement import ComplementPlan, correct_complement
@@ -47,7 +48,7 @@ from fairsims.retarget.stages import (
     shares_at,
 )
 from fairsims.retarget.status import Status
-from fairsims.runs import read_json, settle_settings, write_manifest
+from fairsims.run import settle_settings, write_manifest
 
 __all__ = ["Job", "prepare", "retarget"]
 
@@ -100,7 +101,7 @@ def retarget(
     InputError when the target or the pool cannot serve, InputError when an earlier version began the run.
     """
     config = job.config
-    with distributed.main_first():
+    with engine.main_first():
         settle_settings(run / "config.json", job.settings, beside=("pool", "before", "auxiliary"))
         fixed = fix_plan(run, job, rounds=most_rounds(job))
     with Status(run) as status:
@@ -111,22 +112,22 @@ def retarget(
         with status.stage("before"):
             before = kept_images(run / "before", job.base, job, base_facts(job), None, report, "before")
         with status.stage("after"):
-            with distributed.main_first():
+            with engine.main_first():
                 retargeted, facts = _retargeted(run, job, best)
             # What classifier resampling then keeps of more seeds.
             selection = remainder(goal, best.calibration, best.shares, best.noise)
             after = kept_images(run / "after", retargeted, job, facts, selection, report, "after")
         with status.stage("audit"):
-            if distributed.is_main():
+            if engine.is_main():
                 said = {"model": config.model, "command": command, "plan": fixed}
                 said |= {"method": _method(job, goal, best, selection)} | _calibration_facts(goal, rounds, lost, best)
                 result = _audit(run, job, goal, best, pool, before, after, selection, status, said)
             report("audit", 1, 1)
-        if distributed.is_main():
+        if engine.is_main():
             publish(run, result, before, after)
             write_manifest(run, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
             status.finish()
-        distributed.barrier()
+        engine.barrier()
     return read_json(run / "audit" / "audit.json")
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.plan import ALPHA, planned_attribute, planned_metrics, planned_reference, planned_shares
 from fairsims.errors import InputError
+from fairsims.files import sha256_json
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import Job
-from fairsims.runs import PLAN, read_plan, sha256_json, write_plan
+from fairsims.run import PLAN, read_plan, write_plan
 
 READY_MADE = ("pool", "before", "auxiliary")
 """What a run may take over from an earlier one or from a sweep before it begins."""

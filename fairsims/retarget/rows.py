@@ -17,12 +17,12 @@ from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.classifiers.base import features_of
+from fairsims.files import read_json
 from fairsims.pools import Pool
 from fairsims.retarget.complement import ComplementPlan
 from fairsims.retarget.config import MODES
 from fairsims.retarget.grid import Point, interval_name
 from fairsims.retarget.job import Job
-from fairsims.runs import read_json
 
 Row = dict[str, Any]
 

@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairsims import distributed
+from fairsims import engine
 from fairsims.audit.compare import ShareRule
 from fairsims.audit.joint import Cells
 from fairsims.audit.shares import ShareEstimate
 from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping
 from fairsims.classifiers import AttributeClassifier
-from fairsims.denoisers import Denoiser, NetworkDenoiser, checkpoint_digest, load_network
 from fairsims.errors import InfeasibleTarget
+from fairsims.files import atomic, write_json
+from fairsims.models import Denoiser, NetworkDenoiser, checkpoint_digest, load_network
 from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.job import Job, Report, combine_networks, finetune_settings
 from fairsims.retarget.selection import Selection, accept, plan_selection, selected_joint_shares
-from fairsims.runs import atomic, write_json
 from fairsims.training import train_folder
 
 SCARCE = 20
@@ -63,7 +63,7 @@ def sample(
     ):
         report(stage, done, n)
     pool = Pool(folder)
-    with distributed.main_first():
+    with engine.main_first():
         labels(pool, job)
     return pool
 
@@ -129,7 +129,7 @@ def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPla
         # Every attribute's class has to be that sure.
         floor=config.floor ** len(of), scarce=SCARCE if len(of) > 1 else 0, names=names,
     )  # fmt: skip
-    if not distributed.is_main():
+    if not engine.is_main():
         return chosen
     name = numbered("complement", number)
     write_set(folder / f"{name}.parquet", pool, goal.cells, of, chosen)
@@ -203,7 +203,7 @@ def calibrate_strength(
         measure, target=float(goal.target[goal.focus].sum()), base=as_pilot(values(pool), 0.0), start=planned,
         cap=config.cap, sizes=config.pilots, confirm=goal.cells.size > 2,
     )  # fmt: skip
-    if distributed.is_main():
+    if engine.is_main():
         with atomic(folder.with_name(f"{folder.name}.parquet")) as temporary:
             pd.DataFrame([asdict(p) for p in found.pilots]).to_parquet(temporary, index=False)
     return found
@@ -277,12 +277,12 @@ def kept_images(
             break
         # The acceptance rates rest on measured shares: now and then fewer images are kept than they promise.
         wanted = int(np.ceil(wanted * n / max(len(kept), n // 4) * 1.05)) + 50
-        distributed.barrier()  # growing drops the labels, which every process has to have read
-        with distributed.main_first():
-            if distributed.is_main():
+        engine.barrier()  # growing drops the labels, which every process has to have read
+        with engine.main_first():
+            if engine.is_main():
                 grow_pool(place, wanted)
-    with distributed.main_first():
-        if distributed.is_main():
+    with engine.main_first():
+        if engine.is_main():
             select_pool(candidates, kept, folder, made_by=facts | {"selection": list(selection.keep)})
     return Pool(folder)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fairsims import distributed
+from fairsims import engine
+from fairsims.files import read_json, write_json
 from fairsims.pools import Pool
-from fairsims.processes import this_process
-from fairsims.runs import read_json, write_json
+from fairsims.run import this_process
 
 
 class Status:
@@ -43,7 +43,7 @@ class Status:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
-            if distributed.is_main():
+            if engine.is_main():
                 # The disk may be what failed.
                 with contextlib.suppress(OSError):
                     write_json(self.run / "timings.json", self.seconds)
@@ -53,7 +53,7 @@ class Status:
         self._say("finished")
 
     def _say(self, state: str, message: str = "") -> None:
-        if distributed.is_main():
+        if engine.is_main():
             # A killed process leaves "running" behind.
             who = {"process": this_process()} if state == "running" else {}
             write_json(self.run / "status.json", {"stage": self.current, "state": state, "message": message} | who)

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairsims import __version__, distributed
+from fairsims import __version__, engine
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.audit.targets import as_mapping
-from fairsims.denoisers import Denoiser
 from fairsims.errors import InputError
+from fairsims.files import atomic, read_json, write_json
+from fairsims.models import Denoiser
 from fairsims.pools import Pool
 from fairsims.retarget.complement import draw_complement
 from fairsims.retarget.config import MODES, RetargetConfig
@@ -41,7 +42,7 @@ from fairsims.retarget.stages import (
     write_set,
 )
 from fairsims.retarget.status import Status
-from fairsims.runs import atomic, read_json, settle_settings, write_json
+from fairsims.run import settle_settings
 from fairsims.training.folder import snapshot_folder
 
 FORMAT = "fairsims-sweep/1"
@@ -67,15 +68,15 @@ def sweep(config: SweepConfig, folder: Path, *, report: Report = lambda *_: None
     settings |= {"images": config.images, "budgets": list(config.budgets)} | (
         {} if config.steer else {"target": "base"}
     )
-    with distributed.main_first():
+    with engine.main_first():
         settle_settings(folder / "config.json", settings)
     with Status(folder) as status:
         with status.stage("points"):
             result = _measured(config, job, folder, settings, report) | {"command": command}
-            if distributed.is_main():
+            if engine.is_main():
                 write_json(folder / "sweep.json", result)
         status.finish()
-    distributed.barrier()
+    engine.barrier()
     return result
 
 
@@ -99,18 +100,18 @@ def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, A
 
     def measure(points: Sequence[Point], into: Path, use: str, n: int) -> dict[Point, Row]:
         """Rows of the points, those there are and those that have to be made: images of `use` seeds in `into`."""
-        with distributed.main_first():
+        with engine.main_first():
             wanted = [p for p in points if not row_file(into, p).exists()]
         for point, denoiser, facts in _models(config, job, folder, plan, pool, wanted, report):
             started, fresh = time.perf_counter(), not (into / point.name).exists()
             images = sample(into / point.name, denoiser, job, use, n, facts, report, point.name)
             # Of a point that a kill cut in two the time is not known.
             seconds = round(time.perf_counter() - started, 2) if fresh else None
-            if distributed.is_main():
+            if engine.is_main():
                 write_json(row_file(into, point), bench.row(point, images, size=facts.get("size"), seconds=seconds))
                 if use == "calibration":
                     write_table(folder, {p: read(into, p) for p in points if row_file(into, p).exists()})
-        distributed.barrier()
+        engine.barrier()
         return {p: read(into, p) for p in points}
 
     rows = measure(list(config.points()), folder / "points", "calibration", config.images)
@@ -118,7 +119,7 @@ def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, A
     again = list(dict.fromkeys([Point(mode="base"), *best.values()])) if config.confirm else []
     # A folder per number of images: another number is another measurement.
     confirmed = measure(again, folder / f"confirmed-{config.confirm}", "audit", config.confirm)
-    if distributed.is_main():
+    if engine.is_main():
         write_table(folder, rows)
     return _result(config, job, plan, bench, settings, rows) | {
         "best": {name: rows[p] for name, p in best.items()},
@@ -200,7 +201,7 @@ def _synthetic_set(
     else:
         chosen = np.arange(len(pool) if size is None else size)
     path = folder / f"set-{size_name(size)}.parquet"
-    with distributed.main_first():
+    with engine.main_first():
         if not path.exists():
             write_set(path, pool, job.cells, of, chosen)
     return chosen
@@ -235,7 +236,7 @@ def _result(
             "complement": as_mapping(plan.complement.complement, classes),
             "reachable": as_mapping(plan.complement.reachable, classes),
         }
-    real = bench.reference if distributed.is_main() else None
+    real = bench.reference if engine.is_main() else None
     if real is not None and job.reference is not None:
         named = {"name": job.reference.name, "digest": job.reference.digest, "labels": bench.labelled_by}
         result["quality"] = {

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairsims.datasets.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
-from fairsims.denoisers.base import NetworkDenoiser
+from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
 from fairsims.errors import InputError
-from fairsims.sampling import labels_for
+from fairsims.models.base import NetworkDenoiser
+from fairsims.models.sampling import labels_for
 from fairsims.seeds import numpy_generator, torch_generator
 from fairsims.training.augmentation import augment, draw_augmentation
 from fairsims.training.config import TrainConfig

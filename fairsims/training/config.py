@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fairsims.denoisers.precondition import PRECISIONS
+from fairsims.models.precondition import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)

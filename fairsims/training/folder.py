@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from fairsims import distributed
-from fairsims.datasets.base import ImageDataset
-from fairsims.denoisers.base import NetworkDenoiser
-from fairsims.denoisers.checkpoints import save_checkpoint
+from fairsims import engine
+from fairsims.data.base import ImageDataset
 from fairsims.errors import Diverged, InputError
-from fairsims.runs import append_jsonl, atomic, read_jsonl, settle_settings, write_text
+from fairsims.files import append_jsonl, atomic, read_jsonl, write_text
+from fairsims.models.base import NetworkDenoiser
+from fairsims.models.checkpoints import save_checkpoint
+from fairsims.run import settle_settings
 from fairsims.training.config import TrainConfig
 from fairsims.training.loop import Tick, check_fit, train
 
@@ -47,8 +48,8 @@ def train_folder(
     check_fit(denoiser, dataset, config)
     marks = {config.steps_at(kimg) for kimg in snapshots}
     settings = {**recipe, "train": asdict(config), "data_digest": dataset.digest}
-    state_file, stats, main = folder / "state.pt", folder / "stats.jsonl", distributed.is_main()
-    with distributed.main_first():
+    state_file, stats, main = folder / "state.pt", folder / "stats.jsonl", engine.is_main()
+    with engine.main_first():
         settle_settings(folder / "training.json", settings | ({"snapshots": list(snapshots)} if snapshots else {}))
         finished = (folder / "config.json").exists()
         if main and finished:
@@ -80,7 +81,7 @@ def train_folder(
     if main:
         save_checkpoint(folder, ema, recipe=made_by)
         state_file.unlink(missing_ok=True)
-    distributed.barrier()
+    engine.barrier()
 
 
 def snapshot_folder(folder: Path, kimg: float) -> Path:
@@ -94,7 +95,7 @@ def _keep_last_good(folder: Path, denoiser: NetworkDenoiser, recipe: dict[str, A
     if not state_file.exists():
         return "no state was saved before; train again into another folder"
     state = _read_state(state_file, denoiser.device)
-    if distributed.is_main():
+    if engine.is_main():
         good = copy.deepcopy(denoiser)
         good.load_state_dict(state["ema"])
         save_checkpoint(folder / "last-good", good, recipe=recipe | {"step": state["step"]})

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairsims import distributed
-from fairsims.datasets.base import ImageDataset
-from fairsims.denoisers.base import NetworkDenoiser
+from fairsims import engine
+from fairsims.data.base import ImageDataset
 from fairsims.errors import InputError
+from fairsims.models.base import NetworkDenoiser
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
 from fairsims.training.batches import Batch, batches
@@ -96,7 +96,7 @@ def train(
         scaler.load_state_dict(state["scaler"])
         watch.load_state_dict(state["watch"])
 
-    rows = distributed.share(config.batch_size)
+    rows = engine.share(config.batch_size)
     check_steps = 1 if device.type == "cpu" else CHECK_STEPS
     # A state can be saved at a tick only.
     tick_steps = max(1, round(min(config.tick_kimg, config.state_kimg) * 1000 / config.batch_size))
@@ -153,7 +153,7 @@ def _gradients(
         loss = edm_loss(denoiser, part) * (len(part.images) / config.batch_size)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-    distributed.all_sum([*(p.grad for p in denoiser.parameters() if p.grad is not None), total])
+    engine.all_sum([*(p.grad for p in denoiser.parameters() if p.grad is not None), total])
     return total
 
 
@@ -174,9 +174,9 @@ def check_settings(denoiser: NetworkDenoiser, config: TrainConfig) -> None:
             f"the model takes {denoiser.augment_dim} augment labels; expected {AUGMENT_DIM} for --augment: "
             "without them it would learn to make distorted images; leave --augment out, or take a model trained with it"
         )
-    if config.batch_size < distributed.world():
+    if config.batch_size < engine.world():
         raise InputError(
-            f"batch_size is {config.batch_size} for {distributed.world()} processes; expected at least an image each"
+            f"batch_size is {config.batch_size} for {engine.world()} processes; expected at least an image each"
         )
 
 

@@ -13,8 +13,8 @@ sys.path += [str(Path(__file__).parents[1] / "report"), str(Path(__file__).paren
 
 import report_fixtures as fixtures
 
+from fairsims.files import write_json
 from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
-from fairsims.runs import write_json
 
 SEEDS = list(range(500, 540))
 TABLE = "faces-12345678"

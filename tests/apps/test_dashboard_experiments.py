@@ -8,11 +8,12 @@ import pytest
 from dashboard_pages import rerun, shown, texts
 
 from fairsims import jobs
+from fairsims.files import write_json
 from fairsims.report.comparison import NAMES, write_comparison
 from fairsims.report.widgets import plain
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
-from fairsims.runs import write_json, write_plan
+from fairsims.run import write_plan
 
 ARM = {
     "worst": "odd", "share.odd": 0.474, "error": -0.026, "error_low": -0.04, "error_high": -0.01, "fd_target": 2.1,

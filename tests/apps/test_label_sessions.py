@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairsims.audit.people import read_people_labels
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 from fairsims.pools import Pool
 from fairsims.report.agreement import agreement
@@ -31,7 +31,7 @@ from fairsims.report.labelling import (
     write_consensus,
 )
 from fairsims.report.signing import create_key, read_private_key, sign, verify
-from fairsims.runs import write_manifest
+from fairsims.run import write_manifest
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from fairsims.audit.extractors import FeatureExtractor, open_extractor
 from fairsims.classifiers import load_classifier
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import InputError
 
 RGB = open_dataset("emoji-people", resolution=32).read([0, 700, 1500])

@@ -12,7 +12,7 @@ from fairsims.audit.joint import Cells, joint_shares, rake, raked_weights, smoot
 from fairsims.audit.quality import target_weights
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
 
 GENDER = Attribute(name="gender", classes=("man", "woman"))

@@ -11,7 +11,7 @@ from support import MakePool
 
 from fairsims.audit.people import PeopleLabels, check_owner, read_people_labels
 from fairsims.audit.sources import ImageSource, open_source
-from fairsims.datasets import Attribute
+from fairsims.data import Attribute
 from fairsims.errors import InputError
 from fairsims.pools import export_edm_zip, export_folder
 

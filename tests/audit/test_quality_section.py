@@ -20,7 +20,7 @@ from fairsims.audit.reweighting import reference_calls, reference_labels
 from fairsims.audit.sources import ImageSource, label_source
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of
-from fairsims.datasets import ImageDataset
+from fairsims.data import ImageDataset
 from fairsims.errors import InputError
 from fairsims.pools import pool_dataset
 

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fairsims.audit.shares import corrected_shares, labelled_shares
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 
 DIGITS = open_dataset("digits")
 GROUPS = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])

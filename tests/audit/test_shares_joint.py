@@ -17,7 +17,7 @@ from fairsims.audit.shares import (
     labelled_pool,
 )
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 
 CELLS = Cells(

@@ -17,11 +17,11 @@ from support import MakePool
 
 from fairsims.audit.sources import ImageSource, batch_size, label_source, open_source
 from fairsims.classifiers import load_classifier
-from fairsims.datasets import ImageDataset, open_dataset
-from fairsims.datasets.ahead import read_ahead
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.data.ahead import read_ahead
 from fairsims.errors import InputError
+from fairsims.files import read_json, write_json
 from fairsims.pools import Pool, encode_png, export_edm_zip, export_folder, write_shard
-from fairsims.runs import read_json, write_json
 
 PARITY = load_classifier("digits-parity")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairsims.audit.targets import as_mapping, describe, parse_target, resampling_cost
-from fairsims.datasets import Attribute
+from fairsims.data import Attribute
 from fairsims.errors import InputError
 
 GENDER = Attribute(name="gender", classes=("man", "woman"))

@@ -17,9 +17,9 @@ from fairsims.classifiers.cnn import ConvNet, NetworkConfig
 from fairsims.classifiers.embedded import BLUEPRINTS
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.seen import seen_by
-from fairsims.datasets import Attribute, open_dataset
+from fairsims.data import Attribute, open_dataset
 from fairsims.errors import InputError
-from fairsims.runs import sha256_file
+from fairsims.files import sha256_file
 
 
 def save(folder: Path, *, seed: int = 0, temperature: float = 1.5) -> Path:

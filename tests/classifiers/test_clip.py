@@ -19,7 +19,7 @@ from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import make_clip
 from fairsims.classifiers.prompts import Prompts, read_prompts
 from fairsims.cli import main
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import InputError
 
 WORDS = """

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fairsims.classifiers import AttributeClassifier, label_batches, load_classifier
 from fairsims.classifiers.cnn import ConvNet, NetworkConfig, box_reduced
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import InputError
 
 

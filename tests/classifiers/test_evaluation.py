@@ -19,9 +19,9 @@ from fairsims.classifiers.labelled import Labelled, groups_of, labelled
 from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
-from fairsims.datasets import ImageDataset, open_dataset
+from fairsims.data import ImageDataset, open_dataset
 from fairsims.errors import ChangedSettings, InputError
-from fairsims.runs import read_json
+from fairsims.files import read_json
 
 SMALL = CNNTrainer(
     config=NetworkConfig(input_size=8, channels=1, classes=2, widths=(4, 8)),

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fairsims.classifiers.labelled import groups_of, joined, labelled
-from fairsims.datasets import ImageDataset, open_dataset
-from fairsims.datasets.attributes import sorted_classes
-from fairsims.datasets.base import ArraySource
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.data.attributes import sorted_classes
+from fairsims.data.base import ArraySource
 from fairsims.errors import InputError
 
 

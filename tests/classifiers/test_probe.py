@@ -20,9 +20,9 @@ from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet, load_trunk
 from fairsims.classifiers.trainers import CNNTrainer, ProbeTrainer
 from fairsims.classifiers.training import ClassifierRecipe
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import InputError
-from fairsims.runs import read_json
+from fairsims.files import read_json
 
 SINGLE = HeldOut(name="image", description="single images", folds=3)
 

@@ -17,7 +17,7 @@ from fairsims.classifiers import load_classifier
 from fairsims.classifiers.checkpoints import embedded_classifiers
 from fairsims.classifiers.labelled import labelled
 from fairsims.cli import main
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import InputError
 
 

@@ -10,7 +10,7 @@ from fairsims.classifiers.augment import Augmentation
 from fairsims.classifiers.cnn import ConvNet, NetworkConfig
 from fairsims.classifiers.training import ClassifierRecipe, predict_logits
 from fairsims.classifiers.training import train_network as train
-from fairsims.datasets import open_dataset
+from fairsims.data import open_dataset
 from fairsims.errors import Diverged, InputError
 
 SMALL = NetworkConfig(input_size=8, channels=1, classes=2, widths=(8, 16))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.gaussian import COV, MEAN, GaussianLoop, Gaussians, drawn_fit, pooled, sampled
 from fairsims.collapse.measures import gaussian_w2
-from fairsims.denoisers import Denoiser, GaussianMixtureDenoiser, SIMSGuidance
-from fairsims.denoisers.base import sigma_column
-from fairsims.sampling import SamplerConfig, sigma_schedule, solve
+from fairsims.models import Denoiser, GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.models.base import sigma_column
+from fairsims.models.sampling import SamplerConfig, sigma_schedule, solve
 
 
 class GaussianDenoiser(Denoiser):

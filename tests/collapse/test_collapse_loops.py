@@ -20,9 +20,9 @@ from fairsims.collapse.images import ImageLoop, joined
 from fairsims.collapse.loops import run_cell, run_loops
 from fairsims.collapse.threshold import crossing, find_thresholds
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.files import read_json
 from fairsims.report.collapse_figures import collapse_figures, minority
 from fairsims.report.collapse_report import collapse_table, write_collapse_report
-from fairsims.runs import read_json
 
 TINY = {"generations": 4, "repeats": 3, "n": 40, "steps": 8}
 
@@ -122,7 +122,7 @@ def test_what_would_change_nothing_is_refused(setting, changes):
 def test_kernel_denoiser_is_the_mixture_of_its_points():
     import torch
 
-    from fairsims.denoisers import GaussianMixtureDenoiser
+    from fairsims.models import GaussianMixtureDenoiser
 
     points = np.random.default_rng(0).standard_normal((7, 10))
     known = GaussianMixtureDenoiser(torch.tensor(points), [0.6] * 7, [1 / 7] * 7)

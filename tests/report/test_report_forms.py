@@ -17,6 +17,7 @@ from support import ARGS, CHROMIUM, MakePool
 
 from fairsims.cli import main
 from fairsims.errors import InputError
+from fairsims.files import read_json, sha256_file, sha256_json, write_json
 from fairsims.report import figures, write_reports
 from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, YOURS
 from fairsims.report.document import Answer
@@ -27,7 +28,7 @@ from fairsims.report.open_fields import FIELDS, read_fields, write_fields
 from fairsims.report.sections import document, read_context
 from fairsims.report.signing import verify
 from fairsims.report.view import read_audit
-from fairsims.runs import read_json, sha256_file, sha256_json, write_json, write_manifest
+from fairsims.run import write_manifest
 
 EVIL = '<script>alert("x")</script> | `*_[a](b) & # 🙂'
 

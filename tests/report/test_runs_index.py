@@ -11,16 +11,16 @@ import pytest
 import report_fixtures as fixtures
 
 from fairsims.errors import InputError
-from fairsims.processes import this_process
+from fairsims.files import write_json
 from fairsims.report import dashboard
 from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
 from fairsims.report.runs_index import list_runs, progress, read_run
 from fairsims.report.tables import cost_table, runs_table, shares_table
 from fairsims.report.view import read_audit
 from fairsims.retarget.status import Status
-from fairsims.runs import write_json, write_plan
+from fairsims.run import this_process, write_plan
 
-SAY = "import json; from fairsims.processes import this_process; print(json.dumps(this_process()))"
+SAY = "import json; from fairsims.run import this_process; print(json.dumps(this_process()))"
 
 
 def test_newest_first_and_only_runs(tmp_path):

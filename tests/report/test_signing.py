@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from fairsims.cli import main
 from fairsims.errors import InputError
+from fairsims.files import read_json, write_json, write_text
 from fairsims.report import signing
 from fairsims.report.signing import create_key, read_private_key, read_public_key, sign, verify
-from fairsims.runs import SIGNATURE, read_json, relisted, write_json, write_manifest, write_text
+from fairsims.run import SIGNATURE, relisted, write_manifest
 
 
 @pytest.fixture

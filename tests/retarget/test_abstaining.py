@@ -17,8 +17,8 @@ from fairsims.classifiers import load_classifier
 from fairsims.classifiers.abstention import with_undetermined
 from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.checkpoints import find_classifier
-from fairsims.datasets import ImageDataset
-from fairsims.datasets.attributes import Attribute
+from fairsims.data import ImageDataset
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 from fairsims.retarget.calibration import focus_values
 from fairsims.retarget.complement import draw_complement

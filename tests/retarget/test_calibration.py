@@ -10,12 +10,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fairsims.denoisers import GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.errors import NoResponse
+from fairsims.models import GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.retarget.calibration import Pilot, ResponseFit, calibrate, focus_values
 from fairsims.retarget.complement import complement_shares
 from fairsims.retarget.config import RetargetConfig
-from fairsims.sampling import SamplerConfig, solve
 from fairsims.seeds import noise_for
 
 Response = Callable[[float], float]

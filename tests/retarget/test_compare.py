@@ -18,8 +18,10 @@ from support import killed_and_gone_on
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.cli import main
-from fairsims.denoisers import SIMSGuidance, load_network, merge
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.files import read_json
+from fairsims.models import SIMSGuidance, load_network, merge
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.recipes.comparison import Comparison
 from fairsims.recipes.repeating import table_of
@@ -28,8 +30,6 @@ from fairsims.retarget.arms import ARMS, equal_steps
 from fairsims.retarget.compare import compare
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import Job, prepare
-from fairsims.runs import read_json
-from fairsims.sampling import SamplerConfig
 
 OPTIONS = {
     "model": "digits-8", "attr": "parity", "target": "0.5", "pool": 256, "pilots": "64", "audit": 64, "steps": 3,

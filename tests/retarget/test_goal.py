@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from fairsims.audit.joint import Cells, rake
 from fairsims.audit.targets import parse_target
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import Attribute
-from fairsims.denoisers import GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
+from fairsims.models import GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.retarget import pipeline
 from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import correct_complement, draw_complement, plan_complement
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import accept, plan_selection, selected_joint_shares
 from fairsims.retarget.stages import remainder
-from fairsims.sampling import SamplerConfig, solve
 from fairsims.seeds import noise_for
 
 GENDER = Attribute(name="gender", classes=("man", "woman"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fairsims.datasets import ImageDataset
+from fairsims.data import ImageDataset
 from fairsims.errors import InputError
 from fairsims.pools import encode_png
 from fairsims.retarget.config import RetargetConfig

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.files import read_json, sha256_json, write_json
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import Job, prepare
 from fairsims.retarget.pipeline import retarget
 from fairsims.retarget.plan import fix_plan, retarget_plan
-from fairsims.runs import read_json, read_plan, sha256_json, write_json
+from fairsims.run import read_plan
 
 CONFIG = RetargetConfig(model="digits-8", attr="parity", target="0.6", pool=256, pilots=(64, 96), audit=64, steps=3)
 

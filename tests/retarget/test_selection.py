@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fairsims.audit.joint import Cells
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
-from fairsims.datasets.attributes import Attribute
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget
 from fairsims.retarget.selection import Selection, accept, plan_selection, selected_joint_shares
 

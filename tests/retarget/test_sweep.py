@@ -20,9 +20,10 @@ from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.classifiers import load_classifier
 from fairsims.cli import main
-from fairsims.denoisers import load_network, merge
-from fairsims.denoisers.guidance import SIMSGuidance
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.models import load_network, merge
+from fairsims.models.guidance import SIMSGuidance
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.report.sweep_figures import sweep_figures
 from fairsims.report.sweep_table import sweep_table
@@ -30,7 +31,6 @@ from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig
 from fairsims.retarget.rows import best_points, linear_rule
 from fairsims.retarget.sweep import begin_run, sweep
-from fairsims.sampling import SamplerConfig
 
 RUN = RetargetConfig(model="digits-8", attr="parity", target="0.5", pool=256, steps=3, batch_size=16, lr=1e-3)
 GRID = SweepConfig(run=RUN, budgets=(0.16, 0.32), omegas=(0.5, 1.0), sizes=(None, 64), images=64)

@@ -10,7 +10,7 @@ import torch
 from support import MakeNetwork
 from torch import Tensor
 
-from fairsims.datasets import ImageDataset, to_float
+from fairsims.data import ImageDataset, to_float
 from fairsims.errors import InputError
 from fairsims.training import TrainConfig, train
 from fairsims.training.augmentation import AUGMENT_DIM, augment, draw_augmentation

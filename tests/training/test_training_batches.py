@@ -11,12 +11,12 @@ import torch
 from support import MakeNetwork, MakePool
 from torch import Tensor
 
-from fairsims import distributed
-from fairsims.datasets import ImageDataset, open_dataset
-from fairsims.datasets.readers import DecodedSource
+from fairsims import engine
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.data.readers import DecodedSource
 from fairsims.errors import InputError
+from fairsims.models.sampling import labels_for
 from fairsims.pools import export_folder, pool_dataset
-from fairsims.sampling import labels_for
 from fairsims.training import TrainConfig, train
 from fairsims.training.batches import Batch, batches, class_labels
 
@@ -40,9 +40,9 @@ def test_the_parts_of_all_processes_make_the_batch(
     whole = list(batches(digits, network, config, first=1, rows=range(12)))
     parts = []
     for rank in range(world):
-        monkeypatch.setattr(distributed, "_rank", rank)
-        monkeypatch.setattr(distributed, "_world", world)
-        rows = distributed.share(12)
+        monkeypatch.setattr(engine, "_rank", rank)
+        monkeypatch.setattr(engine, "_world", world)
+        rows = engine.share(12)
         assert len(rows) in (12 // world, 12 // world + 1)
         parts.append(list(batches(digits, network, config, first=1, rows=rows)))
     assert len(whole) == 3
@@ -105,6 +105,6 @@ def test_a_conditional_network_learns_its_classes(make_network: MakeNetwork, dig
 def test_a_batch_smaller_than_the_processes_is_refused(
     make_network: MakeNetwork, digits: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "_world", 16)
+    monkeypatch.setattr(engine, "_world", 16)
     with pytest.raises(InputError, match="batch_size is 12 for 16 processes; expected at least an image each"):
         next(train(make_network(), digits, SMALL))

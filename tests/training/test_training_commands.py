@@ -14,10 +14,10 @@ from support import MakeNetwork, MakePool
 
 from fairsims import jobs
 from fairsims.cli import main
-from fairsims.datasets import open_dataset, to_float
-from fairsims.denoisers import SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network, save_checkpoint
+from fairsims.data import open_dataset, to_float
 from fairsims.errors import InputError
-from fairsims.runs import read_json, read_jsonl
+from fairsims.files import read_json, read_jsonl
+from fairsims.models import SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network, save_checkpoint
 
 SMALL = ["--channels", "8", "--channel-mult", "1,2", "--blocks", "1", "--attention", "none", "--dropout", "0"]
 SHORT = ["--kimg", "0.04", "--batch-size", "10"]

@@ -14,9 +14,9 @@ import torch
 from support import MakeNetwork
 from torch import Tensor
 
-from fairsims.datasets import ImageDataset
-from fairsims.denoisers import checkpoint_digest, checkpoint_recipe, load_network
+from fairsims.data import ImageDataset
 from fairsims.errors import ChangedSettings, Diverged
+from fairsims.models import checkpoint_digest, checkpoint_recipe, load_network
 from fairsims.training import TrainConfig, finetune_config, train, train_folder
 from fairsims.training.folder import snapshot_folder
 from fairsims.training.watch import LEAST, MOST_SKIPS, LossWatch

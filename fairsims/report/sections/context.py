@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairsims.files import read_json
 from fairsims.report.document import Answer, Figure
 from fairsims.report.open_fields import FIELDS, read_fields
 from fairsims.report.view import AuditView, read_audit
-from fairsims.runs import PLAN, read_json, read_plan
+from fairsims.run import PLAN, read_plan
 
 
 @dataclass(frozen=True, kw_only=True)

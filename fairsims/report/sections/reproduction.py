@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from fairsims.files import sha256_file
 from fairsims.report import words
 from fairsims.report.document import Block, Code, Facts
 from fairsims.report.fields import object_of
 from fairsims.report.sections.context import Context
 from fairsims.report.sections.values import value_text
 from fairsims.report.view import AuditView
-from fairsims.runs import sha256_file
 
 
 def reproduction(context: Context) -> Iterator[Block]:

@@ -1,0 +1,32 @@
+"""Labelled image datasets: the embedded ones by name, others by path.
+
+`open_dataset` is the one way in; what it returns reads uint8 images by index and has a table with a row for each.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fairsims.data.attributes import Attribute
+from fairsims.data.base import ImageDataset, to_float, to_uint8
+from fairsims.data.embedded import EMBEDDED
+from fairsims.data.readers import read_path
+from fairsims.errors import InputError, closest
+
+__all__ = ["Attribute", "ImageDataset", "open_dataset", "to_float", "to_uint8"]
+
+
+def open_dataset(spec: str, *, resolution: int | None = None) -> ImageDataset:
+    """The embedded dataset of that name, or the one at that path.
+
+    Names: "emoji-people", "emoji-people-skewed", "digits", "digits-skewed" (a folder so named is "./digits").
+    Paths: an EDM zip or folder, an image folder with or without metadata.csv, a Parquet file or a folder of shards.
+    `resolution` asks for a smaller size, by a whole factor.
+    Raises InputError for an unknown name, a missing or unusable path and a resolution that cannot be made.
+    """
+    if spec in EMBEDDED:
+        return EMBEDDED[spec](resolution=resolution)
+    if not spec or not os.path.exists(spec):
+        raise InputError(f"found no dataset or path {spec!r}{closest(spec, EMBEDDED)}")
+    return read_path(Path(spec), resolution=resolution)

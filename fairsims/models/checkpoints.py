@@ -1,0 +1,175 @@
+"""Checkpoint folders: `config.json` + `model.safetensors`. Nothing in a file is executed, loading is strict."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairsims.errors import InputError, closest
+from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
+from fairsims.models.base import Denoiser, NetworkDenoiser
+from fairsims.models.guidance import SIMSGuidance
+
+FORMAT = "fairsims-checkpoint/1"
+NETWORKS = {
+    "EDMDenoiser": "fairsims.models.precondition",
+    "DiffusersDenoiser": "fairsims.models.diffusers_unet",
+}
+"""Single-network classes that a checkpoint may name, and the module of each (imported when one is loaded)."""
+
+
+def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
+    """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    state = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
+    with atomic(folder / "model.safetensors") as temporary:
+        # As bytes, so that a full disk is an OSError like everywhere else.
+        temporary.write_bytes(save(state))
+    write_json(
+        folder / "config.json",
+        {"format": FORMAT, "class": type(denoiser).__name__, "config": denoiser.config, "recipe": dict(recipe or {})},
+    )
+
+
+def save_guided(
+    folder: Path,
+    base: str,
+    aux: str,
+    omega: float,
+    *,
+    interval: tuple[float, float] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Write SIMS guidance as a checkpoint folder that names its two networks.
+
+    `base` and `aux` are names of embedded models, absolute paths or paths relative to `folder`.
+    """
+    config = {"base": base, "aux": aux, "omega": omega, "interval": interval}
+    write_json(
+        folder / "config.json",
+        {"format": FORMAT, "class": "SIMSGuidance", "config": config, "recipe": dict(recipe or {})},
+    )
+
+
+def load_checkpoint(path: str | Path) -> Denoiser:
+    """The denoiser in a checkpoint folder (or the embedded one of that name), in evaluation mode.
+
+    Raises InputError, naming the file, when something is missing, corrupt or does not fit its configuration.
+    """
+    folder = find_checkpoint(path)
+    meta = _meta(folder)
+    if meta.get("class") == "SIMSGuidance":
+        base, aux = _guided_parts(folder, meta)
+        config = meta["config"]
+        return SIMSGuidance(load_network(base), load_network(aux), config["omega"], interval=config["interval"]).eval()
+    return load_network(folder)
+
+
+def load_network(path: str | Path) -> NetworkDenoiser:
+    """A single network's checkpoint. Raises InputError as `load_checkpoint`, and for a guided checkpoint."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = find_checkpoint(path)
+    meta = _meta(folder)
+    if meta.get("class") not in NETWORKS:
+        raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
+    weights = folder / "model.safetensors"
+    try:
+        denoiser = _network_class(meta["class"])(**meta["config"])
+        state = load_file(weights)
+    except FileNotFoundError:
+        raise InputError(f"{weights} is missing; restore it or train the model again") from None
+    except (SafetensorError, OSError) as e:
+        raise InputError(f"{weights} is corrupt ({e}); restore it or train the model again") from None
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
+        raise InputError(f"{folder}/config.json does not describe a model ({e}); restore it") from None
+    try:
+        denoiser.load_state_dict(state, strict=True)
+    except RuntimeError as e:
+        raise InputError(f"{weights} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
+    return denoiser.eval().requires_grad_(False)
+
+
+def checkpoint_recipe(path: str | Path) -> dict[str, Any]:
+    """How a checkpoint was made, as far as it says."""
+    return dict(_meta(find_checkpoint(path)).get("recipe") or {})
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of a checkpoint given by path or by the name of an embedded one.
+
+    An EDM snapshot (`.pkl`) is imported into the cache and stands for the folder it has there.
+    Raises InputError when there is none, and for a snapshot that cannot be imported.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if Path(path).is_file():
+        from fairsims.models.edm_pickle import cached_import
+
+        if Path(path).suffix != ".pkl":
+            raise InputError(
+                f"{path} is a file; expected a checkpoint folder, an EDM snapshot (.pkl) or a model's name"
+            )
+        return cached_import(Path(path))
+    names = embedded_models()
+    if str(path) in names:
+        return _assets() / str(path)
+    raise InputError(
+        f"no checkpoint folder {str(path)!r} and no embedded model of that name{closest(str(path), names)}"
+    )
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(p.name for p in _assets().glob("*") if (p / "config.json").exists())
+
+
+def checkpoint_digest(path: str | Path) -> str:
+    """SHA-256 over what decides the samples: the weights and the networks' configuration."""
+    folder = find_checkpoint(path)
+    meta = _meta(folder)
+    if meta.get("class") == "SIMSGuidance":
+        config = meta["config"]
+        return sha256_json([*map(checkpoint_digest, _guided_parts(folder, meta)), config["omega"], config["interval"]])
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise InputError(f"{weights} is missing; restore it or train the model again")
+    return sha256_json([sha256_file(weights), meta.get("class"), meta.get("config")])
+
+
+def _network_class(name: str) -> type[NetworkDenoiser]:
+    found: type[NetworkDenoiser] = getattr(importlib.import_module(NETWORKS[name]), name)
+    return found
+
+
+def _assets() -> Path:
+    return Path(str(importlib.resources.files("fairsims") / "assets" / "models"))
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    if (folder / "model_index.json").exists():
+        raise InputError(f"{folder} is a diffusers pipeline; make a checkpoint of it: fairsims import diffusers")
+    meta = read_json(folder / "config.json")
+    if meta.get("format") != FORMAT:
+        raise InputError(f"{folder}/config.json has format {meta.get('format')!r}; expected {FORMAT!r}")
+    return meta
+
+
+def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, str | Path]:
+    config = meta.get("config")
+    if not isinstance(config, dict) or not {"base", "aux", "omega", "interval"} <= config.keys():
+        raise InputError(f"{folder}/config.json does not describe a guided pair of networks; restore it")
+    base, aux = (folder / p if (folder / p).is_dir() else p for p in (config["base"], config["aux"]))
+    return base, aux
+
+
+def first_mismatch(e: RuntimeError) -> str:
+    """The first complaint of `load_state_dict`."""
+    lines = [line.strip() for line in str(e).splitlines()[1:] if line.strip()]
+    return lines[0][:160] if lines else str(e)[:160]

@@ -1,0 +1,87 @@
+"""SIMS guidance: a denoiser made of two denoisers; and merging, its single-network relative."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fairsims.errors import InputError
+from fairsims.models.base import Denoiser
+
+D = TypeVar("D", bound=Denoiser)
+
+
+class SIMSGuidance(Denoiser):
+    """D_w(x; sigma) = (1 + omega) D_base(x; sigma) - omega D_aux(x; sigma).
+
+    Alemohammad et al. 2024 (arXiv 2408.16333): the score `(1 + w) s_base - w s_aux`, which in denoiser form is the same
+    affine rule because `s = (D - x) / sigma**2`. omega = 0 is the base, bit for bit, and never calls the auxiliary;
+    omega = -1 is the auxiliary. Autoguidance's g is `1 + omega`.
+
+    `interval` = (lo, hi): the auxiliary is called only for sigma in [lo, hi] (Kynkäänniemi et al. 2024,
+    arXiv 2404.07724); elsewhere the base alone acts.
+    Raises InputError when the two were made for images of different shape.
+    """
+
+    def __init__(
+        self, base: Denoiser, aux: Denoiser, omega: float, *, interval: tuple[float, float] | None = None
+    ) -> None:
+        super().__init__()
+        if base.shape != aux.shape:
+            raise InputError(
+                f"the base makes images of shape {base.shape}, the auxiliary of {aux.shape}; "
+                "fine-tune the auxiliary from this base"
+            )
+        self.base, self.aux, self.omega, self.interval = base, aux, float(omega), interval
+        self.img_resolution, self.img_channels = base.img_resolution, base.img_channels
+        self.sigma_min, self.sigma_max = base.sigma_min, base.sigma_max
+        self.label_dim = base.label_dim
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        d_base = self.base(x, sigma, labels)
+        if not self.omega or not self._inside(sigma):
+            return d_base
+        return d_base + self.omega * (d_base - self.aux(x, sigma, labels))
+
+    def evaluations_at(self, sigma: float) -> int:
+        both = bool(self.omega) and self._inside(torch.tensor(sigma, dtype=torch.float64))
+        return self.base.evaluations_at(sigma) + (self.aux.evaluations_at(sigma) if both else 0)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.base.round_sigma(sigma)
+
+    @property
+    def precision(self) -> str:
+        return self.base.precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        self.base.precision = self.aux.precision = value
+
+    def _inside(self, sigma: Tensor) -> bool:
+        if self.interval is None:
+            return True
+        low, high = self.interval
+        return bool(((sigma >= low) & (sigma <= high)).all())
+
+
+def merge(base: D, aux: D, weight: float) -> D:
+    """One network with parameters (1 + w) theta_base - w theta_aux: an ordinary checkpoint at the base's cost.
+
+    Neon's merge (Alemohammad et al. 2025, arXiv 2510.03597), here with an auxiliary trained on a complement set. Done
+    in float64 and rounded once. Buffers are the base's. Raises InputError when the two networks differ in structure.
+    """
+    theta_base, theta_aux = dict(base.named_parameters()), dict(aux.named_parameters())
+    if {k: v.shape for k, v in theta_base.items()} != {k: v.shape for k, v in theta_aux.items()}:
+        raise InputError(
+            "the base and the auxiliary differ in their networks; merging needs a fine-tuned copy of the base"
+        )
+    merged = copy.deepcopy(base)
+    with torch.no_grad():
+        for name, parameter in merged.named_parameters():
+            b, a = theta_base[name].double(), theta_aux[name].double()
+            parameter.copy_((1 + weight) * b - weight * a)
+    return merged

@@ -1,0 +1,208 @@
+"""Noise levels, solvers, and `generate()`: an iterable of sample batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairsims.models.base import Denoiser
+from fairsims.seeds import derive, noise_for
+
+SOLVERS = ("heun", "euler", "dpmpp2m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How a denoiser is turned into images: the solver, its noise levels and its added noise."""
+
+    solver: str = "heun"
+    """heun: second order, 2 * steps - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, Algorithms 1 and 2).
+    euler: first order, `steps` evaluations. dpmpp2m: DPM-Solver++(2M), second order from the last two evaluations
+    (Lu et al. 2022, arXiv 2211.01095), `steps` evaluations."""
+    steps: int = 12
+    """Noise levels above 0."""
+    sigma_min: float | None = None
+    """Lowest noise level; the denoiser's own when None."""
+    sigma_max: float | None = None
+    """Highest noise level, where sampling starts; the denoiser's own when None."""
+    rho: float = 7.0
+    """Exponent of the schedule: larger puts more of the levels near sigma_min."""
+    S_churn: float = 0.0
+    """Noise added over the whole trajectory; 0 is the deterministic sampler. Not with dpmpp2m, an ODE solver."""
+    S_min: float = 0.0
+    """Lowest noise level at which noise is added."""
+    S_max: float = math.inf
+    """Highest noise level at which noise is added."""
+    S_noise: float = 1.0
+    """Standard deviation of the added noise, relative to what the level asks for."""
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver is {self.solver!r}; expected one of {', '.join(SOLVERS)}")
+        if self.steps < 2:
+            raise ValueError(f"steps is {self.steps}; expected 2 or more")
+        for name in ("rho", "S_noise"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        if not self.S_churn >= 0:
+            raise ValueError(f"S_churn is {self.S_churn}; expected 0 or more")
+        if not 0 <= self.S_min <= self.S_max:
+            raise ValueError(
+                f"S_min is {self.S_min} and S_max {self.S_max}; expected two noise levels, the lower first"
+            )
+        if self.S_churn and self.solver == "dpmpp2m":
+            raise ValueError(f"S_churn is {self.S_churn}; expected 0 with dpmpp2m, use heun or euler to add noise")
+
+    def sigmas(self, denoiser: Denoiser) -> Tensor:
+        """The schedule for a denoiser, `(steps + 1,)` float64; levels that round to the same one are visited once."""
+        levels = sigma_schedule(
+            self.steps, self.sigma_min or denoiser.sigma_min, self.sigma_max or denoiser.sigma_max, self.rho
+        )
+        return torch.cat([torch.unique(denoiser.round_sigma(levels[:-1])).flip(0), levels[-1:]])
+
+    def gamma(self, sigma: float, count: int) -> float:
+        """Relative increase of a noise level by added noise (Algorithm 2), `count` levels in all."""
+        inside = self.S_churn > 0 and self.S_min <= sigma <= self.S_max
+        return min(self.S_churn / count, math.sqrt(2) - 1) if inside else 0.0
+
+    def evaluations(self, denoiser: Denoiser) -> int:
+        """Network forwards an image costs (NFE), two networks counted as two where both are called."""
+        sigmas = self.sigmas(denoiser)[:-1]
+        first = [float(denoiser.round_sigma(s * (1 + self.gamma(float(s), len(sigmas))))) for s in sigmas]
+        again = sigmas[1:].tolist() if self.solver == "heun" else []
+        return sum(map(denoiser.evaluations_at, first + again))
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the images, for `pool.json`; the settings of added noise only where some is added."""
+        churn = ("S_churn", "S_min", "S_max", "S_noise") if self.S_churn else ()
+        found = {name: getattr(self, name) for name in ("solver", "steps", "rho", *churn)}
+        return {k: (str(v) if v == math.inf else v) for k, v in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatch:
+    """What one batch of `generate()` yields."""
+
+    seeds: list[int]
+    images: Tensor
+    """`(B, C, H, W)` float32 in data units."""
+
+
+def sigma_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """`steps` falling noise levels and a final 0, `(steps + 1,)` float64 (eq. 5)."""
+    i = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    levels = (sigma_max ** (1 / rho) + i * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x, sigma) -> x0, all float64."""
+AddNoise = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(x, sigma, step) -> x at a noise level that is not lower, and that level."""
+
+
+def solve(
+    denoiser: Denoiser, noise: Tensor, sampler: SamplerConfig, *, seeds: Sequence[int] = (),
+    labels: Tensor | None = None, sigmas: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Images from standard normal `noise` `(B, ...)`: x0 in float64, around a network that sees noise's own type.
+
+    `seeds` `(B,)` are needed where the sampler adds noise: image i gets noise of its own from `seeds[i]`. `sigmas`
+    `(N + 1,)`, falling to 0, take the place of the sampler's own schedule.
+    """
+    # On the CPU, as single numbers: what depends on a level can then be decided without waiting for a GPU.
+    sigmas = (sampler.sigmas(denoiser) if sigmas is None else sigmas.double()).cpu()
+    if sampler.S_churn and len(seeds) != len(noise):
+        raise ValueError(f"got {len(seeds)} seeds for {len(noise)} images; expected one each to add noise from")
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return denoiser(x.to(noise.dtype), sigma.to(noise.dtype), labels).double()
+
+    def add_noise(x: Tensor, sigma: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        gamma = sampler.gamma(float(sigma), len(sigmas) - 1)
+        if gamma == 0:
+            return x, sigma
+        raised = denoiser.round_sigma(sigma * (1 + gamma))
+        fresh = noise_for([derive("churn", int(s), step) for s in seeds], x.shape[1:]).to(x)
+        return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * sampler.S_noise * fresh, raised
+
+    x = noise.double() * sigmas[0]
+    if sampler.solver == "dpmpp2m":
+        return dpmpp_2m(denoise, x, sigmas)
+    return heun(denoise, x, sigmas, add_noise=add_noise, correct=sampler.solver == "heun")
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, add_noise: AddNoise, correct: bool = True) -> Tensor:
+    """Karras et al. 2022, Algorithm 2 (Algorithm 1 when no noise is added); without `correct`, Euler's method."""
+    for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        x_hat, sigma_hat = add_noise(x, sigma, i)
+        d = (x_hat - denoise(x_hat, sigma_hat)) / sigma_hat
+        x = x_hat + (lower - sigma_hat) * d
+        if correct and i < len(sigmas) - 2:
+            x = x_hat + (lower - sigma_hat) * (d + (x - denoise(x, lower)) / lower) / 2
+    return x
+
+
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2) where the state is `x0 + sigma * noise`.
+
+    There its lambda is -ln sigma and alpha is 1, so a step of h = ln(sigma / lower) is
+    `x <- (lower / sigma) x + (1 - e^-h) D` with D extrapolated from the last two denoised images. The first step and
+    the last, to 0, are of first order.
+    """
+    previous, h_previous = x, torch.zeros(())
+    for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        denoised = denoise(x, sigma)
+        h = (sigma / lower).log()
+        first_order = i == 0 or lower == 0
+        direction = denoised if first_order else denoised + (denoised - previous) * h / (2 * h_previous)
+        x = (lower / sigma) * x + (1 - lower / sigma) * direction
+        previous, h_previous = denoised, h
+    return x
+
+
+def labels_for(seeds: Sequence[int], label_dim: int) -> Tensor | None:
+    """One-hot classes for a class-conditional network, `(B, label_dim)`: class i is a function of `seeds[i]`."""
+    if not label_dim:
+        return None
+    return torch.eye(label_dim)[[derive("class", int(s)) % label_dim for s in seeds]]
+
+
+def generate(
+    denoiser: Denoiser, seeds: Sequence[int], *, sampler: SamplerConfig | None = None, batch_size: int = 128
+) -> Iterator[SampleBatch]:
+    """Sample images, one per seed, batch by batch. Image k depends on seed k alone, up to kernel rounding.
+
+    A class-conditional denoiser gets classes drawn uniformly, also by seed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+    cut = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
+    yield from generate_batches(denoiser, cut, sampler=sampler)
+
+
+def generate_batches(
+    denoiser: Denoiser, batches: Sequence[Sequence[int]], *, sampler: SamplerConfig | None = None
+) -> Iterator[SampleBatch]:
+    """`generate()` with the batches cut by the caller: one SampleBatch for each."""
+    sampler = sampler or SamplerConfig()
+    device = denoiser.device
+    chunks = [[int(s) for s in batch] for batch in batches]
+    with ThreadPoolExecutor(1) as thread:
+        # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
+        drawn = [thread.submit(noise_for, chunk, denoiser.shape) for chunk in chunks[:1]]
+        for number, chunk in enumerate(chunks):
+            noise = drawn.pop().result().to(device)
+            drawn = [thread.submit(noise_for, following, denoiser.shape) for following in chunks[number + 1 :][:1]]
+            labels = labels_for(chunk, denoiser.label_dim)
+            with torch.inference_mode():
+                images = solve(
+                    denoiser, noise, sampler, seeds=chunk, labels=None if labels is None else labels.to(device)
+                ).float()
+            yield SampleBatch(seeds=chunk, images=images)

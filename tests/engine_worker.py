@@ -1,0 +1,85 @@
+"""What test_engine.py runs in two processes under torchrun, and alone to compare with."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairsims import engine, pools
+from fairsims.data import open_dataset
+from fairsims.errors import FairsimsError
+from fairsims.models import EDMDenoiser
+from fairsims.models.sampling import SamplerConfig
+from fairsims.training import TrainConfig, train_folder
+
+SHARD_SIZE = 8
+# 6 steps of 9 images: 4 and 5 of them for two processes.
+CONFIG = TrainConfig(
+    kimg=0.054, batch_size=9, micro_batch=3, lr=1e-3, tick_kimg=0.009, state_kimg=0.018, xflip=True, augment=0.3
+)
+
+
+def network(seed: int = 0) -> EDMDenoiser:
+    torch.manual_seed(seed)
+    return EDMDenoiser(
+        img_resolution=8, img_channels=1, sigma_data=0.75, model_channels=8, channel_mult=[1, 2], num_blocks=1,
+        attn_resolutions=[], dropout=0.0, augment_dim=9,
+    )  # fmt: skip
+
+
+def pool(folder: Path, seeds: range = range(20)) -> list[int]:
+    steps = pools.write_pool(
+        folder, network().eval(), seeds, made_by={"kind": "test"}, sampler=SamplerConfig(steps=2), batch_size=3
+    )
+    return list(steps)
+
+
+def fine_tune(folder: Path, stop: int | None = None) -> None:
+    """Train into a folder, to the end or to a tick."""
+    ticks = train_folder(network(), open_dataset("digits"), CONFIG, folder, recipe={"kind": "test"})
+    for _ in islice(ticks, stop):
+        pass
+    ticks.close()
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    pools.SHARD_SIZE = SHARD_SIZE
+    engine.initialise()
+    engine.initialise()  # once is enough
+    rank = engine.rank()
+    found: dict[str, Any] = {"rank": rank, "world": engine.world(), "share": list(engine.share(5))}
+
+    values = [torch.full((2, 2), 0.1 + rank), torch.tensor(float(rank), requires_grad=True)]
+    engine.all_sum(values)
+    found["sum"] = [v.tolist() for v in values]
+
+    with engine.main_first():
+        if engine.is_main():
+            time.sleep(0.3)
+            (out / "first").touch()
+        found["saw_first"] = (out / "first").exists()
+    try:
+        with engine.main_first():
+            raise FairsimsError(f"body of rank {rank}")
+    except FairsimsError as e:
+        found["failed"] = str(e)
+
+    found["counts"] = pool(out / "pool")
+    found["shards"] = len(pools.Pool(out / "pool").shards)
+    fine_tune(out / "whole")
+    found["checkpoint"] = (out / "whole" / "config.json").exists()
+    fine_tune(out / "killed", stop=5)
+    fine_tune(out / "killed")
+    (out / f"rank-{rank}.json").write_text(json.dumps(found))
+    engine.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,207 @@
+"""Noise levels, the Heun solver, and images that are a function of their seed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairsims.data import to_uint8
+from fairsims.models import Denoiser, EDMDenoiser, GaussianMixtureDenoiser, SIMSGuidance
+from fairsims.models.edm_pickle import read_snapshot
+from fairsims.models.sampling import SampleBatch, SamplerConfig, generate, labels_for, sigma_schedule, solve
+from fairsims.seeds import noise_for
+
+EDM = Path(__file__).parent / "fixtures" / "edm"
+
+
+@pytest.fixture(scope="module")
+def edm() -> EDMDenoiser:
+    """EDM's network with attention at 16x16 RGB and random weights."""
+    return read_snapshot(EDM / "songunet-ddpmpp.pkl").denoiser
+
+
+def gaussian(mean: float, std: float) -> GaussianMixtureDenoiser:
+    return GaussianMixtureDenoiser(torch.tensor([[mean]]), [std], [1.0])
+
+
+def images_of(batches: list[SampleBatch]) -> Tensor:
+    return torch.cat([b.images for b in batches])
+
+
+def test_schedule_values_of_forty_steps() -> None:
+    sigmas = sigma_schedule(40, 0.002, 80)
+    known = {0: 80, 5: 38.3, 10: 16.8, 15: 6.59, 20: 2.24, 25: 0.625, 30: 0.131, 35: 0.018, 39: 0.002}
+    for i, value in known.items():
+        assert float(sigmas[i]) == pytest.approx(value, rel=0.03 if value == 0.018 else 0.005), i
+    assert float(sigmas[40]) == 0
+    assert (len(sigmas), sigmas.dtype) == (41, torch.float64)
+
+
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+def test_schedule_falls_and_keeps_its_ends(rho: float) -> None:
+    sigmas = sigma_schedule(9, 0.01, 50.0, rho).tolist()
+    assert all(a > b for a, b in pairwise(sigmas))
+    assert sigmas[0] == pytest.approx(50)
+    assert sigmas[-2] == pytest.approx(0.01)
+    if rho == 1:
+        assert sigmas[4] == pytest.approx((50 + 0.01) / 2)
+
+
+def test_sampler_takes_the_denoisers_range_unless_told() -> None:
+    denoiser = gaussian(0, 1)
+    denoiser.sigma_min, denoiser.sigma_max = 0.01, 50.0
+    assert SamplerConfig(steps=4).sigmas(denoiser)[[0, 3]].tolist() == pytest.approx([50, 0.01])
+    told = SamplerConfig(steps=4, sigma_min=0.1, sigma_max=10).sigmas(denoiser)
+    assert told[[0, 3]].tolist() == pytest.approx([10, 0.1])
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"steps": 1}, "steps is 1"), ({"rho": 0.0}, "rho is 0.0"), ({"solver": "ddim"}, "solver is 'ddim'"),
+    ({"S_churn": -1.0}, "S_churn is -1.0"), ({"S_churn": 1.0, "S_min": 2.0, "S_max": 1.0}, "S_min is 2.0 and S_max 1.0"),
+    ({"S_churn": 1.0, "solver": "dpmpp2m"}, "expected 0 with dpmpp2m"),
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamplerConfig(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("solver", "counts", "low", "high"), [
+    ("heun", (16, 32, 64), 3, 5.5), ("dpmpp2m", (32, 64, 128), 3, 5.5), ("euler", (32, 64, 128), 1.7, 2.3),
+])  # fmt: skip
+def test_solvers_converge_to_the_exact_answer_at_their_order(
+    solver: str, counts: tuple[int, ...], low: float, high: float
+) -> None:
+    # D is linear for one Gaussian, and the ODE has x(0) = mean + std (x - mean) / sqrt(std**2 + sigma_max**2).
+    mean, std = 0.7, 0.4
+    denoiser, noise = gaussian(mean, std), torch.linspace(-2, 2, 9)[:, None].double()
+    expected = mean + std * (noise * 80 - mean) / (std**2 + 80**2) ** 0.5
+    # The final step to 0 is exact only in the limit of a small sigma_min.
+    errors = [
+        float((solve(denoiser, noise, SamplerConfig(solver=solver, steps=n)) - expected).abs().max()) for n in counts
+    ]
+    assert errors[-1] < (0.03 if solver == "euler" else 4e-3)
+    assert all(low < a / b < high for a, b in pairwise(errors)), errors
+
+
+def test_dpmpp2m_beats_euler_at_equal_cost() -> None:
+    denoiser, noise = gaussian(0.7, 0.4), torch.linspace(-2, 2, 9)[:, None].double()
+    expected = 0.7 + 0.4 * (noise * 80 - 0.7) / (0.4**2 + 80**2) ** 0.5
+    error = {
+        s: float((solve(denoiser, noise, SamplerConfig(solver=s, steps=24)) - expected).abs().max())
+        for s in ("euler", "dpmpp2m")
+    }
+    assert error["dpmpp2m"] < error["euler"] / 3
+
+
+def test_given_levels_take_the_place_of_the_schedule() -> None:
+    denoiser, noise = gaussian(0.7, 0.4), torch.tensor([[1.0], [-1.0]])
+    x = noise.double() * 3
+    x = x + (1 - 3) * (x - denoiser(x, torch.tensor(3.0))) / 3
+    x = x + (0 - 1) * (x - denoiser(x, torch.tensor(1.0))) / 1
+    euler = SamplerConfig(solver="euler")
+    found = solve(denoiser, noise.double(), euler, sigmas=torch.tensor([3.0, 1.0, 0.0]))
+    assert torch.allclose(found, x, atol=1e-12)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("heun", 40), ("euler", 200)])
+def test_added_noise_keeps_the_distribution_and_changes_the_images(solver: str, steps: int) -> None:
+    denoiser, seeds = gaussian(0.3, 0.5), range(3000)
+    noise = noise_for(seeds, (1,)).double()
+    ode = solve(denoiser, noise, SamplerConfig(solver=solver, steps=steps))
+    stochastic = SamplerConfig(solver=solver, steps=steps, S_churn=20, S_min=0.05, S_max=50)
+    sde = solve(denoiser, noise, stochastic, seeds=seeds)
+    # 3,000 draws: three standard errors of mean and of standard deviation.
+    assert float(sde.mean()) == pytest.approx(0.3, abs=3 * 0.5 / 3000**0.5)
+    assert float(sde.std()) == pytest.approx(0.5, abs=3 * 0.5 / 6000**0.5 + 0.01)
+    assert float(torch.corrcoef(torch.stack([ode[:, 0], sde[:, 0]]))[0, 1]) < 0.9
+
+
+def test_added_noise_belongs_to_the_seed(edm: EDMDenoiser) -> None:
+    sampler, seeds = SamplerConfig(steps=3, S_churn=3), [5, 6, 7]
+    whole = images_of(list(generate(edm, seeds, sampler=sampler, batch_size=3)))
+    singly = images_of(list(generate(edm, seeds[::-1], sampler=sampler, batch_size=1))).flip(0)
+    assert (whole - singly).abs().max() < 1e-4
+    assert (whole - images_of(list(generate(edm, seeds, sampler=SamplerConfig(steps=3))))).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("solver", "evaluations"), [("heun", 13), ("euler", 7), ("dpmpp2m", 7)])
+def test_evaluations_are_those_that_happen(solver: str, evaluations: int) -> None:
+    class Count(Denoiser):
+        calls = 0
+        img_channels = img_resolution = 1
+
+        def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+            self.calls += 1
+            return x * 0
+
+    base, aux, sampler = Count(), Count(), SamplerConfig(solver=solver, steps=7)
+    solve(base, torch.ones(1, 1), sampler)
+    assert base.calls == sampler.evaluations(base) == evaluations
+    base.calls = 0
+    guided = SIMSGuidance(base, aux, 1.0, interval=(0.3, 5.0))
+    solve(guided, torch.ones(1, 1), sampler)
+    assert 0 < aux.calls < base.calls == evaluations
+    assert sampler.evaluations(guided) == base.calls + aux.calls
+
+
+def test_discrete_noise_levels_are_visited_once() -> None:
+    class Discrete(GaussianMixtureDenoiser):
+        def round_sigma(self, sigma: Tensor) -> Tensor:
+            levels = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+            return levels[(sigma.reshape(-1, 1).double() - levels).abs().argmin(dim=1)].reshape(sigma.shape)
+
+    denoiser = Discrete(torch.zeros(1, 1), [1.0], [1.0])
+    denoiser.sigma_min, denoiser.sigma_max = 0.5, 4.0
+    sampler = SamplerConfig(steps=10)
+    assert sampler.sigmas(denoiser).tolist() == [4.0, 2.0, 1.0, 0.5, 0.0]
+    assert sampler.evaluations(denoiser) == 7
+
+
+def test_classes_of_a_conditional_network_belong_to_the_seeds() -> None:
+    labels = labels_for(range(400), 4)
+    assert labels is not None
+    assert torch.equal(labels[7:9], labels_for([7, 8], 4))  # type: ignore[arg-type]
+    assert (labels.sum(dim=0) > 60).all()
+    assert labels_for([1], 0) is None
+
+
+def test_images_do_not_depend_on_the_batch_size(edm: EDMDenoiser) -> None:
+    sampler, seeds = SamplerConfig(steps=5), list(range(100, 116))
+    whole = to_uint8(images_of(list(generate(edm, seeds, sampler=sampler, batch_size=16)))).int()
+    assert whole.float().std() > 20, "images without content would agree anyway"
+    for size in (1, 7):
+        batches = list(generate(edm, seeds, sampler=sampler, batch_size=size))
+        assert [s for b in batches for s in b.seeds] == seeds
+        assert (to_uint8(images_of(batches)).int() - whole).abs().max() <= 1, size
+
+
+def test_images_do_not_depend_on_the_order_of_seeds(edm: EDMDenoiser) -> None:
+    sampler, seeds = SamplerConfig(steps=3), [9, 4, 7, 1]
+    forward = images_of(list(generate(edm, seeds, sampler=sampler)))
+    backward = images_of(list(generate(edm, seeds[::-1], sampler=sampler)))
+    assert (forward - backward.flip(0)).abs().max() < 1e-5
+    assert (forward[0] - forward[1]).abs().max() > 0.1
+
+
+def test_the_same_call_gives_the_same_bits(edm: EDMDenoiser) -> None:
+    runs = [images_of(list(generate(edm, range(6), sampler=SamplerConfig(steps=3), batch_size=4))) for _ in range(2)]
+    assert torch.equal(*runs)
+    assert runs[0].dtype == torch.float32
+
+
+def test_generate_starts_from_the_seeds_noise() -> None:
+    denoiser = gaussian(0, 0.5)
+    denoiser.sigma_max = 1.0
+    found = images_of(list(generate(denoiser, [11, 12], sampler=SamplerConfig(steps=100))))
+    expected = noise_for([11, 12], (1, 1, 1)) * 0.5 / (0.25 + 1) ** 0.5
+    assert torch.allclose(found, expected, rtol=0.01)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_an_empty_batch_is_refused(edm: EDMDenoiser, size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size is {size}; expected 1 or more"):
+        next(generate(edm, range(4), batch_size=size))
