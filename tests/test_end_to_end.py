@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from jsonschema import Draft202012Validator
 
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.fidelity import quality
+from fairsims.audit.result import audit_schema
 from fairsims.classifiers import load_classifier
 from fairsims.cli import main
 from fairsims.data import open_dataset
@@ -37,7 +37,6 @@ SMALL = [
     "--steps", "8", "--solver", "dpmpp2m",
 ]  # fmt: skip
 
-SCHEMA = files_of("fairsims.audit") / "audit.schema.json"
 TELL_TIME = {"plan.json", "timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
 
 
@@ -190,7 +189,7 @@ def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Pa
     run, _ = whole
     audit = json.loads((run / "audit" / "audit.json").read_text())
     points = audit["calibration"]
-    assert list(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(audit)) == []
+    assert list(Draft202012Validator(audit_schema()).iter_errors(audit)) == []
     assert [(p["n"], p["quality_n"]) for p in points] == [(500, 128), (128, 128), (512, 128)]
     pilots = [run / "pool", *(run / "calibration" / f"{p['strength']:.6f}-{p['n']}" for p in points[1:])]
     first = {}

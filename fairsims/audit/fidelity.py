@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from fairsims.audit.blocks import subsample
 from fairsims.audit.extractors import FeatureExtractor
+from fairsims.audit.facts import Pair
 from fairsims.audit.groups import FEW, KERNEL_SAMPLE, GroupCalls, group_distances
 from fairsims.audit.kernel import kernel_distance
 from fairsims.audit.neighbours import (
     K_DENSITY,
     K,
     Nearest,
-    Pair,
     authenticity,
     leave_one_out_distances,
     manifold,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fairsims.audit.blocks import Features, checked, parts, squared_distances, tile
+from fairsims.audit.facts import Pair
 from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -51,15 +52,6 @@ class Nearest:
         """Summary of distances `(N,)`."""
         values = np.asarray(distances, dtype=np.float64)
         return cls(median=float(np.median(values)), low=float(np.quantile(values, 0.01)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A generated image and the training image nearest to it, by position."""
-
-    generated: int
-    training: int
-    distance: float
 
 
 def manifold(real: npt.ArrayLike, fake: npt.ArrayLike, *, k: int = K, k_density: int = K_DENSITY) -> Manifold:
