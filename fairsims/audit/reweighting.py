@@ -67,6 +67,6 @@ def reference_calls(reference: ImageDataset, classifier: AttributeClassifier, st
 
     Labels that people made of single images know no others: then the data set's own are taken.
     """
-    if hasattr(classifier, "probabilities_for") and classifier.attribute.name in reference.attributes:
+    if classifier.by_identity and classifier.attribute.name in reference.attributes:
         return reference_labels(reference, classifier)[0]
     return np.asarray(label_source(reference, classifier, store).argmax(axis=1))

@@ -11,16 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from fairsims.classifiers.base import AttributeClassifier, label_batches
+from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import open_dataset
 from fairsims.errors import InputError
 from fairsims.files import atomic
 from fairsims.pools import Pool
 
 FloatArray = npt.NDArray[np.floating[Any]]
-
-BATCH_BYTES = 2**26
-"""A batch is at most this large: 256 images up to 290 pixels wide."""
 
 
 class ImageSource(Protocol):
@@ -76,25 +73,24 @@ def label_source(
     """Probabilities `(N, K)` of all images, computed once per classifier.
 
     A pool keeps them in its `labels/`, any other source in `store` when there is one. Labels that people or another
-    tool made (`probabilities_for`) are looked up each time. `report` gets (images done, of how many). Raises InputError
-    when a probability is not finite.
+    tool made are looked up each time. `report` gets (images done, of how many). Raises InputError when a
+    probability is not finite.
     """
-    look_up = getattr(classifier, "probabilities_for", None)
-    if look_up is not None:
-        return _finite(np.asarray(look_up(source.ids)), source, classifier)
+    if classifier.by_identity:
+        return _finite(classifier.label(source), source, classifier)
     classes, name = classifier.attribute.classes, classifier.attribute.name
     columns = [f"{name}.{c}" for c in classes]
     key = label_key(classifier)
     if isinstance(source, Pool):
         if key not in source.label_names:
-            source.write_labels(key, name, classes, _labels(source, classifier, report))
+            source.write_labels(key, name, classes, _finite(classifier.label(source, report), source, classifier))
         return source.labels(key)[columns].to_numpy()
     path = None if store is None else store / f"{key}-{source.digest[:12]}.parquet"
     if path is not None and path.exists():
         table = pd.read_parquet(path)
         if np.array_equal(table["id"].astype(str), source.ids.astype(str)):
             return table[columns].to_numpy()
-    found = _labels(source, classifier, report)
+    found = _finite(classifier.label(source, report), source, classifier)
     if path is not None:
         table = pd.DataFrame(found, columns=columns)
         table.insert(0, "id", source.ids)
@@ -111,22 +107,6 @@ def label_key(classifier: AttributeClassifier) -> str:
 def predicted_counts(probabilities: FloatArray) -> np.ndarray:
     """Images per most probable class, `(K,)`."""
     return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
-
-
-def batch_size(source: ImageSource) -> int:
-    """Images of a batch: 256, fewer of large ones."""
-    return int(np.clip(BATCH_BYTES // int(np.prod(source.shape)), 1, 256))
-
-
-def _labels(source: ImageSource, classifier: AttributeClassifier, report: Callable[[int, int], None]) -> FloatArray:
-    def watched() -> Iterator[Tensor]:
-        done = 0
-        for batch in source.batches(batch_size(source)):
-            yield batch
-            done += len(batch)
-            report(done, len(source))
-
-    return _finite(label_batches(classifier, watched()), source, classifier)
 
 
 def _finite(found: FloatArray, source: ImageSource, classifier: AttributeClassifier) -> FloatArray:

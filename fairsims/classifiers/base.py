@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairsims.data.attributes import Attribute
+from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
+FloatRows = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+BATCH_BYTES = 2**26
+"""A batch is at most this large: 256 images up to 290 pixels wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,48 +99,145 @@ class Confusion:
         return cls(counts=tuple(tuple(int(v) for v in row) for row in table), **text)
 
 
-@runtime_checkable
-class AttributeClassifier(Protocol):
-    """Images to class probabilities. Deterministic: the same image gives the same probabilities."""
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known about a classifier beside what decides its probabilities.
+
+    Raises InputError when it contradicts itself: classes, confusions, default split, threshold.
+    """
 
     name: str
+    kind: str
     attribute: Attribute
+    """Its classes end in `undetermined` where the classifier abstains."""
     digest: str
     """SHA-256 over what decides the probabilities: weights and configuration."""
-    confusions: dict[str, Confusion]
+    temperature: float = 1.0
+    threshold: float = 0.0
+    """theta; 0: it never abstains."""
+    confusions: Mapping[str, Confusion] = field(default_factory=dict)
     """Measured errors by name of the held-out split; empty when nobody measured them."""
-    default_split: str
+    default_split: str = ""
     """The split whose errors correct shares; "" when there is none."""
+    weights_digest: str = ""
+    """SHA-256 of the file with the weights, or with the labels."""
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise InputError(f"a classifier is named {self.name!r}; expected a name without slashes; rename it")
+        classes = self.attribute.classes
+        sizes = {len(c.counts) for c in self.confusions.values()} | {len(classes)}
+        splits = set(self.confusions) or {""}
+        if len(sizes) != 1 or len(classes) < 2 or self.default_split not in splits:
+            raise InputError(f"{self.name} contradicts itself (classes, confusions, default split); restore it")
+        if UNDETERMINED in classes[:-1] or not self.temperature > 0 or not self.threshold >= 0:
+            raise InputError(f"{self.name} contradicts itself (undetermined, temperature, threshold); restore it")
+
+
+class Images(Protocol):
+    """Images of one shape in an order: a pool, a data set, a part of either."""
 
     @property
-    def input_size(self) -> int:
-        """Native resolution in pixels; 0 where images are not looked at."""
+    def ids(self) -> np.ndarray:
+        """What identifies each image, `(N,)`: seeds of a pool, names of files, else row numbers."""
         ...
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int = 256) -> Iterator[Tensor]:
+        """All images in order, uint8 `(<=size, C, H, W)` at a time."""
+        ...
+
+
+class AttributeClassifier(ABC):
+    """Images to class probabilities. Deterministic: the same image gives the same probabilities."""
+
+    by_identity = False
+    """Whether it looks images up by what identifies them, and never at their pixels."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.name = card.name
+        self.attribute = card.attribute
+        self.digest = card.digest
+        self.confusions: dict[str, Confusion] = dict(card.confusions)
+        self.default_split = card.default_split
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Native resolution in pixels; 0 where images are not looked at, or of any size."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What is done to an image before a network sees it, as JSON."""
+        return {}
+
+    @abstractmethod
     def probabilities(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, K)`, rows sum to 1; `undetermined`, if a class, is the last column."""
-        ...
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to the penultimate features, float32 `(B, d)`."""
-        ...
+
+    def label(self, images: Images, progress: Progress = lambda done, total: None) -> FloatRows:
+        """Probabilities of all `images`, `(N, K)` float32, in their order; `progress` gets (images done, of how many).
+
+        Raises InputError when the images are not of a usable shape, or one is unknown to a table of labels.
+        """
+
+        def watched() -> Iterator[Tensor]:
+            done = 0
+            for batch in images.batches(batch_size(images)):
+                yield batch
+                done += len(batch)
+                progress(done, len(images))
+
+        return label_batches(self, watched())
 
     def facts(self) -> dict[str, Any]:
         """What a record of its use has to say, as JSON: name, kind, digest, attribute, classes, preprocessing, ..."""
-        ...
+        return {
+            "name": self.card.name,
+            "kind": self.card.kind,
+            "digest": self.card.digest,
+            "attribute": self.card.attribute.name,
+            "classes": list(self.card.attribute.classes),
+            "weights_digest": self.card.weights_digest,
+            "temperature": self.card.temperature,
+            "threshold": self.card.threshold,
+            "splits": list(self.card.confusions),
+            "input_size": self.input_size,
+            "preprocessing": self.preprocessing,
+        }
+
+    def keep(self, folder: Path) -> dict[str, Any]:
+        """Copy into a folder without weights what opens the classifier again; what config.json says of that."""
+        raise InputError(f"{self.name} is kept in its own folder; give that")
 
 
-def label_batches(classifier: AttributeClassifier, batches: Iterable[Tensor]) -> npt.NDArray[np.float32]:
+def batch_size(images: Images) -> int:
+    """Images of a batch: 256, fewer of large ones."""
+    return int(np.clip(BATCH_BYTES // int(np.prod(images.shape)), 1, 256))
+
+
+def label_batches(classifier: AttributeClassifier, batches: Iterable[Tensor]) -> FloatRows:
     """Class probabilities of uint8 batches `(B, C, H, W)` in order, `(N, K)` float32."""
     return _collect(classifier.probabilities, batches)
 
 
-def features_of(classifier: AttributeClassifier, batches: Iterable[Tensor]) -> npt.NDArray[np.float32]:
+def features_of(classifier: AttributeClassifier, batches: Iterable[Tensor]) -> FloatRows:
     """Penultimate features of uint8 batches `(B, C, H, W)` in order, `(N, d)` float32."""
     return _collect(classifier.features, batches)
 
 
-def _collect(function: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> npt.NDArray[np.float32]:
+def _collect(function: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> FloatRows:
     with torch.inference_mode():
         rows = [function(batch).cpu().numpy() for batch in batches]
     if not rows:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fairsims.classifiers import entry_points, table
 from fairsims.classifiers.backbones import Backbone, open_backbone
-from fairsims.classifiers.base import AttributeClassifier, Confusion
+from fairsims.classifiers.base import AttributeClassifier, Card, Confusion
 from fairsims.classifiers.cnn import ConvNet, NetworkBackbone, NetworkConfig
-from fairsims.classifiers.linear import Card, LinearClassifier
+from fairsims.classifiers.linear import LinearClassifier
 from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet
 from fairsims.data.attributes import Attribute
 from fairsims.engine import device

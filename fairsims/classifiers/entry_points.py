@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairsims.classifiers.base import Confusion
-from fairsims.classifiers.linear import Card, facts_of
+from fairsims.classifiers.base import AttributeClassifier, Card
 from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 
@@ -23,7 +23,7 @@ def installed_classifiers() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-class ThirdPartyClassifier:
+class ThirdPartyClassifier(AttributeClassifier):
     """Another package's classifier, its results checked.
 
     The entry point names a class or function that is called without arguments and returns an object with `attribute`
@@ -50,12 +50,7 @@ class ThirdPartyClassifier:
             raise
         except Exception as e:  # whatever the other package meets
             raise InputError(f"{self.origin} cannot be loaded ({type(e).__name__}: {e}); ask its authors") from None
-        self.card = Card(**{**details, **card})
-        self.name = self.card.name
-        self.attribute = self.card.attribute
-        self.digest = self.card.digest
-        self.confusions: dict[str, Confusion] = dict(self.card.confusions)
-        self.default_split = self.card.default_split
+        super().__init__(Card(**{**details, **card}))
 
     @property
     def input_size(self) -> int:
@@ -83,7 +78,11 @@ class ThirdPartyClassifier:
     def facts(self) -> dict[str, Any]:
         """What a record of its use has to say, as JSON; the package's own facts come first."""
         own = dict(self.inner.facts()) if hasattr(self.inner, "facts") else {}
-        return {"preprocessing": {}} | own | facts_of(self.card) | {"input_size": self.input_size, "from": self.origin}
+        known = super().facts()
+        return own | known | {"preprocessing": own.get("preprocessing", {}), "from": self.origin}
+
+    def keep(self, folder: Path) -> dict[str, Any]:
+        return {"entry_point": self.point}
 
     def _matrix(self, found: Any, rows: int, what: str) -> Tensor:
         matrix = torch.as_tensor(found).float()

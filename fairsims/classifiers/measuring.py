@@ -18,14 +18,12 @@ from torch.nn import functional as F
 from fairsims.classifiers.abstention import with_undetermined
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.classifiers.checkpoints import FORMAT, WEIGHTS, embedded_classifiers, load_classifier
-from fairsims.classifiers.entry_points import ThirdPartyClassifier
 from fairsims.classifiers.evaluation import HeldOut, assign_folds, measured, out_of_fold
 from fairsims.classifiers.labelled import Labelled, groups_of
 from fairsims.classifiers.seen import seen_by
-from fairsims.classifiers.table import TableClassifier, read_table
 from fairsims.classifiers.trainers import trainer_of
 from fairsims.errors import InputError
-from fairsims.files import atomic, read_json, write_json
+from fairsims.files import read_json, write_json
 
 Report = Callable[[int, int], None]
 
@@ -62,7 +60,7 @@ def evaluate_classifier(
         fresh = _unseen(data, folder, classifier) if folder is not None and trained else data
         data, unseen = fresh, len(data) - len(fresh)
         groups = groups_of(data, split.group_by, split.near_duplicates)
-        probabilities = _as_it_is(classifier, data, report)
+        probabilities = torch.from_numpy(classifier.label(data.dataset.subset(data.indices), report))
     if own:
         split = replace(split, name=name or split.name)
     else:
@@ -102,16 +100,6 @@ def _refitted(
     return with_undetermined(p, float(config.get("threshold", 0.0))), groups
 
 
-def _as_it_is(classifier: AttributeClassifier, data: Labelled, report: Report) -> Tensor:
-    if isinstance(classifier, TableClassifier):
-        return torch.from_numpy(classifier.probabilities_for(data.dataset.ids[data.indices]))
-    found = []
-    for start in range(0, len(data), 64):
-        found.append(classifier.probabilities(data.dataset.read(data.indices[start : start + 64])).cpu())
-        report(min(start + 64, len(data)), len(data))
-    return torch.cat(found)
-
-
 def _unseen(data: Labelled, folder: Path, classifier: AttributeClassifier) -> Labelled:
     """The images that the classifier did not learn from. Raises InputError when a class has none left."""
     fresh = ~seen_by(folder, data, classifier.input_size)
@@ -142,7 +130,7 @@ def _write(
         out = folder
     elif folder is not None and folder.resolve() != out.resolve():
         shutil.copytree(folder, out, dirs_exist_ok=True)
-    config = read_json(out / "config.json") if folder is not None else _new_config(spec, out, classifier)
+    config = read_json(out / "config.json") if folder is not None else _new_config(out, classifier)
     config["confusions"] = config.get("confusions", {}) | confusion
     config["metrics"] = config.get("metrics", {}) | metrics
     config["default_split"] = next(iter(confusion)) if default else config["default_split"] or next(iter(confusion))
@@ -150,26 +138,18 @@ def _write(
     return out
 
 
-def _new_config(spec: str, out: Path, classifier: AttributeClassifier) -> dict[str, Any]:
+def _new_config(out: Path, classifier: AttributeClassifier) -> dict[str, Any]:
     """The folder of a classifier that had none: a table's copy, or the name of another package's."""
     config = {
         "format": FORMAT,
-        "kind": "table" if isinstance(classifier, TableClassifier) else "entry-point",
+        "kind": classifier.facts()["kind"],
         "name": classifier.name,
         "attribute": classifier.attribute.name,
         "classes": list(classifier.attribute.classes),
         "digest": classifier.digest,
         "default_split": "",
     }
-    if isinstance(classifier, TableClassifier):
-        place = Path(spec.partition("#")[0])
-        name = f"labels{place.suffix.lower()}"
-        with atomic(out / name) as temporary:
-            shutil.copyfile(place, temporary)
-        read_table(f"{out / name}#{classifier.attribute.name}")
-        return config | {"table": name}
-    assert isinstance(classifier, ThirdPartyClassifier)
-    return config | {"entry_point": classifier.point}
+    return config | classifier.keep(out)
 
 
 def describe_classifier(spec: str) -> dict[str, Any]:

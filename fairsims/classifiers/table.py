@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from fairsims.classifiers.base import Confusion
-from fairsims.classifiers.linear import Card, facts_of
+from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Images, Progress
 from fairsims.data.attributes import UNDETERMINED, Attribute, sorted_classes
 from fairsims.errors import InputError, closest
-from fairsims.files import sha256_file, sha256_json
+from fairsims.files import atomic, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,32 +21,29 @@ KEYS = ("seed", "file_name")
 SUFFIXES = (".csv", ".parquet")
 
 
-class TableClassifier:
+class TableClassifier(AttributeClassifier):
     """Class probabilities looked up by image identity; it never sees an image.
 
-    Use `probabilities_for(ids)` with the ids of the source: seeds of a pool, file names of a folder or zip.
-    `probabilities(images)` and `features(images)` raise InputError.
+    `label` asks for the ids of a source: seeds of a pool, file names of a folder or zip. `probabilities(images)` and
+    `features(images)` raise InputError.
     """
 
+    by_identity = True
     input_size = 0
 
-    def __init__(self, card: Card, key: str, rows: dict[str, int], values: npt.NDArray[np.float32]) -> None:
-        self.card = card
+    def __init__(self, card: Card, path: Path, key: str, rows: dict[str, int], values: FloatRows) -> None:
+        super().__init__(card)
+        self.path = path
         self.key = key
         self.rows = rows
         self.values = values
-        self.name = card.name
-        self.attribute = card.attribute
-        self.digest = card.digest
-        self.confusions: dict[str, Confusion] = dict(card.confusions)
-        self.default_split = card.default_split
 
-    def probabilities_for(self, ids: npt.NDArray[Any] | list[Any]) -> npt.NDArray[np.float32]:
+    def label(self, images: Images, progress: Progress = lambda done, total: None) -> FloatRows:
         """Probabilities `(N, K)` of the images with these seeds or file names, in their order.
 
         Raises InputError naming an image that the table does not have: none is ever left out.
         """
-        keys = [_identity(i) for i in ids]
+        keys = [identity(i) for i in images.ids]
         missing = [k for k in keys if k not in self.rows]
         if missing:
             more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -66,8 +62,14 @@ class TableClassifier:
         raise InputError(f"{self.name} is a table of labels and has no features; choose another extractor")
 
     def facts(self) -> dict[str, Any]:
-        """What a record of its use has to say, as JSON."""
-        return facts_of(self.card) | {"input_size": 0, "preprocessing": {}, "key": self.key, "rows": len(self.rows)}
+        return super().facts() | {"key": self.key, "rows": len(self.rows)}
+
+    def keep(self, folder: Path) -> dict[str, Any]:
+        name = f"labels{self.path.suffix.lower()}"
+        with atomic(folder / name) as temporary:
+            shutil.copyfile(self.path, temporary)
+        read_table(f"{folder / name}#{self.attribute.name}")
+        return {"table": name}
 
 
 def read_table(spec: str | Path, **card: Any) -> TableClassifier:
@@ -83,7 +85,7 @@ def read_table(spec: str | Path, **card: Any) -> TableClassifier:
     key = next((k for k in KEYS if k in table.columns), None)
     if key is None:
         raise InputError(f"{path} has columns {list(table.columns)}; expected seed or file_name among them; add it")
-    ids = [_identity(v) for v in table[key]]
+    ids = [identity(v) for v in table[key]]
     twice = next((v for v, n in zip(*np.unique(ids, return_counts=True), strict=True) if n > 1), None)
     if not ids or twice is not None:
         raise InputError(f"{path} has {f'{key} {twice} twice' if ids else 'no row'}; expected a row per image; mend it")
@@ -102,10 +104,10 @@ def read_table(spec: str | Path, **card: Any) -> TableClassifier:
         "digest": sha256_json(["table", sha256_file(path), attribute, list(classes)]),
         "weights_digest": sha256_file(path),
     }
-    return TableClassifier(Card(**{**details, **card}), key, {k: i for i, k in enumerate(ids)}, values)
+    return TableClassifier(Card(**{**details, **card}), path, key, {k: i for i, k in enumerate(ids)}, values)
 
 
-def _values(table: pd.DataFrame, attribute: str, path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+def _values(table: pd.DataFrame, attribute: str, path: Path) -> tuple[tuple[str, ...], FloatRows]:
     """Classes, and probabilities `(rows, K)`."""
     spread = [c for c in table.columns if str(c).startswith(f"{attribute}.")]
     if spread:
@@ -142,7 +144,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is not readable ({str(e).splitlines()[0][:120]}); expected CSV or Parquet") from None
 
 
-def _identity(value: Any) -> str:
+def identity(value: Any) -> str:
     """Seeds as their digits ("7" is 7), file names with forward slashes."""
     text = str(value).strip().replace("\\", "/").removeprefix("./")
     return str(int(text)) if text.lstrip("-").isdecimal() else text

@@ -10,8 +10,7 @@ import numpy as np
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.fidelity import open_reference
 from fairsims.audit.references import FeatureTable
-from fairsims.audit.sources import batch_size
-from fairsims.classifiers.base import AttributeClassifier, features_of
+from fairsims.classifiers.base import AttributeClassifier, batch_size, features_of
 from fairsims.data import ImageDataset
 from fairsims.pools import Pool
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from support import MakePool
 
-from fairsims.audit.sources import ImageSource, batch_size, label_source, open_source
+from fairsims.audit.sources import ImageSource, label_source, open_source
 from fairsims.classifiers import load_classifier
+from fairsims.classifiers.base import batch_size
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.ahead import read_ahead
 from fairsims.errors import InputError
@@ -98,12 +99,10 @@ def test_probabilities_that_are_no_numbers_are_refused_and_not_stored(
     assert pool.label_names == []
 
 
-def test_labels_by_another_tool_are_looked_up(digits_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = load_classifier("digits-parity")
-    calls = lambda ids: np.eye(2)[np.asarray(ids) % 2]  # noqa: E731
-    monkeypatch.setattr(classifier, "probabilities_for", calls, raising=False)
+def test_labels_by_another_tool_are_looked_up(tmp_path: Path, digits_pool: MakePool) -> None:
     pool = digits_pool(3, 3)
-    assert label_source(pool, classifier).argmax(axis=1).tolist() == [0, 1] * 3
+    (tmp_path / "parity.csv").write_text("seed,parity\n" + "".join(f"{k},{('even', 'odd')[k % 2]}\n" for k in range(9)))
+    assert label_source(pool, load_classifier(tmp_path / "parity.csv")).argmax(axis=1).tolist() == [0, 1] * 3
     assert pool.label_names == []
 
 

@@ -17,7 +17,7 @@ from fairsims.classifiers import load_classifier
 from fairsims.classifiers.checkpoints import embedded_classifiers
 from fairsims.classifiers.labelled import labelled
 from fairsims.cli import main
-from fairsims.data import open_dataset
+from fairsims.data import ImageDataset, open_dataset
 from fairsims.errors import InputError
 
 
@@ -51,15 +51,22 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+def images(*ids: object) -> ImageDataset:
+    """As many digits as there are `ids`, called so."""
+    found = open_dataset("digits").subset(range(len(ids)))
+    found.ids = np.array(ids)
+    return found
+
+
 def test_a_column_of_classes_by_seed(tmp_path: Path) -> None:
     """An empty cell is undetermined, the last class; order and number format of the ids do not matter."""
     table = load_classifier(write(tmp_path / "people.csv", {"seed": [7, 3, 5], "gender": ["woman", None, "man"]}))
     assert (table.name, table.attribute.name) == ("people", "gender")
     assert table.attribute.classes == ("man", "woman", "undetermined")
-    found = table.probabilities_for(np.array([5, 3, 7, 5], dtype=np.int64))  # type: ignore[attr-defined]
+    found = table.label(images(5, 3, 7, 5))
     np.testing.assert_array_equal(found, [[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]])
     with pytest.raises(InputError, match=r"no row for seed 4 \(nor for 1 more\)"):
-        table.probabilities_for(np.array([5, 4, 9]))  # type: ignore[attr-defined]
+        table.label(images(5, 4, 9))
     with pytest.raises(InputError, match="cannot look at images"):
         table.probabilities(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     assert json.loads(json.dumps(table.facts()))["kind"] == "table"
@@ -68,12 +75,11 @@ def test_a_column_of_classes_by_seed(tmp_path: Path) -> None:
 def test_columns_of_probabilities_by_file_name(tmp_path: Path) -> None:
     """As a pool's label files have them, here in Parquet with two attributes."""
     path = tmp_path / "labels.parquet"
-    pd.DataFrame({
-        "file_name": ["a/1.png", "2.png"], "gender.woman": [0.25, 1.0], "gender.man": [0.75, 0.0], "age": ["old", "young"],
-    }).to_parquet(path)  # fmt: skip
+    gender = {"gender.woman": [0.25, 1.0], "gender.man": [0.75, 0.0]}
+    pd.DataFrame({"file_name": ["a/1.png", "2.png"], **gender, "age": ["old", "young"]}).to_parquet(path)
     table = load_classifier(f"{path}#gender")
     assert table.attribute.classes == ("woman", "man")
-    np.testing.assert_allclose(table.probabilities_for(["./2.png", "a\\1.png"]), [[1, 0], [0.25, 0.75]])  # type: ignore[attr-defined]
+    np.testing.assert_allclose(table.label(images("./2.png", "a\\1.png")), [[1, 0], [0.25, 0.75]])
     assert load_classifier(f"{path}#age").attribute.classes == ("old", "young")
     with pytest.raises(InputError, match=r"label columns \['gender', 'age'\]; expected one attribute"):
         load_classifier(path)
@@ -119,9 +125,7 @@ def test_a_table_is_measured_against_the_truth(folder: Path, tmp_path: Path) -> 
     kept = load_classifier(tmp_path / "measured")
     assert kept.default_split == "digits-files"
     np.testing.assert_array_equal(kept.confusions["digits-files"].counts, counts)
-    np.testing.assert_array_equal(
-        kept.probabilities_for(["000.png"]), load_classifier(labels).probabilities_for(["000.png"])
-    )  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(kept.label(images("000.png")), load_classifier(labels).label(images("000.png")))
 
 
 PACKAGE = '''
