@@ -59,13 +59,10 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def sweep_config(recipe: dict[str, Any], files: dict[str, str | None], attr: str) -> SweepConfig:
     """The recipe's sweep over the user's files."""
-    run = dict(recipe["run"])
+    run: dict[str, Any] = recipe["run"] | files | {"attr": attr, "precision": jobs.resolve_precision("auto")}
     target = run.pop("target", "base")
     run |= {"pilots": tuple(run["pilots"])} if "pilots" in run else {}
-    config = RetargetConfig(
-        **run, **files, attr=attr, target="uniform" if target == "base" else target,
-        precision=jobs.resolve_precision("auto"),
-    )  # fmt: skip
+    config = RetargetConfig(**run, target="uniform" if target == "base" else target)
     return SweepConfig.read(recipe["sweep"], run=config, steer=target != "base")
 
 
@@ -83,18 +80,22 @@ def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None]
                 f"{data.name} has no labels for {plan['attribute']!r} to train a classifier on; give --classifier"
             )
         found = labelled(data, plan["attribute"])
-        trainer = CNNTrainer(
-            config=NetworkConfig(
-                input_size=data.resolution, channels=data.channels, classes=len(found.attribute.classes),
-                widths=tuple(plan["widths"]),
-            ),
-            recipe=ClassifierRecipe(kimg=plan["kimg"], precision=fastest_precision(torch.device("cpu"))),
-        )  # fmt: skip
+        network = NetworkConfig(
+            input_size=data.resolution,
+            channels=data.channels,
+            classes=len(found.attribute.classes),
+            widths=tuple(plan["widths"]),
+        )
+        settings = ClassifierRecipe(kimg=plan["kimg"], precision=fastest_precision(torch.device("cpu")))
         build_classifier(
-            folder, found, trainer, name=plan["name"],
+            folder,
+            found,
+            CNNTrainer(config=network, recipe=settings),
+            name=plan["name"],
             splits=[HeldOut(name="variant", description="single images held out", folds=plan["folds"])],
-            command="python audits/paper.py", say=lambda line: print(line, file=sys.stderr, flush=True),
-        )  # fmt: skip
+            command="python audits/paper.py",
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     return str(folder)
 
 

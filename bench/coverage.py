@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,8 @@ class Row:
 
 def called(rng: np.random.Generator, true: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """A class for each image as a classifier with P(predicted i | true j) = rates[i, j] calls it."""
-    return (rng.random(len(true))[:, None] > rates.cumsum(axis=0)[:, true].T).sum(axis=1).clip(max=len(rates) - 1)
+    beyond = (rng.random(len(true))[:, None] > rates.cumsum(axis=0)[:, true].T).sum(axis=1)
+    return np.asarray(np.minimum(beyond, len(rates) - 1))
 
 
 def held_out(rng: np.random.Generator, rates: np.ndarray, each: int) -> Confusion:
@@ -86,8 +87,8 @@ def chosen(rng: np.random.Generator, true: np.ndarray, predicted: np.ndarray, n:
 
 
 def tier_rows(
-    setting: str, truth: tuple[float, ...], rates: np.ndarray, each: int, *, generated: np.ndarray | None = None,
-) -> Iterator[Row]:  # fmt: skip
+    setting: str, truth: tuple[float, ...], rates: np.ndarray, each: int, *, generated: np.ndarray | None = None
+) -> Iterator[Row]:
     """Tiers A, B (of cells see `joint_rows`) and C; `generated`: rates on generated images."""
     there = rates if generated is None else generated
     classes = tuple(f"class {k}" for k in range(len(truth)))
@@ -146,9 +147,8 @@ def joint_rows(setting: str, each: int, generated: tuple[np.ndarray, np.ndarray]
     def estimate(together: bool) -> Estimator:
         def run(rng: np.random.Generator) -> Bounds:
             confusions, joint = joint_errors(rng, each)
-            found = joint_estimate(
-                CELLS, counts(rng, there, JOINT), confusions, joint=joint if together else None
-            )  # fmt: skip
+            calls = counts(rng, there, JOINT)
+            found = joint_estimate(CELLS, calls, confusions, joint=joint if together else None)
             assert found.errors_independent is not together
             return found.low, found.high
 
@@ -198,8 +198,8 @@ def difference_rows() -> Iterator[Row]:
     def of_cells(together: bool) -> Estimator:
         def run(rng: np.random.Generator) -> Bounds:
             confusions, joint = joint_errors(rng, 100)
-            sides = [counts(rng, np.kron(GENDER, GLASSES), t) for t in (JOINT, (0.25,) * 4)]
-            found = joint_difference(CELLS, *sides, confusions, joint=joint if together else None)
+            before, after = (counts(rng, np.kron(GENDER, GLASSES), t) for t in (JOINT, (0.25,) * 4))
+            found = joint_difference(CELLS, before, after, confusions, joint=joint if together else None)
             return found.low, found.high
 
         return run
@@ -252,11 +252,11 @@ def simulate(row: Row, repetitions: int) -> tuple[np.ndarray, float]:
     return ((low <= truth) & (truth <= high)).mean(axis=0), float((high - low).mean(axis=0).max())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=1500)
     parser.add_argument("--only", default="", help="rows whose setting and tier hold this text")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     start, failed = time.perf_counter(), 0
     print(f"{args.repetitions} repetitions of {IMAGES} images; {platform.machine()}, {os.cpu_count()} cores\n")
     print(f"{'setting':<48} {'tier':<19} {'least':>6} {'most':>6} {'width':>6}  limit")

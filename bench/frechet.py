@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from scipy.linalg import sqrtm
@@ -32,7 +33,7 @@ def features(n: int, width: int, seed: int, *, shift: float = 0.0) -> np.ndarray
     """Correlated features whose variances fall by a power law, about as those of image networks do."""
     rng, scale = np.random.default_rng(seed), np.arange(1, width + 1) ** -0.75
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0]
-    return (rng.normal(size=(n, width)) * scale + shift * scale) @ turn
+    return np.asarray((rng.normal(size=(n, width)) * scale + shift * scale) @ turn)
 
 
 def by_sqrtm(m1: np.ndarray, s1: np.ndarray, m2: np.ndarray, s2: np.ndarray) -> float:
@@ -78,24 +79,21 @@ def stream(rows: int, width: int) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 100_000])
     parser.add_argument("--stream", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.stream is not None:
         stream(args.stream, args.width)
         return
     reference = FrechetReference.of(moments_of(features(5 * args.width, args.width, 1)))
     for name, n, limit in (("cached reference", 3 * args.width, FULL_LIMIT), (f"group of {GROUP}", GROUP, GROUP_LIMIT)):
         moments = moments_of(features(n, args.width, 2, shift=0.1))
-        mean, cov = moments.mean, moments.cov
-        compare(
-            f"{name}, d = {args.width}", limit, lambda m=moments: frechet_distance(reference, m),
-            lambda m=mean, s=cov: by_sqrtm(reference.mean, reference.cov, m, s), args.repeats,
-        )  # fmt: skip
+        theirs = partial(by_sqrtm, reference.mean, reference.cov, moments.mean, moments.cov)
+        compare(f"{name}, d = {args.width}", limit, partial(frechet_distance, reference, moments), theirs, args.repeats)
     few, many = (peak(n, args.width) for n in args.rows)
     print(f"peak memory of {args.rows[0]:,} rows {few:.0f} MB, of {args.rows[1]:,} {many:.0f} MB: x{many / few:.2f}")
 

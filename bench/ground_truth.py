@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -84,16 +84,22 @@ def drawn(rng: np.random.Generator, true: np.ndarray, there: np.ndarray, mix: tu
 
 
 def coverage(
-    true: np.ndarray, calls: np.ndarray, concepts: np.ndarray, classes: tuple[str, ...], mix: tuple[float, ...],
-    by: str, repetitions: int,
-) -> Iterator[tuple[str, np.ndarray, float]]:  # fmt: skip
+    true: np.ndarray,
+    calls: np.ndarray,
+    concepts: np.ndarray,
+    classes: tuple[str, ...],
+    mix: tuple[float, ...],
+    by: str,
+    repetitions: int,
+) -> Iterator[tuple[str, np.ndarray, float]]:
     """Tier, how often each class's interval holds its share, and the mean width of the widest."""
-    rng, found = np.random.default_rng(0), {tier: ([], []) for tier in "ABC"}
+    rng = np.random.default_rng(0)
+    found: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {tier: ([], []) for tier in "ABC"}
     for _ in range(repetitions):
         measured, there = halves(rng, true, concepts, by)
         errors = Confusion.of(true[measured], calls[measured], size=len(classes), split="half", description="images")
         chosen = drawn(rng, true, there, mix)
-        counts = np.bincount(calls[chosen], minlength=len(classes))
+        counts = np.bincount(calls[chosen], minlength=len(classes)).tolist()
         sample = rng.choice(len(chosen), LABELS, replace=False)
         for tier, e in (
             ("A", labelled_shares(classes, calls[chosen], sample, true[chosen][sample])),
@@ -106,11 +112,11 @@ def coverage(
         yield tier, np.mean(hits, axis=0), float(np.mean(widths, axis=0).max())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kimg", type=float, default=5, help="training of each fold's network; embedded: 60")
     parser.add_argument("--repetitions", type=int, default=1000)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     failed = 0
     for classes, mixes in MIXES.items():
         start = time.perf_counter()

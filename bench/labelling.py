@@ -13,34 +13,31 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from timing import DEVICE, timed
 from torch import Tensor
 
-from fairsims.classifiers import label_batches, load_classifier
+from fairsims.classifiers import AttributeClassifier, label_batches, load_classifier
 from fairsims.data import open_dataset, to_float
 from fairsims.files import write_json
 from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
 
 
-@dataclass
 class ResNet18:
     """A ResNet-18 with two classes and random weights: what it says does not matter here."""
 
-    network: torch.nn.Module
+    def __init__(self) -> None:
+        from torchvision.models import resnet18
+
+        self.network: torch.nn.Module = resnet18(num_classes=2).eval().to(DEVICE)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        return self.network(to_float(images.to(DEVICE))).softmax(dim=1)
-
-
-def resnet18() -> ResNet18:
-    from torchvision.models import resnet18
-
-    return ResNet18(resnet18(num_classes=2).eval().to(DEVICE))
+        return torch.softmax(self.network(to_float(images.to(DEVICE))), dim=1)
 
 
 def make_pool(folder: Path, resolution: int, n: int) -> Pool:
@@ -54,37 +51,47 @@ def make_pool(folder: Path, resolution: int, n: int) -> Pool:
     return Pool(folder)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1, help="Of the forward pass on a CPU.")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     print(f"{DEVICE.type}, {args.images} images (a quarter for ResNet-18), batch {args.batch}, {args.pairs} pairs")
     for name, resolution, n, classifier in (
         ("emoji-gender, 32 px", 32, args.images, load_classifier("emoji-gender")),
-        ("ResNet-18, 64 px", 64, args.images // 4, resnet18()),
+        ("ResNet-18, 64 px", 64, args.images // 4, cast(AttributeClassifier, ResNet18())),
     ):
         with tempfile.TemporaryDirectory() as folder:
             pool = make_pool(Path(folder), resolution, n)
-            held = list(pool.batches(args.batch))
-            label_batches(classifier, held[:1])
-            forward, labelling, decoding = [], [], []
-            for k in range(args.pairs):
-                jobs = [
-                    (forward, lambda c=classifier, b=held: label_batches(c, b)),
-                    (labelling, lambda c=classifier, p=pool: label_batches(c, p.batches(args.batch))),
-                ]
-                for times, work in jobs[:: 1 if k % 2 else -1]:
-                    times.append(timed(work))
-                decoding.append(timed(lambda p=pool: p.read(range(len(p)))))
+            forward, labelling, decoding = times_of(classifier, pool, args.batch, args.pairs)
         ratio = statistics.median(f / x for f, x in zip(forward, labelling, strict=True))
         part = statistics.median(d / f for d, f in zip(decoding, forward, strict=True))
         rate = n / statistics.median(labelling)
         print(f"{name:<22} labelling / forward {ratio:.2f}   {rate:,.0f} images/s   decoding {part:.2f}")
+
+
+def times_of(
+    classifier: AttributeClassifier, pool: Pool, batch: int, pairs: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of the forward pass on decoded batches, of labelling from disk and of decoding alone, pair by pair."""
+    decoded = list(pool.batches(batch))
+    label_batches(classifier, decoded[:1])
+    forward: list[float] = []
+    labelling: list[float] = []
+    decoding: list[float] = []
+    for k in range(pairs):
+        work: list[tuple[list[float], Callable[[], object]]] = [
+            (forward, lambda: label_batches(classifier, decoded)),
+            (labelling, lambda: label_batches(classifier, pool.batches(batch))),
+        ]
+        for times, run in work[:: 1 if k % 2 else -1]:
+            times.append(timed(run))
+        decoding.append(timed(lambda: pool.read(range(len(pool)))))
+    return forward, labelling, decoding
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,12 +21,12 @@ from fairsims.models import checkpoint_recipe, load_network
 from fairsims.models.sampling import generate
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-people-32")
     parser.add_argument("--attr", default="gender")
     parser.add_argument("--images", type=int, default=1024)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     base = load_network(args.model)
     classifier = classifier_for(args.attr, base.img_resolution, base.img_channels)
     data = open_dataset(checkpoint_recipe(args.model)["data"], resolution=base.img_resolution)
@@ -36,9 +37,9 @@ def main() -> None:
         start = time.perf_counter()
         images = torch.cat([to_uint8(b.images) for b in generate(base, range(args.images))])
         seconds[precision] = time.perf_counter() - start
-        winners[precision] = label_batches(classifier, images.split(256)).argmax(axis=1)
+        winners[precision] = label_batches(classifier, torch.split(images, 256)).argmax(axis=1)
         pixels[precision] = images.int()
-        fd = frechet_distance(reference, Moments().update(features_of(classifier, images.split(256))))
+        fd = frechet_distance(reference, Moments().update(features_of(classifier, torch.split(images, 256))))
         shares = np.bincount(winners[precision], minlength=len(classifier.attribute.classes)) / args.images
         listed = ", ".join(f"{c} {s:.4f}" for c, s in zip(classifier.attribute.classes, shares, strict=True))
         print(f"{precision:<9} {listed}  FD {fd:.3f}")

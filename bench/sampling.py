@@ -13,7 +13,7 @@ import argparse
 import copy
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ INTERVAL = (1.0, 20.0)
 """Where the auxiliary is needed on emoji people (docs/log.md)."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-people-32")
     parser.add_argument("--batch", type=int, default=256)
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="Also time the network compiled.")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     sampler, images = SamplerConfig(steps=args.steps), args.batch * args.batches
     calls = (2 * args.steps - 1) * args.batches
     forwards = calls * args.batch
@@ -80,7 +80,7 @@ def main() -> None:
         }
         if args.compile:
             compiled = copy.deepcopy(base)
-            compiled.model.compile()
+            compiled.get_submodule("model").compile()
             work["compiled"] = lambda: sample(compiled)
         for run in work.values():
             run()
@@ -89,11 +89,9 @@ def main() -> None:
         share = rate * flops / matmul_peak(precision)
         print(f"{DEVICE}, {precision}, batch {args.batch}: raw forward {rate:.0f} images/s, {share:.0%} of matmul peak")
         nfe = sampler.evaluations(inside) / sampler.evaluations(base)
-        for name, against in (
-            ("generate", "raw"), ("pool", "generate"), ("guided", "generate"), ("interval", "generate"),
-            ("merged", "generate"), ("compiled", "generate"),
-        ):  # fmt: skip
+        for name in ("generate", "pool", "guided", "interval", "merged", "compiled"):
             if name in work:
+                against = "raw" if name == "generate" else "generate"
                 ratios = sorted(r[name] / r[against] for r in rows)
                 note = f"  ({nfe:.2f} times the forwards)" if name == "interval" else ""
                 print(

@@ -9,6 +9,7 @@ that of the Heun image of the same seed, and the Fréchet distance to the traini
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
@@ -29,12 +30,12 @@ SAMPLERS = (
 FIRST_SEED = 9_000_000
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-people-32")
     parser.add_argument("--classifier", default="emoji-gender")
     parser.add_argument("--images", type=int, default=512)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     model, classifier = load_network(args.model), load_classifier(args.classifier)
     real = open_dataset(str(checkpoint_recipe(args.model)["data"]), resolution=model.img_resolution)
     rows = (real.read(range(i, min(i + 256, len(real)))) for i in range(0, len(real), 256))
@@ -43,9 +44,9 @@ def main() -> None:
     for sampler in SAMPLERS:
         seeds = range(FIRST_SEED, FIRST_SEED + args.images)
         images = to_uint8(torch.cat([b.images for b in generate(model, seeds, sampler=sampler, batch_size=64)]))
-        predicted = label_batches(classifier, images.split(256)).argmax(axis=1)
+        predicted = label_batches(classifier, torch.split(images, 256)).argmax(axis=1)
         first = predicted if first is None else first
-        fd = frechet_distance(reference, Moments().update(features_of(classifier, images.split(256))))
+        fd = frechet_distance(reference, Moments().update(features_of(classifier, torch.split(images, 256))))
         print(
             f"{sampler.solver:<8} {sampler.evaluations(model):>3} evaluations  "
             f"share {(predicted == len(classifier.attribute.classes) - 1).mean():.3f}  "

@@ -12,7 +12,8 @@ import argparse
 import copy
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from fairsims.data.base import ArraySource, ImageDataset
 from fairsims.models import EDMDenoiser, NetworkDenoiser, fastest_precision, load_network
 from fairsims.training import TrainConfig, edm_loss, train
 from fairsims.training.augmentation import AUGMENT_DIM
-from fairsims.training.batches import batches
+from fairsims.training.batches import Batch, batches
 from fairsims.training.presets import preset
 
 
@@ -34,20 +35,29 @@ def network(args: argparse.Namespace) -> tuple[NetworkDenoiser, float]:
     recipe = preset(args.preset)
     augment = recipe.train.augment
     size, channels = recipe.resolution or 8, 1 if args.preset.startswith("digits") else 3
-    told = {"augment_dim": AUGMENT_DIM} if augment else {}
-    return EDMDenoiser(img_resolution=size, img_channels=channels, **recipe.network, **told), augment
+    told = recipe.network | ({"augment_dim": AUGMENT_DIM} if augment else {})
+    return EDMDenoiser(img_resolution=size, img_channels=channels, **told), augment
 
 
 def noise_images(shape: tuple[int, int, int], n: int = 1024) -> ImageDataset:
     """Images of a shape; their content does not matter to the time."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
     return ImageDataset(
-        name="noise", digest="", resolution=shape[1], channels=shape[0], source=ArraySource(pixels),
-        table=pd.DataFrame(index=range(n)), attributes={},
-    )  # fmt: skip
+        name="noise",
+        digest="",
+        resolution=shape[1],
+        channels=shape[0],
+        source=ArraySource(pixels),
+        table=pd.DataFrame(index=range(n)),
+        attributes={},
+    )
 
 
-def main() -> None:
+def backward(model: NetworkDenoiser, batch: Batch) -> None:
+    edm_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-people-32")
     parser.add_argument("--preset", help="An untrained network of this preset instead.")
@@ -55,7 +65,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="Steps per measurement.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="Also time the network compiled.")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     base, augment = network(args)
     base, data = base.to(DEVICE), noise_images(base.shape)
     print(f"{sum(p.numel() for p in base.parameters()) / 1e6:.1f} M parameters, {DEVICE}, batch {args.batch}")
@@ -69,20 +79,20 @@ def main() -> None:
         alone = copy.deepcopy(base).train().requires_grad_(True)
         batch = next(batches(data, alone, config, first=0, rows=range(args.batch)))
         with FlopCounterMode(display=False) as counter:
-            edm_loss(alone, batch).backward()
+            backward(alone, batch)
         flops = counter.get_total_flops() / args.batch
 
         def raw() -> None:
             for _ in range(args.steps):
                 alone.zero_grad(set_to_none=True)
-                edm_loss(alone, batch).backward()
+                backward(alone, batch)
 
         ticks = {"step": train(copy.deepcopy(base), data, config)}
         if args.compile:
             compiled = copy.deepcopy(base)
             compiled.get_submodule("model").compile()
             ticks["compiled"] = train(compiled, data, config)
-        work: dict[str, Callable[[], object]] = {"raw": raw} | {k: lambda t=t: next(t) for k, t in ticks.items()}
+        work: dict[str, Callable[[], object]] = {"raw": raw} | {k: partial(next, t) for k, t in ticks.items()}
         for run in work.values():
             run()
         rows = [{name: timed(run) for name, run in work.items()} for _ in range(args.repeats)]

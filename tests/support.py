@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from click.testing import CliRunner, Result
@@ -44,6 +46,21 @@ def refused(*args: object) -> str:
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def script(name: str) -> ModuleType:
+    """A program of the repository as a module: `tools/x.py`, which sees its neighbours as it does when it is run."""
+    path = Path(__file__).parent.parent / name
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    # Several have the name of another module: bench/coverage.py.
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up there.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextmanager

@@ -7,7 +7,6 @@ The recipes are the ones in `audits/`; `small.toml` beside each changes sizes al
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -23,6 +22,7 @@ import pytest
 import torch
 from edm_snapshots import write_snapshot
 from PIL import Image
+from support import script
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairsims.classifiers.checkpoints import find_classifier
@@ -40,12 +40,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def paper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("paper", AUDITS / "paper.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("audits/paper.py")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +86,12 @@ def test_ffhq64_gender(
     command = options("ffhq64-gender", out, files)
     done = subprocess.run(
         [sys.executable, "-W", "error", str(AUDITS / "paper.py"), *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=500,
-    )  # fmt: skip
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     table, swept = pd.read_parquet(out / "sweep" / "sweep.parquet"), read_json(out / "sweep" / "sweep.json")
     assert len(table) == 1 + 2 * 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fairsims.classifiers.embedded import BLUEPRINTS, build_embedded
@@ -16,12 +17,12 @@ from fairsims.errors import FairsimsError
 SHIPPED = Path(__file__).resolve().parent.parent / "fairsims" / "assets" / "classifiers"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, build, say where."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BLUEPRINTS)}; default: all")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder that holds a folder per classifier")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         for name in options.names or BLUEPRINTS:
             print(build_embedded(name, options.out / name, say=lambda line: print(line, file=sys.stderr, flush=True)))

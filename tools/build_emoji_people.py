@@ -190,14 +190,14 @@ def contact_sheet(images: Sequence[Image.Image], rows: Sequence[dict[str, str]])
     return page
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--google", type=Path, help="tarball of emoji-datasource-google")
     parser.add_argument("--twitter", type=Path, help="tarball of emoji-datasource-twitter")
     assets = Path(__file__).parent.parent / "fairsims" / "assets" / "emoji_people"
     parser.add_argument("--out", type=Path, default=assets, help="folder to write emoji-people-64.zip in")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the untoned pictures here")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     packages = {}
     with tempfile.TemporaryDirectory() as scratch:

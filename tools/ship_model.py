@@ -12,22 +12,24 @@ import datetime as dt
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fairsims import jobs
-from fairsims.audit.command import classifier_of, shares_of
-from fairsims.audit.compare import quality
+from fairsims.audit.command import AuditConfig, measure, open_audit
 from fairsims.data import open_dataset
 from fairsims.files import read_jsonl
 from fairsims.models import checkpoint_recipe
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool
 from fairsims.report.grids import image_grid
 
-ASSETS = Path(__file__).parent.parent / "fairsims" / "assets" / "models"
+SHIPPED = Path(__file__).resolve().parent.parent / "fairsims" / "assets" / "models"
+FIRST_SEED = 4_200_000_000
+"""Seeds that no run uses."""
 
 
 def draw_loss(stats: Path, out: Path) -> None:
@@ -41,14 +43,15 @@ def draw_loss(stats: Path, out: Path) -> None:
     figure.savefig(out, dpi=110, metadata={"Software": None})
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("name")
     parser.add_argument("--attr", required=True)
     parser.add_argument("--images", type=int, default=2048)
-    args = parser.parse_args()
-    folder = ASSETS / args.name
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder that holds a folder per model")
+    args = parser.parse_args(arguments)
+    folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors", "stats.jsonl"):
         shutil.copyfile(args.checkpoint / file, folder / file)
@@ -56,22 +59,20 @@ def main() -> None:
     recipe = checkpoint_recipe(folder)
     precision = jobs.resolve_precision("auto")
     with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "pool"
-        # Seeds that no run uses: the last of the range that a generator takes.
-        seeds = range(4_200_000_000, 4_200_000_000 + args.images)
-        for _ in jobs.generate_pool(str(folder), out, seeds, steps=12, batch_size=128, precision=precision):
+        out, sampler = Path(scratch) / "pool", SamplerConfig(steps=12)
+        seeds = range(FIRST_SEED, FIRST_SEED + args.images)
+        for _ in jobs.generate_pool(str(folder), out, seeds, sampler=sampler, batch_size=128, precision=precision):
             pass
-        pool = Pool(out)
-        image_grid(pool.read(range(96)), 16, folder / "samples.png")
-        classifier = classifier_of(pool, args.attr, None)
-        estimate = shares_of(pool, classifier)
-        data = open_dataset(recipe["data"], resolution=pool.meta["shape"][1])
-        equal = np.full(len(estimate.classes), 1 / len(estimate.classes))
-        fd = quality({"before": pool}, classifier, data, equal)["before"]
+        image_grid(Pool(out).read(range(min(96, args.images))), 16, folder / "samples.png")
+        config = AuditConfig(before=str(out), attr=(args.attr,), target=("uniform",), reference=recipe["data"])
+        opened = open_audit(config)
+        audit = measure(opened).result
+    (classifier,) = opened.classifiers
+    shares, fd = audit["attributes"][args.attr]["before"], audit["quality"]["before"]
+    data = open_dataset(recipe["data"])
     real = data.table[args.attr].value_counts(normalize=True)
     rows = "\n".join(
-        f"| {c} | {real[c]:.3f} | {estimate.share[k]:.3f} [{estimate.low[k]:.3f}, {estimate.high[k]:.3f}] |"
-        for k, c in enumerate(estimate.classes)
+        f"| {c} | {real[c]:.3f} | {s['share']:.3f} [{s['low']:.3f}, {s['high']:.3f}] |" for c, s in shares.items()
     )
     parameters = jobs.describe_path(str(folder))["parameters"]
     seconds = sum(r["seconds"] for r in read_jsonl(folder / "stats.jsonl"))
@@ -87,7 +88,7 @@ recipe, `stats.jsonl` and `loss.png` the loss. It has memorised much of its smal
 
 ![samples](samples.png)
 
-Shares of {args.images:,} samples (12 noise levels, {precision}, seeds from 4200000000) by the classifier
+Shares of {args.images:,} samples (12 noise levels, {precision}, seeds from {FIRST_SEED}) by the classifier
 `{classifier.name}`, corrected for its errors, 95% intervals; measured {dt.date.today()} on 2 CPU cores by
 `python tools/ship_model.py {args.checkpoint} {args.name} --attr {args.attr} --images {args.images}`:
 
@@ -100,7 +101,8 @@ shares {fd["fd_target"]:.2f}.
 """,
         encoding="utf-8",
     )
-    print(json.dumps({"model": args.name, "shares": dict(zip(estimate.classes, estimate.share, strict=True)), **fd}))
+    distances = {k: fd[k] for k in ("fd_reference", "fd_target")}
+    print(json.dumps({"model": args.name, "shares": {c: s["share"] for c, s in shares.items()}, **distances}))
 
 
 if __name__ == "__main__":

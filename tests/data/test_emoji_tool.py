@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from PIL import Image
+from support import script
 
 from fairsims.data import open_dataset
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "build_emoji_people.py"
-    spec = importlib.util.spec_from_file_location("build_emoji_people", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("tools/build_emoji_people.py")
 
 
 def test_rules_agree_with_the_shipped_table(tool: ModuleType) -> None:

@@ -1,0 +1,87 @@
+"""The programs beside the package, `tools/` and `bench/`, at tiny sizes: one that no longer fits the library fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import script, succeeds
+
+from fairsims.files import read_jsonl
+
+
+def test_a_shipped_model_comes_with_samples_loss_and_measured_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIRSIMS_CACHE", str(tmp_path / "cache"))
+    trained = tmp_path / "build" / "tiny"
+    succeeds("train", "--preset", "digits-8", "--kimg", 0.128, "--out", trained)
+    sizes = ["--attr", "parity", "--images", "64", "--out", str(tmp_path / "models")]
+    script("tools/ship_model.py").main([str(trained), "tiny", *sizes])
+    folder, said = tmp_path / "models" / "tiny", json.loads(capsys.readouterr().out)
+    assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    for name, width in (("samples.png", 2 * (16 * 9 - 1)), ("loss.png", 660)):
+        with Image.open(folder / name) as picture:
+            assert picture.width == width
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "trained on `digits-skewed` by" in readme
+    assert "| even | 0.750 |" in readme
+    for name, share in said["shares"].items():
+        assert f"| {share:.3f} [" in next(line for line in readme.splitlines() if line.startswith(f"| {name} "))
+    assert f"the training set {said['fd_reference']:.2f}" in readme
+    assert f"shares {said['fd_target']:.2f}." in readme
+    # What it was trained for is told by the steps that were taken.
+    assert read_jsonl(folder / "stats.jsonl")[-1]["nimg"] == 128
+    assert "for 0.128 thousand images" in readme
+
+
+def test_embedded_classifiers_are_built_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    tool = script("tools/build_classifiers.py")
+    assert sorted(tool.BLUEPRINTS) == sorted(p.name for p in tool.SHIPPED.iterdir() if p.is_dir())
+    with pytest.raises(SystemExit, match="error: .*digits-parit"):
+        tool.main(["digits-parit"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("coverage", ["--repetitions", "2"], "gender x glasses, 100 each"),
+        ("frechet", ["--width", "16", "--repeats", "1", "--rows", "64", "128"], "peak memory of 64 rows"),
+        ("labelling", ["--images", "64", "--batch", "32", "--pairs", "1"], "ResNet-18, 64 px"),
+        ("precision", ["--model", "digits-8", "--attr", "parity", "--images", "16"], "time float32 / bfloat16"),
+        ("sampling", ["--model", "digits-8", "--batch", "8", "--steps", "2", "--repeats", "1"], "merged / generate"),
+        ("solvers", ["--model", "digits-8", "--classifier", "digits-parity", "--images", "16"], "dpmpp2m   12"),
+        ("training", ["--model", "digits-8", "--batch", "8", "--steps", "1", "--repeats", "1"], "step / raw"),
+    ],
+)
+def test_benchmarks_run(
+    name: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bench = script(f"bench/{name}.py")
+    try:
+        bench.main(arguments)
+    except SystemExit as e:
+        # So few repetitions say nothing about a limit.
+        assert e.code in (False, True)
+    assert said in capsys.readouterr().out
+
+
+def test_the_ground_truth_benchmark_runs_in_its_parts() -> None:
+    """Networks that can tell the classes apart take minutes: calls with known errors stand in for theirs."""
+    bench = script("bench/ground_truth.py")
+    true, calls, concepts = bench.out_of_fold(("man", "woman"), 0.064)
+    assert len(true) == len(calls) == len(concepts) == 1304
+    wrong = np.random.default_rng(0).random(len(true)) < 0.1
+    found = bench.coverage(true, true ^ wrong, concepts, ("man", "woman"), (0.5, 0.5), "images", 20)
+    held = {tier: hits.min() for tier, hits, _ in found}
+    assert held["A"] >= 0.8
+    assert held["B"] >= 0.8
+
+
+def test_every_benchmark_is_run() -> None:
+    (marker,) = [m for m in test_benchmarks_run.pytestmark if m.name == "parametrize"]  # type: ignore[attr-defined]
+    known = {p.stem for p in (Path(__file__).parent.parent / "bench").glob("*.py")}
+    assert {row[0] for row in marker.args[1]} == known - {"timing", "ground_truth"}
