@@ -223,10 +223,14 @@ class ImageLoop:
         return derive(self.config.seed, "repeat", r, "generation", g)
 
     def _seeds(self, r: int, g: int, n: int, *, offset: int = 0) -> range:
-        """Seeds of a generation of a repeat, the same for all methods and levels."""
+        """Seeds of a generation of a repeat, the same for all methods and levels, of another `--seed` all others."""
         if n > STRIDE // 2:
             raise InputError(f"a generation needs {n} images; expected at most {STRIDE // 2}; ask for fewer")
-        start = ((self.config.seed * 128 + r) * 32 + g - 1) * STRIDE + offset
+        # The first 2^32 seeds are seed 0's, one stride after another for 128 repeats of 32 generations; everything
+        # else has a stride of its own among 2^43.
+        first = self.config.seed == 0 and r < 128 and g <= 32
+        place = r * 32 + g - 1 if first else self._seed(r, g) // STRIDE
+        start = place * STRIDE + offset
         return range(start, start + n)
 
 

@@ -349,6 +349,23 @@ def test_training_sets_of_images(tmp_path: Path):
     assert np.array_equal(two.read(range(30, 60)).numpy(), made.read(range(30)).numpy())
 
 
+def test_no_two_loops_sample_from_the_same_seeds(tmp_path: Path):
+    """Seed 0 keeps the seeds that recorded loops were sampled from; whatever lies beyond shares none with it."""
+    loops = {seed: ImageLoop(CollapseConfig.of("digits", seed=seed), tmp_path) for seed in (0, 1, 2**32, 2**40)}
+    assert loops[0]._seeds(0, 1, 5) == range(5)
+    assert loops[0]._seeds(3, 2, 5, offset=2**19) == range(97 * 2**20 + 2**19, 97 * 2**20 + 2**19 + 5)
+    made = [
+        of._seeds(r, g, 2**19, offset=half)
+        for of in loops.values()
+        for r in (0, 1, 127, 128)
+        for g in (1, 2, 32, 33)
+        for half in (0, 2**19)
+    ]
+    ordered = sorted(made, key=lambda seeds: seeds.start)
+    assert all(a.stop <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+    assert ordered[-1].stop <= 2**63
+
+
 def test_fresh_images_run_out(tmp_path: Path):
     config = CollapseConfig.of("digits", loop="fresh", levels=(0.5,), generations=9, n=600)
     with pytest.raises(InputError, match="has 1188 images, enough for 237 in generation 1 of 9"):
