@@ -20,10 +20,10 @@ from fairsims.audit.result import AuditResult, audit_schema
 from fairsims.audit.tables import share_rows
 from fairsims.classifiers import load_classifier
 from fairsims.cli import main
+from fairsims.dashboard.runs_index import read_run
 from fairsims.data import ImageDataset
 from fairsims.files import read_json, write_json
 from fairsims.pools import Pool, export_edm_zip, export_folder
-from fairsims.report.runs_index import read_run
 
 SCHEMA = Draft202012Validator(audit_schema())
 

@@ -7,15 +7,15 @@ import time
 
 import streamlit as st
 
+from fairsims.dashboard.charts import calibration_chart, loss_chart, shares_chart
+from fairsims.dashboard.experiments import show_comparison, show_figures, show_sweep
+from fairsims.dashboard.joint_chart import joint_alt, joint_chart, joint_rows
+from fairsims.dashboard.runs_index import RunEntry, progress, read_run
+from fairsims.dashboard.tables import cost_table, quality_table, shares_table, splits_table, stages_table
+from fairsims.dashboard.widgets import BADGES, csv_button, guarded, picked_run, plain, table
 from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
-from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
-from fairsims.report.experiments import show_comparison, show_figures, show_sweep
-from fairsims.report.joint_chart import joint_alt, joint_chart, joint_rows
 from fairsims.report.quality_view import QUALITY_NAMES
-from fairsims.report.runs_index import RunEntry, progress, read_run
-from fairsims.report.tables import cost_table, quality_table, shares_table, splits_table, stages_table
 from fairsims.report.view import AttributeView, AuditView
-from fairsims.report.widgets import BADGES, csv_button, guarded, picked_run, plain, table
 from fairsims.report.words import (
     LIMIT,
     assumption_note,

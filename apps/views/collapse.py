@@ -8,11 +8,11 @@ from typing import Any
 
 import streamlit as st
 
+from fairsims.dashboard.collapse_chart import cells_table, drift_chart
+from fairsims.dashboard.runs_index import RunEntry
+from fairsims.dashboard.widgets import BADGES, csv_button, download, guarded, picked_run, plain, table
 from fairsims.files import read_json
-from fairsims.report.collapse_chart import cells_table, drift_chart
 from fairsims.report.collapse_report import threshold_lines
-from fairsims.report.runs_index import RunEntry
-from fairsims.report.widgets import BADGES, csv_button, download, guarded, picked_run, plain, table
 from fairsims.report.words import number
 
 

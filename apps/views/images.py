@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-from fairsims.pools import Pool
-from fairsims.report.gallery import (
+from fairsims.dashboard.gallery import (
     ORDERS,
     Calls,
     attributes_of,
@@ -18,8 +17,9 @@ from fairsims.report.gallery import (
     places_of,
     shared_seeds,
 )
-from fairsims.report.runs_index import RunEntry, pools_of
-from fairsims.report.widgets import guarded, held_calls, opened_pools, picked_run, plain, table
+from fairsims.dashboard.runs_index import RunEntry, pools_of
+from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, table
+from fairsims.pools import Pool
 from fairsims.report.words import percent
 
 PER_PAGE = (12, 24, 48)

@@ -8,11 +8,8 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from fairsims.data.attributes import UNDETERMINED
-from fairsims.errors import FairsimsError, InputError
-from fairsims.pools import Pool
-from fairsims.report.gallery import attributes_of, picture
-from fairsims.report.labelling import (
+from fairsims.dashboard.gallery import attributes_of, picture
+from fairsims.dashboard.labelling import (
     ADJUDICATION,
     DESIGNS,
     MOST_IMAGES,
@@ -33,9 +30,12 @@ from fairsims.report.labelling import (
     undo_label,
     write_consensus,
 )
-from fairsims.report.runs_index import RunEntry, pools_of
+from fairsims.dashboard.runs_index import RunEntry, pools_of
+from fairsims.dashboard.widgets import download, guarded, held_calls, opened_pools, picked_run, plain, table
+from fairsims.data.attributes import UNDETERMINED
+from fairsims.errors import FairsimsError, InputError
+from fairsims.pools import Pool
 from fairsims.report.view import Share
-from fairsims.report.widgets import download, guarded, held_calls, opened_pools, picked_run, plain, table
 from fairsims.report.words import percent, points, points_interval, share_text
 from fairsims.run import SIGNATURE
 

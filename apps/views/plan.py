@@ -7,11 +7,11 @@ import math
 import numpy as np
 import streamlit as st
 
+from fairsims.dashboard.gallery import attributes_of
+from fairsims.dashboard.planning import Way, command, ways
+from fairsims.dashboard.runs_index import RunEntry, pools_of
+from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, settings_of, table
 from fairsims.pools import Pool
-from fairsims.report.gallery import attributes_of
-from fairsims.report.planning import Way, command, ways
-from fairsims.report.runs_index import RunEntry, pools_of
-from fairsims.report.widgets import guarded, held_calls, opened_pools, picked_run, plain, settings_of, table
 from fairsims.report.words import number, percent, short_percent
 from fairsims.retarget.complement import FLOOR, ComplementPlan, plan_complement
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import streamlit as st
 
+from fairsims.dashboard.experiments import offer
+from fairsims.dashboard.runs_index import RunEntry
+from fairsims.dashboard.widgets import download, guarded, picked_run, plain
 from fairsims.report import pdf, write_reports
-from fairsims.report.experiments import offer
 from fairsims.report.forms import FORMS
 from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields, write_fields
-from fairsims.report.runs_index import RunEntry
 from fairsims.report.signing import problems, read_public_key, verify
-from fairsims.report.widgets import download, guarded, picked_run, plain
 from fairsims.run import PLAN, SIGNATURE, relisted
 
 FILES = (

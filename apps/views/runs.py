@@ -6,15 +6,15 @@ import time
 
 import streamlit as st
 
+from fairsims.dashboard.launch import runs_root
+from fairsims.dashboard.runs_index import RunEntry, list_runs, pools_of, progress
+from fairsims.dashboard.tables import runs_table
+from fairsims.dashboard.widgets import badge, guarded, no_runs, plain
 from fairsims.files import read_json
 from fairsims.report.collapse_report import loops_headline
 from fairsims.report.comparison import comparison_headline
-from fairsims.report.dashboard import runs_root
 from fairsims.report.quality_view import QUALITY_NAMES
-from fairsims.report.runs_index import RunEntry, list_runs, pools_of, progress
-from fairsims.report.tables import runs_table
 from fairsims.report.view import AuditView
-from fairsims.report.widgets import badge, guarded, no_runs, plain
 from fairsims.report.words import duration, fixed, headline, number, short_verdict
 
 PER_PAGE = 20

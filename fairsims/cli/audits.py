@@ -99,6 +99,6 @@ def info(path_or_name: str | None, as_json: bool) -> None:
 @click.option("--headless", is_flag=True, help="Do not open a browser.")
 def dashboard(runs: Path, port: int | None, headless: bool) -> None:
     """Show runs in the browser (this machine only)."""
-    from fairsims.report.dashboard import launch_dashboard
+    from fairsims.dashboard.launch import launch_dashboard
 
     launch_dashboard(runs, port=port, headless=headless)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import report_fixtures as fixtures
 
+from fairsims.dashboard.charts import calibration_chart
+from fairsims.dashboard.runs_index import list_runs
+from fairsims.dashboard.tables import runs_table
 from fairsims.errors import InputError
 from fairsims.report import figures, write_report
 from fairsims.report.alternatives import calibration_alt, shares_alt
-from fairsims.report.charts import calibration_chart
-from fairsims.report.runs_index import list_runs
-from fairsims.report.tables import runs_table
 from fairsims.report.terminal import terminal_table
 from fairsims.report.view import read_audit
 from fairsims.report.words import drift_verdict, mix

@@ -10,12 +10,12 @@ import sys
 import pytest
 import report_fixtures as fixtures
 
+from fairsims.dashboard import launch
+from fairsims.dashboard.charts import calibration_chart, loss_chart, shares_chart
+from fairsims.dashboard.runs_index import list_runs, progress, read_run
+from fairsims.dashboard.tables import cost_table, runs_table, shares_table
 from fairsims.errors import InputError
 from fairsims.files import write_json
-from fairsims.report import dashboard
-from fairsims.report.charts import calibration_chart, loss_chart, shares_chart
-from fairsims.report.runs_index import list_runs, progress, read_run
-from fairsims.report.tables import cost_table, runs_table, shares_table
 from fairsims.report.view import read_audit
 from fairsims.retarget.status import Status
 from fairsims.run import this_process, write_plan
@@ -200,11 +200,11 @@ def test_tables(tmp_path):
 
 
 def test_dashboard_finds_its_script_and_runs(monkeypatch, tmp_path):
-    assert dashboard.app_file().name == "dashboard.py"
+    assert launch.app_file().name == "dashboard.py"
     monkeypatch.setenv("FAIRSIMS_RUNS", str(tmp_path))
-    assert dashboard.runs_root() == tmp_path
+    assert launch.runs_root() == tmp_path
     monkeypatch.delenv("FAIRSIMS_RUNS")
-    assert str(dashboard.runs_root()) == "runs"
-    monkeypatch.setattr(dashboard.fairsims, "__file__", str(tmp_path / "fairsims" / "__init__.py"))
+    assert str(launch.runs_root()) == "runs"
+    monkeypatch.setattr(launch.fairsims, "__file__", str(tmp_path / "fairsims" / "__init__.py"))
     with pytest.raises(InputError, match="reinstall fairsims"):
-        dashboard.app_file()
+        launch.app_file()

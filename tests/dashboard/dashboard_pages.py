@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamlit.testing.v1 import AppTest
 
-from fairsims.report.dashboard import app_file
+from fairsims.dashboard.launch import app_file
 
 
 def shown(page="audit", run=None):

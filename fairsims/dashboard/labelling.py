@@ -26,11 +26,11 @@ from fairsims.audit.shares import (
     labelled_shares,
     next_to_label,
 )
+from fairsims.dashboard.agreement import Agreement, agreement
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json, write_text
 from fairsims.pools import Pool
-from fairsims.report.agreement import Agreement, agreement
 from fairsims.run import relisted
 from fairsims.seeds import numpy_generator
 

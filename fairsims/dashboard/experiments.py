@@ -5,12 +5,12 @@ from __future__ import annotations
 import streamlit as st
 from PIL import Image
 
+from fairsims.dashboard.runs_index import RunEntry
+from fairsims.dashboard.widgets import csv_button, download, guarded, plain, table
 from fairsims.errors import InputError
 from fairsims.files import read_json
 from fairsims.report.comparison import comparison_alt, comparison_headline, comparison_notes, comparison_rows
-from fairsims.report.runs_index import RunEntry
 from fairsims.report.sweep_table import sweep_headline, sweep_rows
-from fairsims.report.widgets import csv_button, download, guarded, plain, table
 
 PARTS = {
     "Where they end up": ("share", "off target, points [95%]", "FD, target mix", "FD, as given", "precision", "recall"),

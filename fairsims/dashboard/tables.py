@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fairsims.dashboard.runs_index import RunEntry
 from fairsims.report.quality_view import QualityRow, QualitySection
-from fairsims.report.runs_index import RunEntry
 from fairsims.report.view import AttributeView, AuditView
 from fairsims.report.words import (
     NOTHING,

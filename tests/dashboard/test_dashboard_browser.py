@@ -18,7 +18,7 @@ import report_fixtures as fixtures
 from support import ARGS, CHROMIUM
 
 SERVE = (
-    "import sys; from pathlib import Path; from fairsims.report.dashboard import launch_dashboard; "
+    "import sys; from pathlib import Path; from fairsims.dashboard.launch import launch_dashboard; "
     "launch_dashboard(Path(sys.argv[1]), port=int(sys.argv[2]), headless=True)"
 )
 WAIT = 60_000

@@ -10,14 +10,14 @@ import report_fixtures as fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairsims.dashboard.gallery import Calls, attributes_of, chosen_rows, picture, places_of, shared_seeds
+from fairsims.dashboard.joint_chart import joint_alt, joint_chart
+from fairsims.dashboard.planning import command, ways
+from fairsims.dashboard.runs_index import leads_out, list_runs, pools_of, read_run
 from fairsims.errors import InputError
 from fairsims.pools import Pool
-from fairsims.report.gallery import Calls, attributes_of, chosen_rows, picture, places_of, shared_seeds
-from fairsims.report.joint_chart import joint_alt, joint_chart
 from fairsims.report.joint_view import Cell, JointView
 from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields, write_fields
-from fairsims.report.planning import command, ways
-from fairsims.report.runs_index import leads_out, list_runs, pools_of, read_run
 from fairsims.retarget.complement import plan_complement
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from fairsims.dashboard.gallery import Calls, calls_of
+from fairsims.dashboard.launch import runs_root
+from fairsims.dashboard.runs_index import RunEntry, leads_out, list_runs, pools_of
 from fairsims.errors import FairsimsError, InputError
 from fairsims.files import read_json
 from fairsims.pools import Pool
-from fairsims.report.dashboard import runs_root
-from fairsims.report.gallery import Calls, calls_of
-from fairsims.report.runs_index import RunEntry, leads_out, list_runs, pools_of
 
 BADGES: dict[str, tuple[Literal["blue", "green", "red", "orange"], str]] = {
     "running": ("blue", ":material/progress_activity:"),

@@ -11,11 +11,11 @@ import pytest
 import report_fixtures as fixtures
 from dashboard_pages import rerun, shown, texts
 
+from fairsims.dashboard.widgets import plain
 from fairsims.files import write_json
 from fairsims.report import write_reports
 from fairsims.report.open_fields import FILE, read_fields
 from fairsims.report.signing import create_key, read_private_key, sign
-from fairsims.report.widgets import plain
 from fairsims.run import write_manifest
 
 PAGES = ("runs", "audit", "images", "label", "plan", "report", "collapse")

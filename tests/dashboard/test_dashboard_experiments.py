@@ -8,9 +8,9 @@ import pytest
 from dashboard_pages import rerun, shown, texts
 
 from fairsims import jobs
+from fairsims.dashboard.widgets import plain
 from fairsims.files import write_json
 from fairsims.report.comparison import NAMES, write_comparison
-from fairsims.report.widgets import plain
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
 from fairsims.run import write_plan

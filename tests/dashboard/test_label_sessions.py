@@ -10,11 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairsims.audit.people import read_people_labels
-from fairsims.data.attributes import Attribute
-from fairsims.errors import InputError
-from fairsims.pools import Pool
-from fairsims.report.agreement import agreement
-from fairsims.report.labelling import (
+from fairsims.dashboard.agreement import agreement
+from fairsims.dashboard.labelling import (
     ADJUDICATION,
     add_label,
     agreement_of,
@@ -30,6 +27,9 @@ from fairsims.report.labelling import (
     undo_label,
     write_consensus,
 )
+from fairsims.data.attributes import Attribute
+from fairsims.errors import InputError
+from fairsims.pools import Pool
 from fairsims.report.signing import create_key, read_private_key, sign, verify
 from fairsims.run import write_manifest
 
