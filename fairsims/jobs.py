@@ -47,12 +47,20 @@ from fairsims.retarget.compare import compare
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
 from fairsims.retarget.config import check_complement
 from fairsims.retarget.grid import SweepConfig
-from fairsims.retarget.job import Job, Report, combine_networks, learnt_mirrored
+from fairsims.retarget.job import Job, combine_networks, learnt_mirrored
 from fairsims.retarget.pipeline import most_rounds, retarget
 from fairsims.retarget.plan import seed_ranges
 from fairsims.retarget.stages import write_set
 from fairsims.retarget.sweep import sweep
-from fairsims.run import PLAN, new_run_folder, refuse_foreign, settle_settings, write_manifest, write_plan
+from fairsims.run import (
+    PLAN,
+    Progress,
+    Run,
+    new_run_folder,
+    refuse_foreign,
+    write_manifest,
+    write_plan,
+)
 from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
 from fairsims.training.augmentation import AUGMENT_DIM
@@ -254,7 +262,7 @@ def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> 
     return checkpoint_digest(out)
 
 
-def run_audit(config: AuditConfig, out: Path | None, *, report: Report, command: str) -> dict[str, Any]:
+def run_audit(config: AuditConfig, out: Path | None, *, report: Progress, command: str) -> dict[str, Any]:
     """A whole audit; with `out` also its plan, written before anything is measured, tables, figures, report, manifest.
 
     Raises InputError when `out` holds other things than an earlier audit: the manifest is of everything in it.
@@ -295,39 +303,32 @@ def find_run(job: Job, root: Path) -> Path:
     return new_run_folder(root, job.config.label)
 
 
-def run_retarget(job: Job, run: Path, *, report: Report, command: str) -> dict[str, Any]:
+def run_retarget(job: Job, run: Path, *, report: Progress, command: str) -> dict[str, Any]:
     """A whole retargeting with its report. A finished run is read, not repeated.
 
     Raises ChangedSettings when the folder holds a run with other settings.
     """
-    status = run / "status.json"
-    if status.exists() and read_json(status).get("state") == "finished":
-        settle_settings(run / "config.json", job.settings)
+    if Run.is_finished(run, job.settings):
         return read_json(run / "audit" / "audit.json")
-    return retarget(job, run, report=report, publish=partial(publish, reference=job.reference), command=command)
+    return retarget(job, run, progress=report, publish=partial(publish, reference=job.reference), command=command)
 
 
-def run_compare(job: Job, out: Path, *, report: Report, command: str) -> dict[str, Any]:
+def run_compare(job: Job, out: Path, *, report: Progress, command: str) -> dict[str, Any]:
     """A whole comparison with its table and figure. A finished one is read, not repeated."""
     # Drawing imports seaborn.
     from fairsims.report.comparison import write_comparison
 
-    status = out / "status.json"
-    if status.exists() and read_json(status).get("state") == "finished":
-        settle_settings(out / "config.json", job.settings)
+    if Run.is_finished(out, job.settings):
         return read_json(out / "compare.json")
-    return compare(job, out, report=report, publish=write_comparison, command=command)
+    return compare(job, out, progress=report, publish=write_comparison, command=command)
 
 
-def run_sweep(config: SweepConfig, out: Path, *, report: Report, command: str) -> dict[str, Any]:
+def run_sweep(config: SweepConfig, out: Path, *, report: Progress, command: str) -> dict[str, Any]:
     """A whole sweep with its figures."""
     # Drawing imports seaborn, which takes longer than all else here.
     from fairsims.report.sweep_figures import sweep_figures
 
-    result = sweep(config, out, report=report, command=command)
-    if engine.is_main():
-        sweep_figures(out)
-    return result
+    return sweep(config, out, progress=report, publish=sweep_figures, command=command)
 
 
 def attribute_of(classifier: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Run folders: settings, plans, manifests, and whether their process is still there."""
+"""Run folders: settings, pre-registration, stages, status, manifest, and whether their process is still there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,93 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total): called as images are made or trained on."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress of one who does not listen."""
+
+
+class Run:
+    """A folder that one command works in, resumes and finishes: retarget, compare, sweep and the collapse loops.
+
+    `config.json` has its settings, `plan.json` what was pre-registered, `status.json` what it is doing and in which
+    process, `timings.json` the seconds of every stage, `manifest.json` in the end the digest of every file. Around the
+    whole work, as a context, it says that the run failed when that raises.
+
+    Of several processes that work in the same folder only the one with `main` writes; it has to begin the run before
+    the others do, and they may read what it finished only after it did.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        beside: Collection[str] = (),
+        progress: Progress = silent,
+        main: bool = True,
+    ) -> None:
+        """Begin or resume. Raises ChangedSettings or InputError as `settle_settings`, which `beside` is passed to."""
+        settle_settings(folder / "config.json", settings, beside=beside)
+        self.folder, self.settings, self.progress, self.main = folder, settings, progress, main
+        self._stage, timings = "", folder / "timings.json"
+        self.seconds: dict[str, float] = read_json(timings) if timings.exists() else {}
+        """Of every stage, added up over resumptions."""
+
+    @staticmethod
+    def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+        """Whether the folder holds a finished run. Raises ChangedSettings when it is one of other settings."""
+        status = folder / "status.json"
+        if not status.exists() or read_json(status).get("state") != "finished":
+            return False
+        settle_settings(folder / "config.json", settings)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            # The disk may be what failed.
+            with contextlib.suppress(OSError):
+                self._say("failed", " ".join(str(error).split()) or type(error).__name__)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What happens inside is stage `name`: its time is counted even when it fails."""
+        self._stage, start = name, time.perf_counter()
+        self._say("running")
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
+            if self.main:
+                # The disk may be what failed.
+                with contextlib.suppress(OSError):
+                    write_json(self.folder / "timings.json", self.seconds)
+
+    def finish(self) -> None:
+        """The run is whole: its manifest lists every file, and the digests that its settings name as inputs."""
+        if self.main:
+            inputs = {k: v for k, v in self.settings.items() if k.endswith("_digest") and v is not None}
+            write_manifest(self.folder, inputs)
+        self._say("finished")
+
+    def _say(self, state: str, message: str = "") -> None:
+        if self.main:
+            # A killed process leaves "running" behind.
+            who = {"process": this_process()} if state == "running" else {}
+            write_json(self.folder / "status.json", {"stage": self._stage, "state": state, "message": message} | who)
 
 
 def settle_settings(path: Path, settings: Mapping[str, Any], *, beside: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from support import small_disk
 
 from fairsims.errors import ChangedSettings, FairsimsError, InputError, closest
 from fairsims.files import append_jsonl, atomic, read_json, read_jsonl, sha256_file, sha256_json, write_json, write_text
-from fairsims.run import new_run_folder, read_plan, settle_settings, write_manifest, write_plan
+from fairsims.run import Run, new_run_folder, read_plan, settle_settings, write_manifest, write_plan
 
 
 def everything(folder: Path) -> list[str]:
@@ -190,6 +190,52 @@ def test_added_and_dropped_settings_count_as_changed(tmp_path: Path) -> None:
         settle_settings(path, {"a": 1, "b": 2})
     with pytest.raises(ChangedSettings, match="a = 1, now a = null"):
         settle_settings(path, {})
+
+
+SETTINGS = {"pool": 300, "base_digest": "abc", "reference_digest": None}
+
+
+def status(folder: Path) -> tuple[str, str, str]:
+    found = read_json(folder / "status.json")
+    return found["stage"], found["state"], found["message"]
+
+
+def test_a_run_says_where_it_is_and_then_lists_its_files(tmp_path: Path) -> None:
+    assert not Run.is_finished(tmp_path, SETTINGS)
+    with Run(tmp_path, SETTINGS) as run:
+        with run.stage("pool"):
+            assert status(tmp_path) == ("pool", "running", "")
+            write_text(tmp_path / "pool.txt", "images")
+        assert not Run.is_finished(tmp_path, SETTINGS)
+        run.finish()
+    assert status(tmp_path) == ("pool", "finished", "")
+    manifest = read_json(tmp_path / "manifest.json")
+    assert manifest["inputs"] == {"base_digest": "abc"}
+    assert set(manifest["outputs"]) == {"config.json", "timings.json", "pool.txt"}
+    assert Run.is_finished(tmp_path, SETTINGS)
+    for again in (lambda: Run(tmp_path, SETTINGS | {"pool": 400}), lambda: Run.is_finished(tmp_path, {})):
+        with pytest.raises(ChangedSettings, match="pool = 300, now"):
+            again()
+
+
+def test_the_time_of_a_stage_that_was_cut_off_counts(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path, SETTINGS) as run, run.stage("pool"):
+        raise KeyboardInterrupt
+    assert status(tmp_path) == ("pool", "failed", "KeyboardInterrupt")
+    first = read_json(tmp_path / "timings.json")["pool"]
+    with Run(tmp_path, SETTINGS) as run, run.stage("pool"):
+        pass
+    assert read_json(tmp_path / "timings.json")["pool"] >= first >= 0
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    Run(tmp_path, SETTINGS)
+    with Run(tmp_path, SETTINGS, main=False) as run:
+        with run.stage("pool"):
+            pass
+        run.finish()
+    assert everything(tmp_path) == ["config.json"]
+    assert list(run.seconds) == ["pool"]
 
 
 def test_run_folders_are_numbered_after_the_highest(tmp_path: Path) -> None:

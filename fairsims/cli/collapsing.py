@@ -64,15 +64,22 @@ def collapse(
     config = CollapseConfig.of(loop=loop, levels=levels, methods=methods, **options)
     if threshold is None:
         threshold = config.setting == "gaussian" and loop == "augmentation"
+    drawn: list[Path] = []
+
+    def publish(folder: Path) -> None:
+        drawn.extend([*collapse_figures(folder), write_collapse_report(folder)])
+
     with Bars(" generations") as bars:
-        result = run_loops(config, out, threshold=threshold, report=bars.report, command=command_line())
-    drawn = collapse_figures(out)
-    written = write_collapse_report(out)
+        result = run_loops(
+            config, out, threshold=threshold, progress=bars.report, publish=publish, command=command_line()
+        )
     if as_json:
         click.echo(json.dumps({"collapse": str(out), **result}))
     else:
         click.echo(collapse_table(result))
-        click.echo(f"\ntable   {out / 'collapse.parquet'}\nfigures {' '.join(map(str, drawn))}\nreport  {written}")
+        click.echo(
+            f"\ntable   {out / 'collapse.parquet'}\nfigures {' '.join(map(str, drawn[:-1]))}\nreport  {drawn[-1]}"
+        )
 
 
 def levels_of(loop: str, alpha: str | None, ratio: str | None) -> tuple[float, ...] | None:

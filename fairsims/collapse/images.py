@@ -4,7 +4,7 @@ folder, its images are a pool, SIMS's auxiliary is a fine-tuned copy and its gui
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from fairsims.models import (
 )
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, pool_dataset, write_pool
+from fairsims.run import Progress, silent
 from fairsims.seeds import derive, numpy_generator
 from fairsims.training import TrainConfig, finetune_config, train_folder
 from fairsims.training.presets import PRESETS
@@ -58,17 +59,15 @@ EMBEDDED = {
 }
 """The skewed sets: one in four images is of the second class, the minority that a loop may lose."""
 
-Report = Callable[[str, int, int], None]
-
 
 class ImageLoop:
     """A setting of images. What a generation was and made lies in folders; there is no other state."""
 
     headline = "fd"
 
-    def __init__(self, config: CollapseConfig, out: Path, report: Report = lambda *_: None) -> None:
+    def __init__(self, config: CollapseConfig, out: Path, progress: Progress = silent) -> None:
         """Raises InputError when data, classifier and sizes do not fit each other."""
-        self.config, self.root, self.report = config, out / "images", report
+        self.config, self.root, self.progress = config, out / "images", progress
         known = EMBEDDED.get(config.setting)
         if config.setting not in embedded.EMBEDDED and not known and not Path(config.setting).exists():
             raise InputError(
@@ -120,7 +119,7 @@ class ImageLoop:
             if not path.exists():
                 write_json(path, self._repeat(g, cell, r))
             rows.append(dict(read_json(path)))
-            self.report(f"{cell.name}, generation {g}", r + 1, self.config.repeats)
+            self.progress(f"{cell.name}, generation {g}", r + 1, self.config.repeats)
         return {"done": np.array([float(g)])}, rows
 
     def _folder(self, cell: Cell, r: int, g: int) -> Path:
@@ -188,14 +187,14 @@ class ImageLoop:
             network = EDMDenoiser(img_resolution=self.data.resolution, img_channels=self.data.channels, **start)
             recipe = {"kind": "generation", "data": self.data.name, "network": start}
         for tick in train_folder(network.to(self.device), data, settings, folder, recipe=recipe):
-            self.report("/".join(folder.parts[-4:]), tick.nimg, settings.steps * settings.batch_size)
+            self.progress("/".join(folder.parts[-4:]), tick.nimg, settings.steps * settings.batch_size)
         trained = load_network(folder).to(self.device)
         trained.precision = self.precision
         return trained
 
     def _pool(self, folder: Path, model: Denoiser, seeds: range, made_by: dict[str, Any]) -> Pool:
         for done in write_pool(folder, model, seeds, made_by=made_by, sampler=self.sampler):
-            self.report("/".join(folder.parts[-4:]), done, len(seeds))
+            self.progress("/".join(folder.parts[-4:]), done, len(seeds))
         return Pool(folder)
 
     def _measure(self, pool: Pool) -> Row:

@@ -22,14 +22,11 @@ from fairsims.collapse.gaussian import GaussianLoop, Row, State
 from fairsims.collapse.measures import Interval
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
-from fairsims.retarget.status import Status
-from fairsims.run import settle_settings
+from fairsims.run import Progress, Run, silent
 
 FORMAT = "fairsims-collapse/1"
 SAVE_SECONDS = 5.0
 """Generations that follow faster than this are saved together."""
-
-Report = Callable[[str, int, int], None]
 
 
 class Loop(Protocol):
@@ -48,7 +45,7 @@ class Loop(Protocol):
         ...
 
 
-def loop_of(config: CollapseConfig, folder: Path, report: Report = lambda *_: None) -> Loop:
+def loop_of(config: CollapseConfig, folder: Path, progress: Progress = silent) -> Loop:
     """The setting of a configuration. Raises InputError when its data cannot be used."""
     if config.setting == "gaussian":
         return GaussianLoop(config)
@@ -62,34 +59,42 @@ def loop_of(config: CollapseConfig, folder: Path, report: Report = lambda *_: No
         return MixtureLoop(config)
     from fairsims.collapse.images import ImageLoop
 
-    return ImageLoop(config, folder, report)
+    return ImageLoop(config, folder, progress)
 
 
 def run_loops(
-    config: CollapseConfig, out: Path, *, threshold: bool = False, report: Report = lambda *_: None, command: str = ""
+    config: CollapseConfig,
+    out: Path,
+    *,
+    threshold: bool = False,
+    progress: Progress = silent,
+    publish: Callable[[Path], None] = lambda _: None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Run every cell into `out`; returns the content of its `collapse.json`. The same call resumes a killed one.
 
-    With `threshold` the largest synthetic share without drift is looked for (`fairsims.collapse.threshold`).
+    With `threshold` the largest synthetic share without drift is looked for (`fairsims.collapse.threshold`). `publish`
+    makes figures and a report of the result before the manifest is written.
     Raises ChangedSettings when the folder holds loops with other settings, InputError when the data cannot be used.
     """
     if threshold and config.loop != "augmentation":
         raise InputError(f"found loop {config.loop!r} with a threshold; expected augmentation, where the share is free")
     started = time.perf_counter()
-    loop = loop_of(config, out, report)
-    settle_settings(out / "config.json", config.as_dict() | {"data_digest": getattr(loop, "digest", None)})
-    with Status(out) as status:
-        with status.stage("generations"):
-            result = _result(config, loop, out, threshold, report) | {"command": command}
+    loop = loop_of(config, out, progress)
+    settings = config.as_dict() | {"data_digest": getattr(loop, "digest", None)}
+    with Run(out, settings, progress=progress) as run:
+        with run.stage("generations"):
+            result = _result(config, loop, out, threshold, progress) | {"command": command}
         result["seconds"] = _seconds(out, time.perf_counter() - started)
         write_json(out / "collapse.json", result)
-        status.finish()
+        publish(out)
+        run.finish()
     return result
 
 
-def _result(config: CollapseConfig, loop: Loop, out: Path, threshold: bool, report: Report) -> dict[str, Any]:
+def _result(config: CollapseConfig, loop: Loop, out: Path, threshold: bool, progress: Progress) -> dict[str, Any]:
     """Every cell, the table of all and what `collapse.json` says of them."""
-    tables = {cell: run_cell(loop, cell, config, out / "cells" / cell.name, report) for cell in config.cells()}
+    tables = {cell: run_cell(loop, cell, config, out / "cells" / cell.name, progress) for cell in config.cells()}
     table = pd.concat([_labelled(config, loop, cell, rows) for cell, rows in tables.items()], ignore_index=True)
     with atomic(out / "collapse.parquet") as temporary:
         table.to_parquet(temporary, index=False)
@@ -98,16 +103,16 @@ def _result(config: CollapseConfig, loop: Loop, out: Path, threshold: bool, repo
         "machine": machine(), "settings": config.as_dict(), "n": loop.n,
         "headline": loop.headline, "facts": getattr(loop, "facts", {}),
         "cells": [_summary(config, loop, cell, rows) for cell, rows in tables.items()],
-        "theory": theory_of(config, loop, out, report), "threshold": None,
+        "theory": theory_of(config, loop, out, progress), "threshold": None,
     }  # fmt: skip
     if threshold:
         from fairsims.collapse.threshold import find_thresholds
 
-        result["threshold"] = find_thresholds(config, loop, out / "threshold", report)
+        result["threshold"] = find_thresholds(config, loop, out / "threshold", progress)
     return result
 
 
-def run_cell(loop: Loop, cell: Cell, config: CollapseConfig, folder: Path, report: Report) -> list[list[Row]]:
+def run_cell(loop: Loop, cell: Cell, config: CollapseConfig, folder: Path, progress: Progress) -> list[list[Row]]:
     """Rows of every generation and repeat of one cell, `[generation][repeat]`."""
     finished, saved = folder / "rows.json", folder / "state.npz"
     if finished.exists():
@@ -117,7 +122,7 @@ def run_cell(loop: Loop, cell: Cell, config: CollapseConfig, folder: Path, repor
     while len(rows) < config.generations:
         state, new = loop.generation(len(rows) + 1, cell, state)
         rows.append([{k: v if v is not None and np.isfinite(v) else None for k, v in row.items()} for row in new])
-        report(cell.name, len(rows), config.generations)
+        progress(cell.name, len(rows), config.generations)
         if time.monotonic() - clock > SAVE_SECONDS:
             _write_state(saved, state, rows)
             clock = time.monotonic()
@@ -126,7 +131,7 @@ def run_cell(loop: Loop, cell: Cell, config: CollapseConfig, folder: Path, repor
     return rows
 
 
-def theory_of(config: CollapseConfig, loop: Loop, out: Path, report: Report) -> dict[str, Any]:
+def theory_of(config: CollapseConfig, loop: Loop, out: Path, progress: Progress) -> dict[str, Any]:
     """What theory says of the headline, generation by generation, per cell; for kernels also the bounds."""
     found: dict[str, Any] = {"curves": {}, "bounds": []}
     for cell in config.cells():
@@ -150,7 +155,7 @@ def theory_of(config: CollapseConfig, loop: Loop, out: Path, report: Report) -> 
                 if not path.exists():
                     write_json(path, generation_bounds(alpha, i, config.h, seed=config.seed).as_dict())
                 found["bounds"].append(read_json(path))
-                report("bounds", len(found["bounds"]), len(config.levels) * config.generations)
+                progress("bounds", len(found["bounds"]), len(config.levels) * config.generations)
     return found
 
 

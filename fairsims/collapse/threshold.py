@@ -18,7 +18,8 @@ from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.measures import FloatArray, Interval
 
 if TYPE_CHECKING:
-    from fairsims.collapse.loops import Loop, Report
+    from fairsims.collapse.loops import Loop
+    from fairsims.run import Progress
 
 TOLERANCE = 0.1
 """A generation within this part of the first one's mean drift counts as having stayed at its level."""
@@ -51,7 +52,7 @@ class Threshold:
         return {"method": self.method, "against": self.against} | shares | ratios
 
 
-def find_thresholds(config: CollapseConfig, loop: Loop, folder: Path, report: Report) -> dict[str, Any]:
+def find_thresholds(config: CollapseConfig, loop: Loop, folder: Path, progress: Progress) -> dict[str, Any]:
     """Thresholds of every method, and the loops that were run for them: `{"found": [...], "tried": [...]}`."""
     from fairsims.collapse.loops import column, run_cell
 
@@ -61,7 +62,7 @@ def find_thresholds(config: CollapseConfig, loop: Loop, folder: Path, report: Re
         """The headline in the first generation and over the last ones, `(R,)` each."""
         if (method, share) not in tried:
             cell = Cell(method=method, level=round(share / (1 - share), 6))
-            rows = run_cell(loop, cell, config, folder / cell.name, report)
+            rows = run_cell(loop, cell, config, folder / cell.name, progress)
             late = rows[-max(1, len(rows) // TAIL) :]
             last = np.mean([column(of, loop.headline) for of in late], axis=0)
             tried[method, share] = column(rows[0], loop.headline), last

@@ -39,9 +39,11 @@ class Loop(Run):
         return self.config.seed
 
     def carry_out(self, earlier: Sequence[Run], *, report: Report, command: str) -> None:
-        run_loops(self.config, self.folder, threshold=self.threshold, report=report, command=command)
-        collapse_figures(self.folder)
-        write_collapse_report(self.folder)
+        def publish(folder: Path) -> None:
+            collapse_figures(folder)
+            write_collapse_report(folder)
+
+        run_loops(self.config, self.folder, threshold=self.threshold, progress=report, publish=publish, command=command)
 
     def rows(self) -> list[Row]:
         """A row per method and level, and thresholds where they were looked for."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from fairsims.models import Denoiser
@@ -20,7 +19,7 @@ from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.goal import Goal
-from fairsims.retarget.job import Job, Report
+from fairsims.retarget.job import Job
 from fairsims.retarget.selection import Selection
 from fairsims.retarget.stages import (
     Auxiliary,
@@ -35,7 +34,7 @@ from fairsims.retarget.stages import (
     selection_for,
     shares_at,
 )
-from fairsims.retarget.status import Status
+from fairsims.run import Run
 
 ARMS = ("base", "resampled", "finetuned", "merged", "guided")
 
@@ -71,7 +70,7 @@ class Arm:
 class Ground:
     """What all arms stand on, made once."""
 
-    folder: Path
+    run: Run
     job: Job
     goal: Goal
     omega: float
@@ -83,8 +82,6 @@ class Ground:
     """Trained on the complement set."""
     finetuned: Auxiliary
     """Trained on the set in the target's mix."""
-    status: Status
-    report: Report
 
     def arms(self) -> dict[str, Arm]:
         """All of them; the first that is made, guided, sets what the others may spend."""
@@ -111,13 +108,13 @@ class Ground:
         """
         job, n, selection = self.job, max(self.job.config.pilots), self.resampling
         steps, tried = self._steps(spend, selection), set[int]()
-        with self.status.stage("calibration resampled"):
+        with self.run.stage("calibration resampled"):
             while steps.steps not in tried:
                 tried.add(steps.steps)
                 job = replace(job, sampler=steps)
                 images = sample(
-                    self.folder / "resampled" / f"calibration-{steps.steps}", job.base, job, "calibration", n,
-                    base_facts(job), self.report, "resampled",
+                    self.run.folder / "resampled" / f"calibration-{steps.steps}", job.base, job, "calibration", n,
+                    base_facts(job), self.run.progress, "resampled",
                 )  # fmt: skip
                 selection = selection_for(self.goal, self.goal.measured(predicted(images, job)))
                 steps = self._steps(spend, selection)
@@ -129,12 +126,14 @@ class Ground:
         job = replace(self.job, config=replace(self.job.config, mode=mode, interval=interval))
         selection: Selection | None = None
         steps, tried = job.sampler if spend is None else self._steps(spend, None), set[int]()
-        with self.status.stage(f"calibration {mode}"):
+        with self.run.stage(f"calibration {mode}"):
             while steps.steps not in tried:
-                pilots = self.folder / mode / (f"calibration-{steps.steps}" if tried else "calibration")
+                pilots = self.run.folder / mode / (f"calibration-{steps.steps}" if tried else "calibration")
                 tried.add(steps.steps)
                 job = replace(job, sampler=steps)
-                found = calibrate_strength(job, self.goal, self.auxiliary, self.omega, self.pool, pilots, self.report)
+                found = calibrate_strength(
+                    job, self.goal, self.auxiliary, self.omega, self.pool, pilots, self.run.progress
+                )
                 # Resampling does the rest, as in a run, and leaves fewer steps for an image.
                 selection = remainder(self.goal, found, *shares_at(job, self.goal, found, pilots))
                 steps = steps if spend is None else self._steps(spend, selection)
@@ -151,9 +150,9 @@ class Ground:
         self, name: str, job: Job, denoiser: Denoiser, facts: dict[str, Any], *,
         selection: Selection | None = None, calibration: Calibration | None = None,
     ) -> Arm:  # fmt: skip
-        folder = self.folder / name
-        with self.status.stage(name):
-            images = kept_images(folder / "images", denoiser, job, facts, selection, self.report, name)
+        folder = self.run.folder / name
+        with self.run.stage(name):
+            images = kept_images(folder / "images", denoiser, job, facts, selection, self.run.progress, name)
         candidates = Pool(folder / "candidates") if selection else None
         return Arm(name=name, sampler=job.sampler, images=images, candidates=candidates, calibration=calibration)
 

@@ -26,7 +26,7 @@ from fairsims.pools import Pool
 from fairsims.retarget.arms import ARMS, Arm, Ground
 from fairsims.retarget.complement import draw_complement
 from fairsims.retarget.goal import Goal
-from fairsims.retarget.job import Job, Report
+from fairsims.retarget.job import Job
 from fairsims.retarget.plan import comparison_metrics, fix_plan
 from fairsims.retarget.stages import (
     base_facts,
@@ -40,8 +40,7 @@ from fairsims.retarget.stages import (
     selection_for,
     write_set,
 )
-from fairsims.retarget.status import Status
-from fairsims.run import settle_settings, write_manifest
+from fairsims.run import Progress, Run, silent
 
 FORMAT = "fairsims-compare/1"
 
@@ -51,7 +50,7 @@ Row = dict[str, Any]
 
 
 def compare(
-    job: Job, folder: Path, *, report: Report = lambda *_: None, publish: Publish = lambda *_: None, command: str = ""
+    job: Job, folder: Path, *, progress: Progress = silent, publish: Publish = lambda *_: None, command: str = ""
 ) -> dict[str, Any]:
     """Carry out a comparison in `folder`; returns the content of its `compare.json`.
 
@@ -64,12 +63,12 @@ def compare(
     if config.mode != "guided" or len(job.classifiers) != 1:
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
     with engine.main_first():
-        settle_settings(folder / "config.json", job.settings)
+        run = Run(folder, job.settings, progress=progress, main=engine.is_main())
         fixed = fix_plan(folder, job, rounds=1, arms=list(ARMS), metrics=comparison_metrics(job))
-    with Status(folder) as status:
-        with status.stage("pool"):
-            pool = sample(folder / "pool", job.base, job, "pool", config.pool, base_facts(job), report, "pool")
-        with status.stage("complement"):
+    with run:
+        with run.stage("pool"):
+            pool = sample(folder / "pool", job.base, job, "pool", config.pool, base_facts(job), progress, "pool")
+        with run.stage("complement"):
             goal, plan = first_plan(job, pool)
             complement = draw_set(folder, job, goal, pool, plan)
             mix = _draw_target_mix(folder, job, goal, pool)
@@ -77,15 +76,14 @@ def compare(
             resampling = selection_for(goal, goal.base)
         sets = {"auxiliary": complement, "target-mix": mix}
         for name, chosen in sets.items():
-            with status.stage(name):
-                fine_tune(job, pool, chosen, folder / name, report, kimg=config.budget, kind=name)
+            with run.stage(name):
+                fine_tune(job, pool, chosen, folder / name, progress, kimg=config.budget, kind=name)
         ground = Ground(
-            folder=folder, job=job, goal=goal, omega=plan.omega, resampling=resampling, pool=pool, status=status,
-            report=report,
+            run=run, job=job, goal=goal, omega=plan.omega, resampling=resampling, pool=pool,
             auxiliary=load_auxiliary(job, folder / "auxiliary"), finetuned=load_auxiliary(job, folder / "target-mix"),
         )  # fmt: skip
         arms = ground.arms()
-        with status.stage("audit"):
+        with run.stage("audit"):
             if engine.is_main():
                 sizes = {name: len(chosen) for name, chosen in sets.items()}
                 result = _result(ground, arms, sizes, command) | {"plan": fixed, "complement": asdict(plan)}
@@ -93,10 +91,9 @@ def compare(
                 with atomic(folder / "compare.parquet") as temporary:
                     pd.DataFrame(result["arms"]).to_parquet(temporary, index=False)
                 publish(folder, result)
-            report("audit", 1, 1)
+            progress("audit", 1, 1)
         if engine.is_main():
-            write_manifest(folder, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
-            status.finish()
+            run.finish()
         engine.barrier()
     return read_json(folder / "compare.json")
 
@@ -143,7 +140,7 @@ def _result(ground: Ground, arms: dict[str, Arm], sizes: dict[str, int], command
 
 def _row(ground: Ground, arm: Arm, sizes: dict[str, int]) -> Row:
     """An arm's shares and what it costs; where training or calibration is none of its own, 0 and no strength."""
-    goal, config, seconds = ground.goal, ground.job.config, ground.status.seconds
+    goal, config, seconds = ground.goal, ground.job.config, ground.run.seconds
     shares, classes = _shares(ground.job, arm), ground.job.classifier.attribute.classes
     off = np.subtract(shares.share, goal.target)
     # The worst share; of two, whose errors mirror each other, the one that has to grow.

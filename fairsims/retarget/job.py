@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,6 @@ from fairsims.models import (
 from fairsims.models.sampling import SamplerConfig
 from fairsims.retarget.config import RetargetConfig
 from fairsims.training import TrainConfig, check_settings
-
-Report = Callable[[str, int, int], None]
-"""(stage, done, total): called as images are made or trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)

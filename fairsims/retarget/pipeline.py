@@ -24,10 +24,11 @@ from fairsims.models import Denoiser, checkpoint_digest, checkpoint_recipe, merg
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, focus_values
 from fairsims.retarget.complement import ComplementPlan, correct_complement
+from fairsims.retarget.cost import stage_costs
 from fairsims.retarget.goal import Goal
-from fairsims.retarget.job import Job, Report, prepare
+from fairsims.retarget.job import Job, prepare
 from fairsims.retarget.pilots import pilot_quality
-from fairsims.retarget.plan import fix_plan
+from fairsims.retarget.plan import READY_MADE, fix_plan
 from fairsims.retarget.selection import Selection
 from fairsims.retarget.stages import (
     Auxiliary,
@@ -47,8 +48,7 @@ from fairsims.retarget.stages import (
     selected_shares,
     shares_at,
 )
-from fairsims.retarget.status import Status
-from fairsims.run import settle_settings, write_manifest
+from fairsims.run import Progress, Run, silent
 
 __all__ = ["Job", "prepare", "retarget"]
 
@@ -86,13 +86,13 @@ class Round:
 
 def retarget(
     job: Job,
-    run: Path,
+    folder: Path,
     *,
-    report: Report = lambda *_: None,
+    progress: Progress = silent,
     publish: Publish = lambda *_: None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Carry out a retargeting in the folder `run`; returns the content of its `audit/audit.json`.
+    """Carry out a retargeting in `folder`; returns the content of its `audit/audit.json`.
 
     `publish` makes figures and pages of the result, before the manifest is written and the run counts as finished.
 
@@ -102,57 +102,56 @@ def retarget(
     """
     config = job.config
     with engine.main_first():
-        settle_settings(run / "config.json", job.settings, beside=("pool", "before", "auxiliary"))
-        fixed = fix_plan(run, job, rounds=most_rounds(job))
-    with Status(run) as status:
-        with status.stage("pool"):
-            pool = sample(run / "pool", job.base, job, "pool", config.pool, base_facts(job), report, "pool")
-        goal, rounds, lost = _rounds(run, job, pool, status, report)
+        run = Run(folder, job.settings, beside=READY_MADE, progress=progress, main=engine.is_main())
+        fixed = fix_plan(folder, job, rounds=most_rounds(job))
+    with run:
+        with run.stage("pool"):
+            pool = sample(folder / "pool", job.base, job, "pool", config.pool, base_facts(job), progress, "pool")
+        goal, rounds, lost = _rounds(run, job, pool)
         best = min(rounds, key=lambda r: r.error)
-        with status.stage("before"):
-            before = kept_images(run / "before", job.base, job, base_facts(job), None, report, "before")
-        with status.stage("after"):
+        with run.stage("before"):
+            before = kept_images(folder / "before", job.base, job, base_facts(job), None, progress, "before")
+        with run.stage("after"):
             with engine.main_first():
-                retargeted, facts = _retargeted(run, job, best)
+                retargeted, facts = _retargeted(folder, job, best)
             # What classifier resampling then keeps of more seeds.
             selection = remainder(goal, best.calibration, best.shares, best.noise)
-            after = kept_images(run / "after", retargeted, job, facts, selection, report, "after")
-        with status.stage("audit"):
+            after = kept_images(folder / "after", retargeted, job, facts, selection, progress, "after")
+        with run.stage("audit"):
             if engine.is_main():
                 said = {"model": config.model, "command": command, "plan": fixed}
                 said |= {"method": _method(job, goal, best, selection)} | _calibration_facts(goal, rounds, lost, best)
-                result = _audit(run, job, goal, best, pool, before, after, selection, status, said)
-            report("audit", 1, 1)
+                result = _audit(run, job, goal, best, pool, before, after, selection, said)
+            progress("audit", 1, 1)
         if engine.is_main():
-            publish(run, result, before, after)
-            write_manifest(run, {k: str(v) for k, v in job.settings.items() if k.endswith("_digest")})
-            status.finish()
+            publish(folder, result, before, after)
+            run.finish()
         engine.barrier()
-    return read_json(run / "audit" / "audit.json")
+    return read_json(folder / "audit" / "audit.json")
 
 
-def _rounds(run: Path, job: Job, pool: Pool, status: Status, report: Report) -> tuple[Goal, list[Round], Lost | None]:
+def _rounds(run: Run, job: Job, pool: Pool) -> tuple[Goal, list[Round], Lost | None]:
     """Plan, train and calibrate, again from the measured error while that is too large and rounds are left."""
     rounds: list[Round] = []
-    with status.stage("complement"):
+    with run.stage("complement"):
         goal, plan = first_plan(job, pool)
-        chosen = draw_set(run, job, goal, pool, plan)
+        chosen = draw_set(run.folder, job, goal, pool, plan)
     for number in range(1, most_rounds(job) + 1):
         if number > 1:
             last = rounds[-1]
-            with status.stage(f"complement-{number}"):
+            with run.stage(f"complement-{number}"):
                 # Not to the cells of the first plan: the targets are marginal, and single cells are noisy.
                 plan = correct_complement(
                     goal.base, goal.mended(last.shares), np.array(last.plan.complement), last.shares,
                     strength=last.calibration.strength,
                 )  # fmt: skip
-                chosen = draw_set(run, job, goal, pool, plan, number)
-        with status.stage(numbered("auxiliary", number)):
-            aux = _auxiliary(run, job, pool, chosen, number, report)
-        pilots = run / numbered("calibration", number)
-        with status.stage(pilots.name):
+                chosen = draw_set(run.folder, job, goal, pool, plan, number)
+        with run.stage(numbered("auxiliary", number)):
+            aux = _auxiliary(run, job, pool, chosen, number)
+        pilots = run.folder / numbered("calibration", number)
+        with run.stage(pilots.name):
             try:
-                calibration = calibrate_strength(job, goal, aux, plan.omega, pool, pilots, report)
+                calibration = calibrate_strength(job, goal, aux, plan.omega, pool, pilots, run.progress)
             except NoResponse as e:
                 if not rounds:
                     raise
@@ -174,16 +173,16 @@ def most_rounds(job: Job) -> int:
     return job.config.rounds if job.cells.size > 2 else 1
 
 
-def _auxiliary(run: Path, job: Job, pool: Pool, chosen: np.ndarray, number: int, report: Report) -> Auxiliary:
+def _auxiliary(run: Run, job: Job, pool: Pool, chosen: np.ndarray, number: int) -> Auxiliary:
     """A round's auxiliary: trained alike from the base in each, so that what one answered says what the next will."""
-    folder = run / numbered("auxiliary", number)
-    fine_tune(job, pool, chosen, folder, report, kimg=job.config.budget)
+    folder = run.folder / numbered("auxiliary", number)
+    fine_tune(job, pool, chosen, folder, run.progress, kimg=job.config.budget)
     return load_auxiliary(job, folder)
 
 
-def _retargeted(run: Path, job: Job, best: Round) -> tuple[Denoiser, dict[str, Any]]:
+def _retargeted(run_folder: Path, job: Job, best: Round) -> tuple[Denoiser, dict[str, Any]]:
     """The retargeted model, saved as a checkpoint of the run, and what identifies it."""
-    folder, strength = run / job.config.mode, best.calibration.strength
+    folder, strength = run_folder / job.config.mode, best.calibration.strength
     recipe = {"kind": job.config.mode, "strength": strength, "base_digest": job.settings["base_digest"]}
     recipe["data"] = checkpoint_recipe(job.config.model).get("data")
     if not (folder / "config.json").exists():
@@ -200,13 +199,13 @@ def _retargeted(run: Path, job: Job, best: Round) -> tuple[Denoiser, dict[str, A
 
 
 def _audit(
-    run: Path, job: Job, goal: Goal, best: Round, pool: Pool, before: Pool, after: Pool, selection: Selection | None,
-    status: Status, facts: dict[str, Any],
+    run: Run, job: Job, goal: Goal, best: Round, pool: Pool, before: Pool, after: Pool, selection: Selection | None,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     config = job.config
     rule = None
     if selection is not None:
-        candidates = Pool(run / "candidates")
+        candidates = Pool(run.folder / "candidates")
         rule = selected_shares(job, candidates, after)
         facts["method"]["generated"] = _by_attribute(goal, goal.measured(predicted(candidates, job)))
     plans = [
@@ -226,7 +225,7 @@ def _audit(
         )  # fmt: skip
         if job.reference is not None:
             targets = list(zip(job.classifiers, goal.wanted[: len(job.targets)], strict=False))
-            pilots = pilot_pools(best.calibration, pool, run / numbered("calibration", best.number))
+            pilots = pilot_pools(best.calibration, pool, run.folder / numbered("calibration", best.number))
             measured = pilot_quality(pilots, job.reference, targets, Path(store))
             result["calibration"] = [p | q for p, q in zip(facts["calibration"], measured, strict=True)]
     nfe = {"before": before.meta["evaluations_per_image"], "after": after.meta["evaluations_per_image"]}
@@ -237,13 +236,13 @@ def _audit(
             "evaluations_per_image": nfe["after"],
             "images_per_kept": selection.images_per_kept if selection else 1.0,
         },
-        **status.cost(),
+        **stage_costs(run),
     }
     if np.isfinite(kept_cost):
         result["cost"]["resampling_base"] = {
             "images_per_kept": kept_cost, "evaluations_per_kept": kept_cost * nfe["before"]
         }  # fmt: skip
-    write_audit(run / "audit", result)
+    write_audit(run.folder / "audit", result)
     return result
 
 

@@ -30,8 +30,9 @@ from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_poo
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, draw_complement, plan_complement
 from fairsims.retarget.goal import Goal, set_goal
-from fairsims.retarget.job import Job, Report, combine_networks, finetune_settings
+from fairsims.retarget.job import Job, combine_networks, finetune_settings
 from fairsims.retarget.selection import Selection, accept, plan_selection, selected_joint_shares
+from fairsims.run import Progress
 from fairsims.training import train_folder
 
 SCARCE = 20
@@ -54,14 +55,14 @@ class Auxiliary:
 
 
 def sample(
-    folder: Path, denoiser: Denoiser, job: Job, use: str, n: int, facts: dict[str, Any], report: Report, stage: str
+    folder: Path, denoiser: Denoiser, job: Job, use: str, n: int, facts: dict[str, Any], progress: Progress, stage: str
 ) -> Pool:
     """The first `n` images on the seeds of a use, labelled by every classifier of the job."""
     seeds = job.config.seeds(use, n)
     for done in write_pool(
         folder, denoiser, seeds, made_by=facts, sampler=job.sampler, batch_size=job.config.sample_batch
     ):
-        report(stage, done, n)
+        progress(stage, done, n)
     pool = Pool(folder)
     with engine.main_first():
         labels(pool, job)
@@ -146,7 +147,7 @@ def draw_set(folder: Path, job: Job, goal: Goal, pool: Pool, plan: ComplementPla
 
 
 def fine_tune(
-    job: Job, pool: Pool, chosen: np.ndarray, folder: Path, report: Report, *, kimg: float, kind: str = "auxiliary",
+    job: Job, pool: Pool, chosen: np.ndarray, folder: Path, progress: Progress, *, kimg: float, kind: str = "auxiliary",
     snapshots: Sequence[float] = (),
 ) -> None:  # fmt: skip
     """Train a copy of the base into `folder`, on the images at these pool positions."""
@@ -155,7 +156,7 @@ def fine_tune(
     recipe = {"kind": kind, "base_digest": job.settings["base_digest"]}
     data = pool_dataset(pool).subset(chosen, name=f"the set drawn from {pool.folder}")
     for tick in train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots):
-        report(folder.name, tick.nimg, settings.steps * settings.batch_size)
+        progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
 
 
 def load_auxiliary(job: Job, folder: Path) -> Auxiliary:
@@ -177,7 +178,7 @@ def retargeting_facts(job: Job, aux: Auxiliary, strength: float) -> dict[str, An
 
 
 def calibrate_strength(
-    job: Job, goal: Goal, aux: Auxiliary, planned: float, pool: Pool, folder: Path, report: Report
+    job: Job, goal: Goal, aux: Auxiliary, planned: float, pool: Pool, folder: Path, progress: Progress
 ) -> Calibration:
     """The strength that reaches the goal, from pilots in `folder` and a table of them beside it.
 
@@ -194,7 +195,7 @@ def calibrate_strength(
         images = sample(
             _pilot_folder(folder, strength, n), retargeting(job, aux, strength), job, "calibration", n,
             retargeting_facts(job, aux, strength),
-            lambda _, done, __: report(folder.name, start + done, max(start + n, sum(config.pilots))), folder.name,
+            lambda _, done, __: progress(folder.name, start + done, max(start + n, sum(config.pilots))), folder.name,
         )  # fmt: skip
         done_before += n
         return values(images)
@@ -256,7 +257,7 @@ def remainder(goal: Goal, calibration: Calibration, shares: np.ndarray, noise: l
 
 
 def kept_images(
-    folder: Path, denoiser: Denoiser, job: Job, facts: dict[str, Any], selection: Selection | None, report: Report,
+    folder: Path, denoiser: Denoiser, job: Job, facts: dict[str, Any], selection: Selection | None, progress: Progress,
     stage: str,
 ) -> Pool:  # fmt: skip
     """A model's images on the audit seeds in `folder`; with a selection, what it keeps of more of them.
@@ -265,13 +266,13 @@ def kept_images(
     """
     n = job.config.audit
     if selection is None:
-        return sample(folder, denoiser, job, "audit", n, facts, report, stage)
+        return sample(folder, denoiser, job, "audit", n, facts, progress, stage)
     place, wanted = folder.with_name("candidates"), int(np.ceil(n * selection.images_per_kept * 1.08)) + 50
     if (place / "pool.json").exists():
         [[first, last]] = Pool(place).meta["seeds"]
         wanted = max(wanted, last - first + 1)
     while True:
-        candidates = sample(place, denoiser, job, "audit", wanted, facts, report, stage)
+        candidates = sample(place, denoiser, job, "audit", wanted, facts, progress, stage)
         kept = np.flatnonzero(accept(candidates.seeds, predicted(candidates, job), selection))[:n]
         if len(kept) == n:
             break

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from fairsims.pools import Pool
 from fairsims.retarget.complement import draw_complement
 from fairsims.retarget.config import MODES, RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig, size_name
-from fairsims.retarget.job import Job, Report, check_interval, finetune_settings, prepare
+from fairsims.retarget.job import Job, check_interval, finetune_settings, prepare
 from fairsims.retarget.rows import Bench, Row, SweepPlan, best_points, linear_rule, row_file
 from fairsims.retarget.stages import (
     base_facts,
@@ -41,8 +41,7 @@ from fairsims.retarget.stages import (
     sample,
     write_set,
 )
-from fairsims.retarget.status import Status
-from fairsims.run import settle_settings
+from fairsims.run import Progress, Run, silent
 from fairsims.training.folder import snapshot_folder
 
 FORMAT = "fairsims-sweep/1"
@@ -50,7 +49,18 @@ UNUSED = ("mode", "interval", "budget", "complement_size", "pilots", "audit", "r
 """Settings of a run that the grid has, or that a sweep does not use."""
 
 
-def sweep(config: SweepConfig, folder: Path, *, report: Report = lambda *_: None, command: str = "") -> dict[str, Any]:
+Publish = Callable[[Path], object]
+"""(folder): makes figures of its `sweep.json` and `sweep.parquet`."""
+
+
+def sweep(
+    config: SweepConfig,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    publish: Publish = lambda _: None,
+    command: str = "",
+) -> dict[str, Any]:
     """Measure every point of the grid into `folder`; returns the content of its `sweep.json`.
 
     `sweep.parquet` has a row per point. Other strengths, sizes, modes and intervals may be asked for on the same
@@ -69,20 +79,23 @@ def sweep(config: SweepConfig, folder: Path, *, report: Report = lambda *_: None
         {} if config.steer else {"target": "base"}
     )
     with engine.main_first():
-        settle_settings(folder / "config.json", settings)
-    with Status(folder) as status:
-        with status.stage("points"):
-            result = _measured(config, job, folder, settings, report) | {"command": command}
+        run = Run(folder, settings, progress=progress, main=engine.is_main())
+    with run:
+        with run.stage("points"):
+            result = _measured(config, job, folder, settings, progress) | {"command": command}
             if engine.is_main():
                 write_json(folder / "sweep.json", result)
-        status.finish()
+                publish(folder)
+        run.finish()
     engine.barrier()
     return result
 
 
-def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, Any], report: Report) -> dict[str, Any]:
+def _measured(
+    config: SweepConfig, job: Job, folder: Path, settings: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
     """Every point, the best of them again where that is asked for, and what `sweep.json` says."""
-    pool = sample(folder / "pool", job.base, job, "pool", config.run.pool, base_facts(job), report, "pool")
+    pool = sample(folder / "pool", job.base, job, "pool", config.run.pool, base_facts(job), progress, "pool")
     plan = _plan(config, job, pool)
     bench = Bench(folder, job, plan)
 
@@ -102,9 +115,9 @@ def _measured(config: SweepConfig, job: Job, folder: Path, settings: dict[str, A
         """Rows of the points, those there are and those that have to be made: images of `use` seeds in `into`."""
         with engine.main_first():
             wanted = [p for p in points if not row_file(into, p).exists()]
-        for point, denoiser, facts in _models(config, job, folder, plan, pool, wanted, report):
+        for point, denoiser, facts in _models(config, job, folder, plan, pool, wanted, progress):
             started, fresh = time.perf_counter(), not (into / point.name).exists()
-            images = sample(into / point.name, denoiser, job, use, n, facts, report, point.name)
+            images = sample(into / point.name, denoiser, job, use, n, facts, progress, point.name)
             # Of a point that a kill cut in two the time is not known.
             seconds = round(time.perf_counter() - started, 2) if fresh else None
             if engine.is_main():
@@ -154,7 +167,13 @@ def begin_run(config: SweepConfig, folder: Path, point: Point, run: Path) -> Ret
 
 
 def _models(
-    config: SweepConfig, job: Job, folder: Path, plan: SweepPlan, pool: Pool, points: Iterable[Point], report: Report
+    config: SweepConfig,
+    job: Job,
+    folder: Path,
+    plan: SweepPlan,
+    pool: Pool,
+    points: Iterable[Point],
+    progress: Progress,
 ) -> Iterator[tuple[Point, Denoiser, dict[str, Any]]]:
     """Each point with its denoiser and what identifies that; auxiliaries are fine-tuned when first needed."""
     loaded: tuple[int | None, float] | None = None
@@ -165,7 +184,7 @@ def _models(
         if loaded != (point.size, point.budget):
             chosen = _synthetic_set(config, job, folder, plan, pool, point.size)
             trained = folder / f"auxiliary-{size_name(point.size)}"
-            fine_tune(job, pool, chosen, trained, report, kimg=config.budgets[-1], snapshots=config.budgets)
+            fine_tune(job, pool, chosen, trained, progress, kimg=config.budgets[-1], snapshots=config.budgets)
             aux = load_auxiliary(job, snapshot_folder(trained, point.budget))
             loaded = (point.size, point.budget)
         of_set = {"size": len(chosen)}

@@ -17,8 +17,7 @@ from fairsims.dashboard.tables import cost_table, runs_table, shares_table
 from fairsims.errors import InputError
 from fairsims.files import write_json
 from fairsims.report.view import read_audit
-from fairsims.retarget.status import Status
-from fairsims.run import this_process, write_plan
+from fairsims.run import Run, this_process, write_plan
 
 SAY = "import json; from fairsims.run import this_process; print(json.dumps(this_process()))"
 
@@ -149,11 +148,11 @@ def test_sweeps_loops_and_pools_say_how_far_they_are(tmp_path):
     (pool / "shard-00001.parquet").touch()
     assert seen(tmp_path) == {n: (k, "finished") for n, k in kinds.items()}
     # Further points are being made.
-    with Status(sweep) as status, status.stage("points"):
+    with Run(sweep, {}) as run, run.stage("points"):
         assert seen(tmp_path)[sweep.name] == ("sweep", "running")
-        status.finish()
+        run.finish()
     assert seen(tmp_path)[sweep.name] == ("sweep", "finished")
-    with pytest.raises(ZeroDivisionError), Status(loop) as status, status.stage("generations"):
+    with pytest.raises(ZeroDivisionError), Run(loop, {}) as run, run.stage("generations"):
         _ = 1 / 0
     assert seen(tmp_path)[loop.name] == ("collapse", "failed")
     assert read_run(loop).message == "division by zero"

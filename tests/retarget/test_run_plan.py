@@ -38,7 +38,7 @@ def test_the_plan_is_there_when_the_first_images_are(job: Job, tmp_path: Path) -
     write_json(tmp_path / "config.json", job.settings)
     for _ in range(2):
         with pytest.raises(Killed):
-            retarget(job, tmp_path, report=killed)
+            retarget(job, tmp_path, progress=killed)
     (stage, plan, _), (_, again, _) = seen
     assert stage == "pool"
     assert plan == again == (tmp_path / "plan.json").read_bytes()

@@ -134,7 +134,7 @@ def test_finished_points_are_read(swept: tuple[Path, dict[str, Any]], tmp_path: 
     folder = tmp_path / "copy"
     shutil.copytree(swept[0], folder)
     table, before = rows(folder), files(folder)
-    changed = {"sweep.json", "sweep.parquet", "status.json", "timings.json"}
+    changed = {"sweep.json", "sweep.parquet", "manifest.json", "status.json", "timings.json"}
     assert sweep(GRID, folder)["best"] == swept[1]["best"]
     again = files(folder)
     assert {k for k in again if again[k] != before[k]} <= changed
