@@ -13,7 +13,7 @@ from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json
 from fairsims.recipes import find_recipe, list_recipes, read_recipe, recipes_folder
-from fairsims.recipes.loop import Loop
+from fairsims.recipes.entries import Loop
 from fairsims.recipes.recorded import differences, read_results
 from fairsims.recipes.repeating import runs_of
 from fairsims.recipes.retargeting import Retargeting

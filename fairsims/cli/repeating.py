@@ -85,7 +85,7 @@ def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record:
         click.echo(f"{planned[k].folder}", err=True)
         with Bars() as bars:
             # The nearest first: the run just before has most often the same complement.
-            planned[k].carry_out(planned[:k][::-1], report=bars.report, command=command_line())
+            planned[k].carry_out(planned[:k][::-1], progress=bars.report, command=command_line())
         write_table(table_of(planned), written)
     found = [] if recorded is None else differences(recorded, read_results(written), planned[0].keys)
     outside = sum(f.state == OUTSIDE for f in found)

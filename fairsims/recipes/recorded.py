@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ LEFT_OUT = ("seconds", "peak_memory_gb")
 """Starts of columns that another machine changes."""
 AS_RECORDED, DIFFERS, OUTSIDE = "as recorded", "differs", "outside"
 NOT_RECORDED, NOT_RUN = "not recorded", "not run here"
+NUMBERS = ("interval", "target", "seed", "level", "size", "budget_kimg", "omega")
+"""Keys whose value says nothing without the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +70,23 @@ def differences(recorded: pd.DataFrame, now: pd.DataFrame, keys: Sequence[str]) 
     keys = [k for k in keys if k in recorded and k in now]
     before, after = _by_key(recorded, keys), _by_key(now, keys)
     columns = [c for c in map(str, recorded) if c in now and c not in keys and not c.startswith(LEFT_OUT)]
-    found = []
-    for key, row in before.items():
-        other = after.get(key)
-        if other is None:
-            found.append(Found(row=_named(key, keys), only=NOT_RUN))
-        else:
-            found.append(Found(row=_named(key, keys), changes=tuple(_changes(row, other, columns))))
+    found = [
+        Found(row=_named(key, keys), changes=tuple(_changes(row, after[key], columns)))
+        if key in after
+        else Found(row=_named(key, keys), only=NOT_RUN)
+        for key, row in before.items()
+    ]
     return found + [Found(row=_named(key, keys), only=NOT_RECORDED) for key in after if key not in before]
 
 
-def _by_key(table: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Mapping[str, str]]:
+def _by_key(table: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], dict[str, str]]:
     """Rows by their keys; of several with the same keys, each by how many came before it too."""
-    found: dict[tuple[str, ...], Mapping[str, str]] = {}
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    seen = Counter[tuple[str, ...]]()
     for row in table.to_dict("records"):
-        key, again = tuple(_text(row[k]) for k in keys), 0
-        while (whole := (*key, f"#{again + 1}") if again else key) in found:
-            again += 1
-        found[whole] = {str(k): str(v) for k, v in row.items()}
+        key = tuple(_text(row[k]) for k in keys)
+        seen[key] += 1
+        found[(*key, f"#{seen[key]}") if seen[key] > 1 else key] = {str(k): str(v) for k, v in row.items()}
     return found
 
 
@@ -125,8 +127,5 @@ def _text(value: Any) -> str:
 
 def _named(key: tuple[str, ...], keys: list[str]) -> str:
     """`merged, target 0.5, seed 0`: numbers with what they are."""
-    told = [f"{k} {part}" if k in _TOLD else part for k, part in zip(keys, key, strict=False) if part]
+    told = [f"{k} {part}" if k in NUMBERS else part for k, part in zip(keys, key, strict=False) if part]
     return ", ".join([*told, *key[len(keys) :]])
-
-
-_TOLD = ("interval", "target", "seed", "level", "size", "budget_kimg", "omega")

@@ -9,20 +9,17 @@ import pandas as pd
 
 from fairsims.errors import InputError
 from fairsims.files import atomic
-from fairsims.recipes.comparison import Comparison
-from fairsims.recipes.loop import Loop
+from fairsims.recipes.entries import Comparison, Entry, Loop, Sweep
 from fairsims.recipes.recipe import Recipe
 from fairsims.recipes.retargeting import Retargeting
-from fairsims.recipes.run import Run
-from fairsims.recipes.sweeping import Sweep
 
-RUNS: dict[str, type[Run]] = {"retarget": Retargeting, "compare": Comparison, "sweep": Sweep, "collapse": Loop}
-"""The runs of each kind of recipe that needs no files of the user's own."""
+ENTRIES: dict[str, type[Entry]] = {"retarget": Retargeting, "compare": Comparison, "sweep": Sweep, "collapse": Loop}
+"""By the kinds of recipes that need no files of the user's own."""
 
 
-def runs_of(recipe: Recipe, root: Path | None = None) -> list[Run]:
+def runs_of(recipe: Recipe, root: Path | None = None) -> list[Entry]:
     """The runs of a recipe in order, each in its folder below `root`. Raises InputError for settings that none has."""
-    kind = RUNS.get(recipe.kind)
+    kind = ENTRIES.get(recipe.kind)
     if kind is None:
         raise InputError(
             f"{recipe.name} needs files of your own, which {recipe.folder / 'README.md'} names; "
@@ -34,7 +31,7 @@ def runs_of(recipe: Recipe, root: Path | None = None) -> list[Run]:
         raise InputError(f"{recipe.folder / 'recipe.toml'} has settings that no run has ({e}); mend it") from None
 
 
-def table_of(runs: Sequence[Run]) -> pd.DataFrame:
+def table_of(runs: Sequence[Entry]) -> pd.DataFrame:
     """A row or more for every finished run."""
     return pd.DataFrame([row for run in runs for row in run.rows()])
 

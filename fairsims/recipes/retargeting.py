@@ -3,48 +3,47 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from fairsims import jobs
+from fairsims.audit.facts import SIDES
+from fairsims.audit.result import AuditResult
 from fairsims.errors import ChangedSettings
-from fairsims.files import read_json
-from fairsims.recipes.run import Report, Row, Run, retarget_config
+from fairsims.recipes.entries import Comparison, Entry, Row, Table, retarget_config
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.job import prepare
-from fairsims.run import PLAN
+from fairsims.run import PLAN, Progress
 
 SAMPLED_BY = ("model", "steps", "solver", "precision", "sample_batch")
 TRAINED_BY = ("budget", "lr", "batch_size", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retargeting(Run):
+class Retargeting(Entry):
     """`fairsims retarget`."""
 
     config: RetargetConfig
 
     keys = ("mode", "interval", "target", "seed", "attributes")
+    result = "audit/audit.json"
+    measured = (*Comparison.measured, "nearest_median")
 
     @classmethod
-    def of(cls, recipe: Mapping[str, Any], options: Mapping[str, Any], root: Path) -> Self:
+    def of(cls, recipe: Table, options: Table, root: Path) -> Self:
         config = retarget_config(recipe, options)
         inside = f"-{config.interval[0]:g}-{config.interval[1]:g}" if config.interval else ""
         return cls(folder=root / f"{config.mode}{inside}-{config.label}-seed{config.seed}", config=config)
 
-    @property
-    def seed(self) -> int:
-        return self.config.seed
-
-    def carry_out(self, earlier: Sequence[Run], *, report: Report, command: str) -> None:
+    def carry_out(self, earlier: Sequence[Entry], *, progress: Progress, command: str) -> None:
         for other in earlier:
             if isinstance(other, Retargeting) and other.seed == self.seed:
                 self._take_over(other)
         job = prepare(self.config)
         try:
-            jobs.run_retarget(job, self.folder, report=report, command=command)
+            jobs.run_retarget(job, self.folder, report=progress, command=command)
         except ChangedSettings as e:
             if str(self.folder / "auxiliary") not in str(e):
                 raise
@@ -52,7 +51,7 @@ class Retargeting(Run):
             shutil.rmtree(self.folder / "auxiliary")
             for name in (PLAN, "complement.parquet"):
                 (self.folder / name).unlink(missing_ok=True)
-            jobs.run_retarget(job, self.folder, report=report, command=command)
+            jobs.run_retarget(job, self.folder, report=progress, command=command)
 
     def _take_over(self, other: Retargeting) -> None:
         """Runs of one seed that sample alike share their base pool and, trained alike, their auxiliary."""
@@ -69,43 +68,34 @@ class Retargeting(Run):
                 shutil.copytree(other.folder / part, whole)
                 whole.rename(self.folder / part)
 
-    def rows(self) -> list[Row]:
-        path, config = self.folder / "audit" / "audit.json", self.config
-        if not path.exists() or not (self.folder / "status.json").exists():
+    def _rows(self, result: Table) -> list[Row]:
+        config, audit = self.config, AuditResult.from_json(result)
+        found, cost, quality = audit.attributes[config.attrs[0]], audit.cost, audit.quality
+        if audit.method is None or cost is None or quality is None:
             return []
-        result = read_json(path)
-        section = result["attributes"][config.attrs[0]]
-        focus = section["focus"]
-        before, after, q = section["before"][focus], section["after"][focus], result["quality"]
-        concept = section["by_split"].get("concept", section["by_split"][section["split"]])
-        seconds = {s["stage"]: s["seconds"] for s in result["cost"]["stages"]}
-        wrong = [abs(section["after"][c]["share"] - t) for c, t in section["target"].items()]
-        row = {
-            "mode": config.mode, "interval": config.interval, "target": section["target"][focus], "seed": config.seed,
-            "before": before["share"], "after": after["share"], "low": after["low"], "high": after["high"],
-            "raw": after["raw"], "concept": concept["after"][focus]["share"], "worst_error": max(wrong),
-            "strength": result["method"]["strength"], "images_per_kept": result["cost"]["after"]["images_per_kept"],
-            **{
-                f"{name}_{when}": q[when][name]
-                for name in ("fd_target", "fd_reference", "precision", "recall", "nearest_median")
-                for when in ("before", "after") if name in q[when]
-            },
-            "evaluations": result["cost"]["after"]["evaluations_per_image"],
-            "seconds": sum(seconds.values()), **{f"seconds_{k}": v for k, v in seconds.items()},
-            "peak_memory_gb": result["cost"]["peak_memory_gb"],
-        }  # fmt: skip
-        return [row | (_several(config, result) if len(config.names) > 1 else {})]
+        focus, by_split = found.focus, found.by_split
+        after = found.after[focus]
+        concept = by_split.get("concept") or by_split[str(found.split)]
+        seconds = {s.stage: s.seconds or 0.0 for s in cost.stages}
+        row: Row = {"mode": config.mode, "interval": config.interval, "target": found.target[focus]}
+        row |= {"seed": config.seed, "before": found.before[focus].share, "after": after.share, "low": after.low}
+        row |= {"high": after.high, "raw": after.raw, "concept": concept["after"][focus].share}
+        row |= {"worst_error": max(abs(found.after[c].share - t) for c, t in found.target.items())}
+        row |= {"strength": audit.method.strength, "images_per_kept": cost.after.images_per_kept}
+        row |= {f"{k}_{s}": quality.side(s)[k] for k in self.measured for s in SIDES if k in quality.side(s)}
+        row |= {"evaluations": cost.after.evaluations_per_image, "seconds": sum(seconds.values())}
+        row |= {f"seconds_{k}": v for k, v in seconds.items()} | {"peak_memory_gb": cost.peak_memory_gb}
+        return [row | (self._several(audit) if len(config.names) > 1 else {})]
 
-
-def _several(config: RetargetConfig, result: Mapping[str, Any]) -> Row:
-    """How far each attribute's worst share is from its target, or has drifted, and every share after."""
-    found: Row = {"attributes": config.label, "rounds": len(result["rounds"])}
-    for name, section in result["attributes"].items():
-        after = {c: section["after"][c]["share"] for c in section["classes"]}
-        if "target" in section:
-            found[f"{name}_worst"] = max(abs(after[c] - t) for c, t in section["target"].items())
-            found[f"{name}_reached"] = section["reached"]
-        else:
-            found[f"{name}_drift"], found[f"{name}_held"] = section["drift"]["largest"], section["drift"]["held"]
-        found |= {f"{name}.{c}": share for c, share in after.items()}
-    return found
+    def _several(self, audit: AuditResult) -> Row:
+        """How far each attribute's worst share is from its target, or has drifted, and every share after."""
+        found: Row = {"attributes": self.config.label, "rounds": len(audit.rounds)}
+        for name, attribute in audit.attributes.items():
+            after = {c: attribute.after[c].share for c in attribute.classes}
+            if attribute.target:
+                found[f"{name}_worst"] = max(abs(after[c] - t) for c, t in attribute.target.items())
+                found[f"{name}_reached"] = attribute.reached
+            elif attribute.drift is not None:
+                found |= {f"{name}_drift": attribute.drift.largest, f"{name}_held": attribute.drift.preserved}
+            found |= {f"{name}.{c}": share for c, share in after.items()}
+        return found
