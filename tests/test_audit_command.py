@@ -287,7 +287,7 @@ def test_a_class_without_images_is_measured(digits_pool: MakePool) -> None:
         (["--attr", "parity", "--target", "0.5", "--target", "0.4"], "--target is given 2 times for 1 --attr"),
         (["--attr", "parity", "--hold", "digit"], "--hold is digit without --after; expected a second source"),
         (["--attr", "parity", "--split", "moon"], "there is no split 'moon'"),
-        (["--attr", "parity", "--tolerance", "0"], "--tolerance is 0.0; expected a number between 0 and 1"),
+        (["--attr", "parity", "--target", "0.5", "--tolerance", "0"], "--tolerance is 0.0; expected a number between 0 and 1"),
         (["--attr", "parity", "--reference", "digit"], "did you mean 'digits'"),
         (["--attr", "parity", "--reference", "emoji-people"], "emoji-people has 3 channels; expected 1"),
         (["--attr", "parity", "--reference", "nowhere.npz"], "nowhere.npz is missing"),

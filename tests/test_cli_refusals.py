@@ -64,10 +64,11 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         (["--target", "0.5", "--hold", "parity"], "--attr is 'parity' twice, among those targeted and held"),
         (["--target", "0.5", "--hold", "half"], "no embedded classifier for half at 8x8 grey"),
         (["--target", "0.5", "--hold", "half", "--classifier", "x"], "--classifier is 'x'; expected ATTR=PATH"),
-        (["--target", "0.5", "--drift", "0"], "--drift is 0.0; expected a positive number"),
+        (["--target", "0.5", "--drift", "0.1"], "--drift changes nothing without --hold; leave it out"),
+        (["--target", "0.5", "--hold", "half", "--drift", "0"], "--drift is 0.0; expected a positive number"),
         (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
         (["--target", "0.5", "--interval", "1,5"], "--interval is (1.0, 5.0); expected none with merged"),
-        (["--target", "0.5", "--interval", "1", "--mode", "guided"], "--interval is '1'; expected two noise levels"),
+        (["--target", "0.5", "--interval", "1", "--mode", "guided"], "--interval is '1'; expected two numbers"),
         (
             ["--target", "0.5", "--interval", "5,1", "--mode", "guided"],
             "expected two finite noise levels, the lower first",
@@ -87,7 +88,7 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
             "--finetune is micro_batch=1.5; expected a whole number",
         ),
         (["--target", "0.5", "--finetune", "xflip=0.3"], "--finetune is xflip=0.3; expected 0, 1, true or false"),
-        (["--target", "0.5", "--finetune", "xflip=yes"], "--finetune is xflip=yes; expected NAME=NUMBER"),
+        (["--target", "0.5", "--finetune", "xflip=yes"], "--finetune is 'xflip=yes'; expected NAME=NUMBER"),
         (["--target", "0.5", "--pool", "10"], "--pool is 10; expected 200"),
         (["--target", "0.5", "--pool", "5000000"], "--pool is 5000000; expected 200 to 3,999,999 images"),
         (["--target", "0.5", "--audit", "10000000"], "--audit is 10000000; expected 50 to 999,999 images"),
@@ -98,7 +99,7 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         (["--target", "0.5", "--budget", "nan"], "--budget is nan; expected a positive number"),
         (["--target", "0.5", "--steps", "1"], "--steps is 1; expected 2 or more"),
         (["--target", "0.5", "--audit", "3"], "--audit is 3; expected 50"),
-        (["--target", "0.5", "--pilots", "many"], "--pilots is 'many'; expected sizes"),
+        (["--target", "0.5", "--pilots", "many"], "--pilots is 'many'; expected whole numbers with commas"),
         (["--target", "0.5", "--pilots", "10"], "--pilots is (10,); expected sizes of 50"),
         (["--target", "0.5", "--floor", "1"], "--floor is 1.0; expected a probability"),
         (["--target", "0.5", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
@@ -262,7 +263,7 @@ def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path:
     [
         (["--seeds", "nine"], "--seeds is 'nine'; expected first-last"),
         (["--seeds", "-5"], "--seeds is '-5'; expected first-last"),
-        (["--seeds", "9-3"], "--seeds is '9-3'; expected the last not below the first"),
+        (["--seeds", "9-3"], "--seeds is '9-3'; expected first-last, such as 0-1023, the last not below the first"),
         (["--seeds", "0-3", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
         (["--seeds", "0-3", "--steps", "1"], "--steps is 1; expected 2 or more"),
     ],
@@ -446,11 +447,36 @@ def test_a_classifier_is_not_trained_over_a_model(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in model.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    ("kind", "option", "owner"), [("probe", ["--kimg", "3"], "cnn"), ("cnn", ["--backbone", "classifier:x"], "probe")]
-)
-def test_an_option_of_the_other_kind_of_classifier_is_refused(
-    tmp_path: Path, kind: str, option: list[str], owner: str
-) -> None:
+@pytest.mark.parametrize(("kind", "option"), [("probe", ["--kimg", "3"]), ("cnn", ["--backbone", "classifier:x"])])
+def test_an_option_of_the_other_kind_of_classifier_is_refused(tmp_path: Path, kind: str, option: list[str]) -> None:
     command = ["classifier", "train", "--kind", kind, "--data", "digits", "--attr", "parity", *option]
-    assert f"{option[0]} is for --kind {owner}; leave it out" in refused(*command, "--out", tmp_path / "c")
+    assert f"{option[0]} changes nothing with --kind {kind}; leave it out" in refused(*command, "--out", tmp_path / "c")
+
+
+GENDER = ["--attr", "gender", "--target", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["retarget", *GENDER, "--out", "x"], ["--runs", "elsewhere"]),
+        (["retarget", *GENDER, "--out", "x"], ["--drift", "0.01"]),
+        *[(["sweep", "--out", "x"], [f"--{name}", "0.9"]) for name in ("omega", "cap", "floor", "tolerance")],
+        (["audit", "--before", "digits", "--attr", "parity"], ["--tolerance", "0.01"]),
+        (["audit", "--before", "digits", *GENDER], ["--drift", "0.01"]),
+        (["audit", "--before", "digits", *GENDER], ["--features", "inception"]),
+        (["audit", "--before", "digits", *GENDER], ["--inception-weights", "w.pth"]),
+        (["train", "--init", "digits-8", "--data", "digits", "--out", "x"], ["--arch", "ddpmpp"]),
+        (["train", "--init", "digits-8", "--data", "digits", "--out", "x"], ["--dropout", "0.1"]),
+        (["classifier", "evaluate", "digits-parity", "--data", "digits-skewed"], ["--folds", "3"]),
+        (["classifier", "evaluate", "digits-parity", "--data", "digits-skewed"], ["--seed", "3"]),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_change_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused(*command, *option)
+    assert f"{option[0]} changes nothing " in line
+    assert line.endswith("; leave it out")
+    assert list(tmp_path.iterdir()) == []

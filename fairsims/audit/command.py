@@ -30,25 +30,32 @@ class AuditConfig:
     """What to audit, as the command line says it."""
 
     before: str
-    """A pool, image folder, EDM zip, Parquet file or embedded data set."""
+    """Images of the model as it was: pool, folder, zip, Parquet or embedded data set."""
     attr: tuple[str, ...]
+    """Attribute, e.g. gender."""
     after: str | None = None
+    """Images of the model as it is; without it the one source is measured."""
     target: tuple[str, ...] = ()
-    """None, or one for each attribute in their order."""
+    """0.5, uniform or woman=0.3,man=0.7; one for each attribute in their order, or none."""
     hold: tuple[str, ...] = ()
-    """Attributes without a target whose change from before to after is judged."""
+    """Attribute that was to stay: its change from before to after is judged."""
     classifier: tuple[str, ...] = ()
-    """Folders, embedded names or tables, each for the attribute it labels (or ATTR=SPEC); embedded ones otherwise."""
+    """Folder, embedded name or table of labels, ATTR=SPEC among several; the one that fits by default."""
     reference: str | None = None
-    """Real images to measure quality against, or an EDM `.npz` of Inception statistics."""
+    """Real images to hold quality against: path, embedded name, or an EDM .npz of Inception statistics."""
     labels: tuple[str, ...] = ()
-    """Tables of labels by people, `FILE` or `SIDE=FILE`."""
+    """Labels by people of some images; SIDE is before or after."""
     features: tuple[str, ...] = ("classifier",)
-    """Feature extractors of the quality numbers; the first one's are the headline."""
+    """Extractor of the quality numbers: classifier, inception, dinov2-vit-b-14 or clip:MODEL. The first one's are the
+    headline."""
     inception_weights: Path | None = None
+    """File of the Inception weights; downloaded otherwise."""
     split: str | None = None
+    """Held-out split whose errors correct the shares; the classifier's own choice by default."""
     tolerance: float = 0.03
+    """A target is reached when the interval of the share lies inside target +- this."""
     drift: float = 0.03
+    """An attribute to hold is preserved when every share changes by less than this, interval included."""
 
     def __post_init__(self) -> None:
         names = [*self.attr, *self.hold]

@@ -39,6 +39,11 @@ class Augmentation:
     erase: float = 0.5
     """Share of images with a flat rectangle of up to 3/4 of the side pasted in."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise ValueError(f"augment is {name}={value}; expected 0 or more")
+
 
 def augment(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """float32 `(B, C, H, W)` in [-1, 1] to the same, changed."""

@@ -32,8 +32,9 @@ class HeldOut:
     group_by: tuple[str, ...] = ()
     """Images that agree in these label columns are held out together; none: every image by itself."""
     folds: int = 5
+    """Parts that the images are cut into, each held out once."""
     near_duplicates: float = 0.0
-    """Images that differ by no more than this are held out together as well (grey levels, see `groups_of`)."""
+    """Grey levels by which images may differ and still be held out together; 0: same pixels."""
 
     def __post_init__(self) -> None:
         if self.folds < 2:
@@ -42,7 +43,7 @@ class HeldOut:
             raise ValueError(f"near_duplicates is {self.near_duplicates}; expected grey levels from 0 to 127")
 
     @classmethod
-    def parse(cls, text: str, *, folds: int, near_duplicates: float) -> HeldOut:
+    def parse(cls, text: str, *, folds: int = 5, near_duplicates: float) -> HeldOut:
         """`concept,skin_tone`, or with a name `variant:concept,skin_tone`; "" holds out single images."""
         name, _, columns = text.rpartition(":")
         group_by = tuple(c.strip() for c in columns.split(",") if c.strip())

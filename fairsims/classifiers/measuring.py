@@ -49,10 +49,8 @@ def evaluate_classifier(
     when all images were trained on, or the classes are others.
     """
     classifier = load_classifier(spec)
-    folder = Path(spec) if Path(spec).is_dir() else embedded_classifiers().get(spec)
-    config = read_json(folder / "config.json") if folder is not None else {}
-    own = config.get("kind") in ("cnn", "probe") and config.get("data", {}).get("digest") == data.dataset.digest
-    unseen = 0
+    folder, config = _folder_of(spec)
+    own, unseen = is_refitted(spec, data), 0
     if own:
         probabilities, groups = _refitted(config, data, split, seed, say, report)
     else:
@@ -79,6 +77,18 @@ def evaluate_classifier(
         "confusion": [list(row) for row in confusion.counts],
         "written": str(written) if written else "nowhere: it ships with fairsims or is no folder; give --out",
     }
+
+
+def is_refitted(spec: str, data: Labelled) -> bool:
+    """Whether `evaluate_classifier` fits the classifier again for every fold: on the data that it was trained on."""
+    _, config = _folder_of(spec)
+    return config.get("kind") in ("cnn", "probe") and config.get("data", {}).get("digest") == data.dataset.digest
+
+
+def _folder_of(spec: str) -> tuple[Path | None, dict[str, Any]]:
+    """The folder of a classifier and its config.json; None and nothing where it has none."""
+    folder = Path(spec) if Path(spec).is_dir() else embedded_classifiers().get(spec)
+    return folder, read_json(folder / "config.json") if folder is not None else {}
 
 
 def _refitted(

@@ -114,9 +114,9 @@ class ProbeTrainer:
     """Multinomial logistic regression on standardised frozen features, classes weighted equally."""
 
     backbone: str
-    """What `open_backbone` opens."""
+    """Frozen features: clip:MODEL:PRETRAINED, torchvision:NETWORK:WEIGHTS or classifier:NAME."""
     strength: float = 1.0
-    """C of scikit-learn: the smaller, the stronger the penalty on the weights."""
+    """C of the logistic regression: the smaller, the stronger the penalty on its weights."""
     kind: str = "probe"
 
     def __post_init__(self) -> None:

@@ -26,13 +26,16 @@ N = TypeVar("N", bound=nn.Module)
 class ClassifierRecipe:
     """Settings of one training."""
 
-    kimg: float
-    """Budget: thousands of images seen."""
+    kimg: float = 60.0
+    """Budget in thousands of images (kimg)."""
     batch_size: int = 64
+    """Images per step."""
     lr: float = 2e-3
     """Peak learning rate of AdamW; a short ramp up to it, half a cosine down to 0."""
     weight_decay: float = 0.05
+    """Decay of AdamW, of the kernels alone."""
     label_smoothing: float = 0.1
+    """Share of each target that is spread over all classes."""
     mixup: float = 0.0
     """Parameter of the Beta that blends half of the images of a batch in pairs; 0 blends none."""
     average_from: float = 0.5
@@ -41,6 +44,7 @@ class ClassifierRecipe:
     precision: str = "bfloat16"
     """Autocast type in training; a finished network runs in float32."""
     seed: int = 0
+    """Chooses folds, weights and the order of the images."""
 
     def __post_init__(self) -> None:
         for name in ("kimg", "batch_size", "lr"):

@@ -9,13 +9,11 @@ from fairsims.cli.audits import audit, dashboard, info, report
 from fairsims.cli.classifying import classifier
 from fairsims.cli.collapsing import collapse
 from fairsims.cli.common import Group
-from fairsims.cli.comparing import compare
 from fairsims.cli.imports import export, import_
 from fairsims.cli.repeating import audits
-from fairsims.cli.retargeting import retarget
+from fairsims.cli.retargeting import compare, retarget, sweep
 from fairsims.cli.signing import keygen, sign, verify
 from fairsims.cli.stages import complement, generate, label, merge
-from fairsims.cli.sweeping import sweep
 from fairsims.cli.training import finetune, train
 
 EXAMPLES = """\b

@@ -8,35 +8,16 @@ from typing import Any
 
 import click
 
-from fairsims.cli.common import Bars, command_line, json_option, path, show
+from fairsims.cli.common import Bars, command, command_line, show
+from fairsims.cli.options import PATH, json_option, refuse_idle, settings
+
+AUDIT = "fairsims.audit.command:AuditConfig"
+FORMS = ("html", "pdf", "md", "card", "croissant")
 
 
-@click.command()
-@click.option("--before", required=True, help="Images of the model as it was: pool, folder, zip, Parquet or data set.")
-@click.option("--after", help="Images of the model as it is; without it the one source is measured.")
-@click.option("--attr", multiple=True, required=True, help="Attribute, e.g. gender; again for several.")
-@click.option(
-    "--target", multiple=True, help="0.5, uniform, or woman=0.3,man=0.7; one for each --attr in order, or none."
-)
-@click.option("--hold", multiple=True, metavar="ATTR", help="Attribute that was to stay: its drift is judged.")
-@click.option(
-    "--classifier", multiple=True, help="Folder, embedded name or table of labels; the one that fits by default."
-)
-@click.option(
-    "--labels", multiple=True, metavar="[SIDE=]FILE", help="Labels by people of some images; SIDE is before or after."
-)
-@click.option("--reference", help="Real images to hold quality against: path, embedded name, or EDM .npz.")
-@click.option(
-    "--features", multiple=True, default=("classifier",), show_default=True,
-    help="Extractor of the quality numbers: classifier, inception, dinov2-vit-b-14, clip:MODEL; again for more.",
-)  # fmt: skip
-@click.option("--inception-weights", type=path, help="File of the Inception weights; downloaded otherwise.")
-@click.option("--split", help="Held-out split whose errors correct the shares.")
-@click.option(
-    "--tolerance", type=float, default=0.03, show_default=True, help="Reached: interval inside target +- this."
-)
-@click.option("--drift", type=float, default=0.03, show_default=True, help="Held: every share's change inside +- this.")
-@click.option("--out", type=path, help="Folder for audit/ and report.html; without it the result is printed only.")
+@command()
+@settings(AUDIT, hold={"metavar": "ATTR"}, labels={"metavar": "[SIDE=]FILE"})
+@click.option("--out", type=PATH, help="Folder for audit/ and report.html; without it the result is printed only.")
 @json_option
 def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     """Measure shares and quality of any images, before and after or alone."""
@@ -44,6 +25,12 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     from fairsims.audit.command import AuditConfig
     from fairsims.report.terminal import terminal_table
 
+    if not options["target"]:
+        refuse_idle("without --target", "tolerance")
+    if not options["hold"]:
+        refuse_idle("without --hold", "drift")
+    if options["reference"] is None:
+        refuse_idle("without --reference: quality is measured against real images", "features", "inception_weights")
     config = AuditConfig(**options)
     with Bars() as bars:
         result = jobs.run_audit(config, out, report=bars.report, command=command_line())
@@ -51,12 +38,11 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     click.echo(json.dumps(result) if as_json else f"{terminal_table(result)}{where}")
 
 
-@click.command()
-@click.argument("run", type=path)
+@command()
+@click.argument("run", type=PATH)
 @click.option(
-    "--form", "forms", multiple=True, type=click.Choice(("html", "pdf", "md", "card", "croissant")),
-    help="html, pdf, md, card or croissant; again for several, all that can be written by default.",
-)  # fmt: skip
+    "--form", "forms", multiple=True, type=click.Choice(FORMS), help="May be given again; all that can be by default."
+)
 @json_option
 def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
     """Write the report of a finished run or audit: page, PDF, Markdown, model card, Croissant.
@@ -83,7 +69,7 @@ def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
         click.echo("this run was signed before: its signature does not fit the new report; sign it again", err=True)
 
 
-@click.command()
+@command()
 @click.argument("path_or_name", required=False)
 @json_option
 def info(path_or_name: str | None, as_json: bool) -> None:
@@ -93,8 +79,8 @@ def info(path_or_name: str | None, as_json: bool) -> None:
     show(jobs.describe_path(path_or_name) if path_or_name else jobs.overview(), as_json)
 
 
-@click.command()
-@click.argument("runs", type=path, default=Path("runs"))
+@command()
+@click.argument("runs", type=PATH, default=Path("runs"))
 @click.option("--port", type=int, help="Port on this machine; Streamlit's choice by default.")
 @click.option("--headless", is_flag=True, help="Do not open a browser.")
 def dashboard(runs: Path, port: int | None, headless: bool) -> None:

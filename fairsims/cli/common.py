@@ -1,15 +1,16 @@
-"""What the commands share: errors as one line, common options, progress bars, printing."""
+"""What the commands share: errors as one line, progress bars, printing."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -22,13 +23,33 @@ if TYPE_CHECKING:
     from fairsims.training import Tick
 
 
-Command = TypeVar("Command", bound=Callable[..., None])
-
 PARALLEL = ("retarget", "compare", "train", "finetune", "generate", "sweep")
 """Commands that share their work under torchrun."""
 
 
-class Group(click.Group):
+class Command(click.Command):
+    """Says in the words of the command line what settings say in their own."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValueError as e:
+            # Settings are checked in `__post_init__`, which raises "<field> is <found>; expected ...".
+            if "; expected" not in str(e):
+                raise
+            field, verb, rest = str(e).partition(" is ")
+            flag = f"--{field.replace('_', '-')}"
+            known = any(flag in p.opts for p in self.params)
+            raise InputError(f"{flag if known else field}{verb}{rest}") from e
+
+
+class Verbs(click.Group):
+    """A group of commands."""
+
+    command_class = Command
+
+
+class Group(Verbs):
     """Turns errors that a user can mend into one line on stderr and exit code 2.
 
     Under torchrun the processes share the work of the commands in `PARALLEL`; any other runs on rank 0 alone.
@@ -52,26 +73,22 @@ class Group(click.Group):
             return result
         except FairsimsError as e:
             fail(str(e))
-        except ValueError as e:
-            # Settings are checked in `__post_init__`, which raises "<field> is <found>; expected ...".
-            if "; expected" not in str(e):
-                raise
-            name, found, rest = str(e).partition(" is ")
-            fail(f"--{name.replace('_', '-')}{found}{rest}" if found else str(e))
         except BrokenPipeError:
             # Whoever read the output, `head` say, has seen enough. What is left must not be tried again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except OSError as e:
-            fail(
-                f"cannot read or write {e.filename or 'a file'}: {e.strerror or e}; free space or choose another folder"
-            )
+            where = e.filename or "a file"
+            fail(f"cannot read or write {where}: {e.strerror or e}; free space or choose another folder")
         except click.UsageError as e:
             if not engine.launched():
                 raise
             leave(e.show)
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from here")
+
+
+command = functools.partial(click.command, cls=Command)
 
 
 def fail(message: str) -> NoReturn:
@@ -89,79 +106,6 @@ def leave(say: Callable[[], None]) -> NoReturn:
         sys.stderr.flush()
         os._exit(2)
     sys.exit(2)
-
-
-def given_once(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> str | None:
-    """The value of an option that other commands take several times; click alone would drop all but the last."""
-    if len(values) > 1:
-        raise InputError(f"--{option.name} is given {len(values)} times; expected once: this command takes one")
-    return values[0] if values else None
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-model_option = click.option(
-    "--model", default="emoji-people-32", show_default=True, help="Checkpoint folder or embedded model."
-)
-attr_option = click.option("--attr", multiple=True, callback=given_once, required=True, help="Attribute, e.g. gender.")
-target_option = click.option(
-    "--target", multiple=True, callback=given_once, required=True, help="0.5, uniform, or woman=0.3,man=0.7."
-)
-classifier_option = click.option(
-    "--classifier", help="Classifier folder or embedded name; the one that fits by default."
-)
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Type of the network's products; auto is bfloat16 where the hardware has it.",
-)
-compile_option = click.option(
-    "--compile", "compiled", is_flag=True, help="torch.compile the networks: minutes at the start, faster after."
-)
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
-steps_option = click.option("--steps", type=int, default=12, show_default=True, help="Noise levels of the sampler.")
-solver_option = click.option(
-    "--solver", type=click.Choice(["heun", "euler", "dpmpp2m"]), default="heun", show_default=True, help="ODE solver."
-)
-omega_option = click.option("--omega", type=float, help="Planned omega of the complement rule.")
-cap_option = click.option("--cap", type=float, default=2.0, show_default=True, help="Largest strength.")
-floor_option = click.option(
-    "--floor", type=float, default=0.9, show_default=True, help="Least class probability in the complement set."
-)
-size_option = click.option("--complement-size", type=int, help="Images in the complement set; all that fit by default.")
-budget_option = click.option(
-    "--budget", type=float, default=9.6, show_default=True, help="Fine-tuning of the auxiliary, kimg."
-)
-lr_option = click.option("--lr", type=float, default=3e-4, show_default=True, help="Learning rate of the fine-tune.")
-batch_option = click.option(
-    "--batch-size", type=int, default=64, show_default=True, help="Images per fine-tuning step."
-)
-finetune_option = click.option(
-    "--finetune", multiple=True, metavar="NAME=VALUE", help="Another setting of the fine-tune, e.g. augment=0.15."
-)
-path = click.Path(path_type=Path)
-reference_option = click.option("--reference", help="Real data for quality; the base's training data by default.")
-sample_batch_option = click.option(
-    "--sample-batch", type=int, default=128, show_default=True, help="Images sampled at once."
-)
-
-
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in this order in the help."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-fine_tuning_options = with_options(batch_option, lr_option, finetune_option, omega_option, cap_option, floor_option)
-"""Of every command that trains an auxiliary on a drawn set."""
-sampling_options = with_options(solver_option, sample_batch_option, precision_option, seed_option)
-"""Of every command that samples base and auxiliary."""
 
 
 class Bars:
@@ -234,43 +178,3 @@ def _lines(value: dict[str, Any], indent: int = 0) -> Iterable[str]:
 def command_line() -> str:
     """The command as it was typed, for the record."""
     return shlex.join(["fairsims", *sys.argv[1:]])
-
-
-def sizes_of(text: str) -> tuple[int, ...]:
-    """`512,1024` as numbers."""
-    try:
-        return tuple(int(p) for p in text.split(","))
-    except ValueError:
-        raise InputError(f"--pilots is {text!r}; expected sizes such as 512,1024,3072") from None
-
-
-def values_of(texts: Sequence[str]) -> dict[str, float]:
-    """`["augment=0.15", "xflip=true"]` as names and numbers."""
-    switch = {"true": True, "false": False}
-    try:
-        return {n: switch[v] if v in switch else float(v) for n, _, v in (t.partition("=") for t in texts)}
-    except ValueError:
-        raise InputError(f"--finetune is {', '.join(texts)}; expected NAME=NUMBER such as augment=0.15") from None
-
-
-def interval_of(text: str | None) -> tuple[float, float] | None:
-    """`0.2,5` as two noise levels."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(p) for p in text.split(","))
-    except ValueError:
-        raise InputError(f"--interval is {text!r}; expected two noise levels such as 0.2,5") from None
-    return low, high
-
-
-def seed_range(text: str) -> range:
-    """`0-1023` as a range that includes both ends."""
-    first, _, last = text.partition("-")
-    try:
-        wanted = range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise InputError(f"--seeds is {text!r}; expected first-last, such as 0-1023") from None
-    if len(wanted) == 0:
-        raise InputError(f"--seeds is {text!r}; expected the last not below the first")
-    return wanted

@@ -6,22 +6,23 @@ from pathlib import Path
 
 import click
 
-from fairsims.cli.common import json_option, path, show
+from fairsims.cli.common import Verbs, show
+from fairsims.cli.options import PATH, json_option
 
 
-@click.group("import")
+@click.group("import", cls=Verbs)
 def import_() -> None:
     """Make a checkpoint folder of another project's model."""
 
 
-@click.group()
+@click.group(cls=Verbs)
 def export() -> None:
     """Write a checkpoint in another project's format."""
 
 
 @import_.command("edm")
-@click.argument("snapshot", type=path)
-@click.argument("out", type=path)
+@click.argument("snapshot", type=PATH)
+@click.argument("out", type=PATH)
 @json_option
 def import_edm(snapshot: Path, out: Path, as_json: bool) -> None:
     """A snapshot of NVlabs/edm (.pkl), read without executing anything in it."""
@@ -32,8 +33,8 @@ def import_edm(snapshot: Path, out: Path, as_json: bool) -> None:
 
 
 @import_.command("diffusers")
-@click.argument("folder", type=path)
-@click.argument("out", type=path)
+@click.argument("folder", type=PATH)
+@click.argument("out", type=PATH)
 @json_option
 def import_diffusers(folder: Path, out: Path, as_json: bool) -> None:
     """A local folder of a diffusers DDPM or DDIM pipeline (unconditional, pixels)."""
@@ -44,7 +45,7 @@ def import_diffusers(folder: Path, out: Path, as_json: bool) -> None:
 
 @export.command("diffusers")
 @click.argument("checkpoint")
-@click.argument("out", type=path)
+@click.argument("out", type=PATH)
 @json_option
 def export_diffusers(checkpoint: str, out: Path, as_json: bool) -> None:
     """A model that came from diffusers, also fine-tuned or merged, as a pipeline folder."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fairsims.cli.common import Bars, command_line, json_option, path
+from fairsims.cli.common import Bars, Verbs, command_line
+from fairsims.cli.options import PATH, json_option
 from fairsims.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ SHOWN = 3
 """Other numbers of a row that are named; --json has all."""
 
 
-@click.group()
+@click.group(cls=Verbs)
 def audits() -> None:
     """Repeat recorded audits and see what differs."""
 
@@ -54,7 +55,7 @@ def _facts(recipe: Recipe) -> dict[str, Any]:
 
 @audits.command("run")
 @click.argument("name")
-@click.option("--runs", type=path, help="Folder of the runs; by default runs/audits, of loops runs/collapse.")
+@click.option("--runs", type=PATH, help="Folder of the runs; by default runs/audits, of loops runs/collapse.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="Carry out the runs of this seed only; again for more.")
 @click.option("--only", default="", help="Carry out the runs whose folder's name starts so.")
 @click.option("--record", is_flag=True, help="Keep the results in the recipe's folder, in place of those recorded.")

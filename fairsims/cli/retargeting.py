@@ -1,4 +1,4 @@
-"""`fairsims retarget`."""
+"""`fairsims retarget`, `compare` and `sweep`."""
 
 from __future__ import annotations
 
@@ -8,76 +8,34 @@ from typing import Any
 
 import click
 
-from fairsims.cli.common import (
-    Bars,
-    budget_option,
-    command_line,
-    fine_tuning_options,
-    interval_of,
+from fairsims.cli.common import Bars, command, command_line, say, show
+from fairsims.cli.options import (
+    INTERVALS,
+    PATH,
+    RETARGET,
+    SIZES,
+    WORDS,
     json_option,
-    model_option,
-    path,
-    sampling_options,
-    say,
-    show,
-    size_option,
-    sizes_of,
-    steps_option,
-    values_of,
+    option,
+    out_option,
+    refuse_idle,
+    settings,
 )
 from fairsims.errors import InputError
 
+SWEEP = "fairsims.retarget.grid:SweepConfig"
+ONCE = ("attr", "target", "classifier")
+TO_SEVERAL = ("hold", "drift", "mode", "rounds")
+"""Settings of `retarget` alone: a comparison and a sweep have one attribute and fine-tune once."""
 
-@click.command()
-@model_option
-@click.option("--attr", multiple=True, required=True, help="Attribute, e.g. gender; again for several at once.")
-@click.option(
-    "--target", multiple=True, required=True, help="0.5, uniform, or woman=0.3,man=0.7; one for each --attr, in order."
-)
-@click.option("--hold", multiple=True, metavar="ATTR", help="Attribute whose shares must stay; may be given again.")
-@click.option("--drift", type=float, default=0.03, show_default=True, help="Held: every share's change inside +- this.")
-@click.option(
-    "--mode",
-    type=click.Choice(["merged", "guided"]),
-    default="merged",
-    show_default=True,
-    help="One network, or two (SIMS).",
-)
-@click.option(
-    "--classifier",
-    multiple=True,
-    help="Classifier folder or embedded name, of several attributes ATTR=PATH; the one that fits by default.",
-)
-@click.option("--reference", help="Real data for the audit; the base's training data by default.")
-@click.option("--out", type=path, help="Run folder; by default runs/NNNNN-ATTR-TARGET, resumed when begun.")
-@click.option("--runs", type=path, default=Path("runs"), show_default=True, help="Where numbered run folders go.")
-@click.option("--pool", type=int, default=3072, show_default=True, help="Images of the base to label and draw from.")
-@budget_option
-@fine_tuning_options
-@size_option
-@click.option(
-    "--rounds", type=int, default=2, show_default=True, help="Fine-tunes at most, where one strength cannot serve all."
-)
-@click.option("--pilots", default="512,1024,3072", show_default=True, help="Calibration images of each pilot.")
-@click.option("--audit", type=int, default=2048, show_default=True, help="Audit images, before and after each.")
-@click.option(
-    "--tolerance", type=float, default=0.03, show_default=True, help="Reached: interval inside target +- this."
-)
-@steps_option
-@sampling_options
-@click.option("--interval", metavar="LO,HI", help="Guided only: noise levels at which the auxiliary is called.")
+
+@command()
+@settings(RETARGET, hold={"metavar": "ATTR"})
+@click.option("--out", type=PATH, help="Run folder; by default runs/NNNNN-ATTR-TARGET, resumed when begun.")
+@click.option("--runs", type=PATH, default=Path("runs"), show_default=True, help="Where numbered run folders go.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved plan and its cost, and stop.")
 @json_option
-def retarget(
-    out: Path | None,
-    runs: Path,
-    pilots: str,
-    interval: str | None,
-    precision: str,
-    dry_run: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Retarget a model to a mix of classes, with audit and report. The same command again resumes.
 
     torchrun shares sampling and training between processes.
@@ -92,10 +50,11 @@ def retarget(
             f"there are {len(options['attr'])} --attr and {len(options['target'])} --target; "
             "give one --target for each --attr, in their order"
         )
-    config = RetargetConfig(
-        **options | {"finetune": values_of(options["finetune"]), "pilots": sizes_of(pilots)},
-        interval=interval_of(interval), precision=jobs.resolve_precision(precision),
-    )  # fmt: skip
+    if out is not None:
+        refuse_idle("beside --out", "runs")
+    if not options["hold"]:
+        refuse_idle("without --hold", "drift")
+    config = RetargetConfig(**options)
     job = prepare(config)
     if dry_run:
         show(jobs.dry_run(job), as_json)
@@ -105,3 +64,72 @@ def retarget(
         result = jobs.run_retarget(job, run, report=bars.report, command=command_line())
     table = f"{terminal_table(result)}\n\nreport  {run / 'report.html'}\nmodel   {run / config.mode}"
     say(json.dumps({"run": str(run), **result}) if as_json else table)
+
+
+@command()
+@option(RETARGET, "model")
+@settings(RETARGET, *ONCE, once=True)
+@settings(RETARGET, without=("model", *ONCE, *TO_SEVERAL), tolerance={"help": "Shown beside the errors: +- this."})
+@out_option
+@json_option
+def compare(out: Path, as_json: bool, **options: Any) -> None:
+    """Compare ways to a target: base, resampling, naive fine-tuning, SIMS merged and guided.
+
+    At equal network evaluations per kept image: the guided arm samples with --steps, every other arm with the steps
+    that cost as much. The same command again resumes. torchrun shares sampling and training between processes.
+    """
+    from fairsims import jobs
+    from fairsims.report.comparison import comparison_table
+    from fairsims.retarget.config import RetargetConfig
+    from fairsims.retarget.job import prepare
+
+    config = RetargetConfig(**options, mode="guided")
+    with Bars() as bars:
+        result = jobs.run_compare(prepare(config), out, report=bars.report, command=command_line())
+    text = f"{comparison_table(result)}\n\ntable   {out / 'compare.parquet'}\npage    {out / 'compare.md'}"
+    say(json.dumps({"comparison": str(out), **result}) if as_json else text)
+
+
+@command()
+@option(RETARGET, "model")
+@option(RETARGET, "attr", once=True, required=False, help="Attribute; the classifier's when one is given.")
+@click.option(
+    "--target",
+    default="base",
+    show_default=True,
+    help="0.5, uniform or woman=0.3,man=0.7; base: the auxiliary learns the pool as it is, for quality alone (SIMS).",
+)
+@option(RETARGET, "classifier", once=True)
+@settings(SWEEP, without=("run", "steer"), sizes={"type": SIZES}, modes={"type": WORDS}, intervals={"type": INTERVALS})
+@settings(
+    RETARGET,
+    without=("model", *ONCE, *TO_SEVERAL, "budget", "complement_size", "interval", "pilots", "audit"),
+    tolerance={"help": "Points whose share lies within this of the target are near it."},
+)
+@out_option
+@json_option
+def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_json: bool, **options: Any) -> None:
+    """Measure share and quality over budgets, strengths and set sizes. The same command again resumes."""
+    import pandas as pd
+
+    from fairsims import jobs
+    from fairsims.options import settings_of
+    from fairsims.report.sweep_table import sweep_table
+    from fairsims.retarget.config import RetargetConfig
+    from fairsims.retarget.grid import SweepConfig
+
+    if target == "base":
+        refuse_idle("without a --target: the auxiliary learns the pool as it is", "omega", "cap", "floor", "tolerance")
+    grid = {name: options.pop(name) for name in settings_of(SWEEP) if name in options}
+    run = RetargetConfig(
+        attr=attr or jobs.attribute_of(classifier),
+        target="uniform" if target == "base" else target,
+        classifier=classifier,
+        **options,
+    )
+    config = SweepConfig(run=run, steer=target != "base", **grid)
+    with Bars() as bars:
+        result = jobs.run_sweep(config, out, report=bars.report, command=command_line())
+    table = sweep_table(pd.read_parquet(out / "sweep.parquet"), result)
+    table += f"\n\ntable   {out / 'sweep.parquet'}\nfigures {' '.join(map(str, sorted(out.glob('*.png'))))}"
+    say(json.dumps({"sweep": str(out), **result}) if as_json else table)

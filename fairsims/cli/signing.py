@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
-from fairsims.cli.common import json_option, path, show
+from fairsims.cli.common import command, show
+from fairsims.cli.options import PATH, json_option
 
 PASSPHRASE = "FAIRSIMS_PASSPHRASE"
 
 
-@click.command()
-@click.argument("out", type=path)
+@command()
+@click.argument("out", type=PATH)
 @click.option("--passphrase", is_flag=True, help=f"Lock the key: asked for, or taken from ${PASSPHRASE}.")
 @json_option
 def keygen(out: Path, passphrase: bool, as_json: bool) -> None:
@@ -29,9 +30,9 @@ def keygen(out: Path, passphrase: bool, as_json: bool) -> None:
     show({"private key": str(out), "public key": f"{out}.pub", "fingerprint": key}, as_json)
 
 
-@click.command()
-@click.argument("run", type=path)
-@click.option("--key", type=path, required=True, help="Private key that `fairsims keygen` made.")
+@command()
+@click.argument("run", type=PATH)
+@click.option("--key", type=PATH, required=True, help="Private key that `fairsims keygen` made.")
 @json_option
 def sign(run: Path, key: Path, as_json: bool) -> None:
     """Sign every file of a finished run or audit."""
@@ -45,9 +46,9 @@ def sign(run: Path, key: Path, as_json: bool) -> None:
     show({"signature": str(envelope), "fingerprint": signing.fingerprint(private.public_key())}, as_json)
 
 
-@click.command()
-@click.argument("run", type=path)
-@click.option("--public-key", type=path, help="Key of the signer, from a source that you trust.")
+@command()
+@click.argument("run", type=PATH)
+@click.option("--public-key", type=PATH, help="Key of the signer, from a source that you trust.")
 @json_option
 def verify(run: Path, public_key: Path | None, as_json: bool) -> None:
     """Hold a run's files against its signature, or its manifest; exit 1 when something changed."""

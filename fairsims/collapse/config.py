@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LOOPS = ("synthetic", "augmentation", "fresh")
+from fairsims.options import check_choices, choice
+
 METHODS = ("standard", "sims")
-AUXILIARIES = ("copy", "narrow")
 EXACT = ("gaussian", "mixture", "kde")
 """Settings whose data distribution is known; any other is a data set of images."""
 
@@ -48,46 +48,51 @@ class CollapseConfig:
     """A self-consuming loop, its levels and methods, and the sizes of what it trains on."""
 
     setting: str
-    """gaussian, mixture, kde, or images: an embedded data set's name or a path."""
-    loop: str = "augmentation"
-    """synthetic: each generation trains on the last one's samples alone. augmentation: on a fixed real set and these.
-    fresh: on a share alpha of new real samples and these (q = alpha p + (1 - alpha) p_i)."""
+    """gaussian, mixture, kde, digits, emoji-people, or a path to images (with --classifier)."""
+    loop: str = choice("synthetic", "augmentation", "fresh", default="augmentation")
+    """Train on the last generation's samples alone (synthetic), with a fixed real set, or with fresh real data.
+
+    fresh: a share alpha of new real samples, the rest of the last generation's: q = alpha p + (1 - alpha) p_i."""
     levels: tuple[float, ...] = (1.0,)
     """augmentation: synthetic points per real one; fresh: alpha. Not used by synthetic."""
     methods: tuple[str, ...] = METHODS
     omega: float = 1.0
     """Strength of the guidance away from the auxiliary."""
     budget: float
-    """Training of the auxiliary on the base's own samples: kimg; in the Gaussian setting time constants of its fit, and
-    not used by kde, whose models are the points themselves."""
+    """Training of the auxiliary on the base's own samples: kimg; gaussian: time constants of its fit.
+
+    Not used by kde, whose models are the points themselves."""
     generations: int
+    """Generations."""
     repeats: int
+    """Independent repeats, for intervals."""
     n: int | None
-    """Real points of generation 1; for images None takes as many as the data set allows."""
+    """Real points or images of generation 1; of images as many as the data set allows."""
     auxiliary_size: float = 1.0
     """Samples of the base that the auxiliary learns, per point of generation 1."""
-    auxiliary: str = "copy"
-    """copy: fine-tuned from the base, as in SIMS. narrow: another network, of half the width, trained from scratch."""
+    auxiliary: str = choice("copy", "narrow")
+    """copy: fine-tuned from the base, as in SIMS. narrow: another network, of half the width, from scratch."""
     kimg: float = 0.0
-    """Training of each base, for settings with a network."""
+    """Training of each generation's base, in settings with a network."""
     width: int | None = None
-    """Width of the networks: 64 for the mixture; for images 16 up to 16 pixels, above that the emoji preset's."""
+    """Width of the networks.
+
+    64 for the mixture; for images 16 up to 16 pixels, above that the emoji preset's."""
     h: float = 0.6
-    """Bandwidth of the kde setting's kernels."""
+    """Bandwidth of kde's kernels."""
     steps: int = 18
     """Noise levels of the sampler."""
-    solver: str = "heun"
-    """euler or heun."""
+    solver: str = choice("heun", "euler")
+    """Solver of the sampling ODE."""
     classifier: str | None = None
-    """Images: the attribute classifier whose shares and features are measured; the embedded one of embedded data."""
+    """Images: classifier folder or embedded name whose shares are measured; the one that fits by default."""
     samples: int = 2000
     """Points or images that each generation is measured on, where that takes samples."""
     seed: int = 0
+    """Seed of all randomness."""
 
     def __post_init__(self) -> None:
-        for name, known in (("loop", LOOPS), ("auxiliary", AUXILIARIES), ("solver", ("euler", "heun"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        check_choices(self)
         if not self.methods or set(self.methods) - set(METHODS) or len(set(self.methods)) != len(self.methods):
             raise ValueError(f"methods is {self.methods}; expected standard, sims or both")
         if not self.levels or len(set(self.levels)) != len(self.levels):

@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 from fairsims.models.base import Denoiser
+from fairsims.options import check_choices, choice
 from fairsims.seeds import derive, noise_for
-
-SOLVERS = ("heun", "euler", "dpmpp2m")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
     """How a denoiser is turned into images: the solver, its noise levels and its added noise."""
 
-    solver: str = "heun"
-    """heun: second order, 2 * steps - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, Algorithms 1 and 2).
+    solver: str = choice("heun", "euler", "dpmpp2m")
+    """Solver of the sampling ODE.
+
+    heun: second order, 2 * steps - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, Algorithms 1 and 2).
     euler: first order, `steps` evaluations. dpmpp2m: DPM-Solver++(2M), second order from the last two evaluations
     (Lu et al. 2022, arXiv 2211.01095), `steps` evaluations."""
     steps: int = 12
-    """Noise levels above 0."""
+    """Noise levels of the sampler."""
     sigma_min: float | None = None
     """Lowest noise level; the denoiser's own when None."""
     sigma_max: float | None = None
@@ -34,7 +35,7 @@ class SamplerConfig:
     rho: float = 7.0
     """Exponent of the schedule: larger puts more of the levels near sigma_min."""
     S_churn: float = 0.0
-    """Noise added over the whole trajectory; 0 is the deterministic sampler. Not with dpmpp2m, an ODE solver."""
+    """Noise added over the whole trajectory; 0 is the deterministic sampler. Not with dpmpp2m."""
     S_min: float = 0.0
     """Lowest noise level at which noise is added."""
     S_max: float = math.inf
@@ -43,8 +44,7 @@ class SamplerConfig:
     """Standard deviation of the added noise, relative to what the level asks for."""
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver is {self.solver!r}; expected one of {', '.join(SOLVERS)}")
+        check_choices(self)
         if self.steps < 2:
             raise ValueError(f"steps is {self.steps}; expected 2 or more")
         for name in ("rho", "S_noise"):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fairsims.models.precondition import PRECISIONS
 from fairsims.models.sampling import SamplerConfig
+from fairsims.options import check_choices, choice
 from fairsims.training.config import TrainConfig, finetune_config
 
 MODES = ("merged", "guided")
@@ -24,56 +24,58 @@ MAX_AUDIT = (SEEDS_PER_RUN - AUDIT_OFFSET) // 4 - 1
 class RetargetConfig:
     """Everything that decides the outcome; written to the run's `config.json`."""
 
-    model: str
-    """Checkpoint folder, or the name of an embedded model."""
+    model: str = "emoji-people-32"
+    """Checkpoint folder or embedded model."""
     attr: str | tuple[str, ...]
-    """Attribute to retarget, or several: then their joint cells are planned together."""
+    """Attribute to retarget, e.g. gender; of several the joint cells are planned together."""
     target: str | tuple[str, ...]
     """`0.5`, `uniform` or `woman=0.3,man=0.7`; one for each attribute, in their order."""
     hold: tuple[str, ...] = ()
-    """Attributes whose shares must stay as the base has them."""
+    """Attribute whose shares must stay as the base has them."""
     drift: float = 0.03
-    """A held attribute counts as held when every share's change lies inside +- this."""
-    mode: str = "merged"
-    """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks, SIMS."""
+    """An attribute to hold is preserved when every share changes by less than this, interval included."""
+    mode: str = choice(*MODES)
+    """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks (SIMS)."""
     classifier: str | tuple[str, ...] | None = None
-    """Folder or name of an attribute classifier, or one per attribute as `attr=PATH`; the embedded ones otherwise."""
+    """Classifier folder or embedded name, of several attributes ATTR=PATH; the one that fits by default."""
     reference: str | None = None
-    """Real data set of the audit; the base's training data when None."""
+    """Real data to measure quality against; the base's training data by default."""
     pool: int = 3072
-    """Images of the base that are generated, labelled and drawn from."""
+    """Images of the base to label and draw from."""
     budget: float = 9.6
     """Fine-tuning of the auxiliary, in thousands of images (kimg)."""
-    batch_size: int = 64
+    batch_size: int = TrainConfig.batch_size
+    """Images per fine-tuning step."""
     lr: float = 3e-4
+    """Learning rate of the fine-tune."""
     finetune: Mapping[str, float] = field(default_factory=dict)
-    """Other settings of the fine-tune, by their names in `TrainConfig`: P_mean, augment, ema_halflife_kimg, ..."""
+    """Another setting of the fine-tune by its name in `TrainConfig`, e.g. augment=0.15 or P_mean=-1."""
     omega: float | None = None
-    """Planned omega of the complement rule; the least feasible when None."""
+    """Planned strength of the complement rule; the least feasible by default."""
     cap: float = 2.0
     """Largest strength: quality falls fast beyond about 2."""
     floor: float = 0.9
     """Least class probability of an image in the complement set."""
     complement_size: int | None = None
-    """Images in the complement set; as many as the pool gives without replacement when None."""
+    """Images in the complement set; by default as many as the pool gives without repeating one."""
     rounds: int = 2
-    """Fine-tunes of the auxiliary at most: a further one where one strength cannot serve all shares (more than two)."""
+    """Fine-tunes of the auxiliary at most: a further one where one strength cannot serve all shares."""
     pilots: tuple[int, ...] = (512, 1024, 3072)
-    """Calibration images per pilot."""
+    """Calibration images of each pilot."""
     audit: int = 2048
     """Audit images, before and after each."""
     tolerance: float = 0.03
-    steps: int = 12
-    """Noise levels of the sampler; 2 * steps - 1 network evaluations with heun, `steps` with the others."""
-    solver: str = "heun"
-    """heun, euler or dpmpp2m, as in `SamplerConfig`."""
+    """A target is reached when the interval of the share lies inside target +- this."""
+    steps: int = SamplerConfig.steps
+    solver: str = SamplerConfig.solver
     interval: tuple[float, float] | None = None
-    """Guided mode only: the noise levels (lowest, highest) at which the auxiliary is called; all of them when None."""
+    """Guided only: noise levels (lowest, highest) at which the auxiliary is called; all of them by default."""
     sample_batch: int = 128
-    precision: str = "float32"
-    """Type of the network's matrix products when sampling and fine-tuning."""
+    """Images sampled at once."""
+    precision: str = TrainConfig.precision
+    """Type of the network's matrix products, in sampling and fine-tuning."""
     seed: int = 0
-    """Chooses the ranges of seeds for pool, calibration and audit, and the fine-tune's randomness."""
+    """Chooses the image seeds of pool, calibration and audit, and the fine-tune's randomness."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -81,8 +83,7 @@ class RetargetConfig:
             if isinstance(value, list):
                 # As JSON and TOML have it.
                 object.__setattr__(self, f.name, tuple(value))
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}; expected one of {', '.join(MODES)}")
+        check_choices(self)
         if not self.attrs or len(self.attrs) != len(self.targets):
             raise ValueError(f"target is {self.target!r}; expected one for each attribute ({', '.join(self.attrs)})")
         twice = [a for a in self.names if self.names.count(a) > 1]
@@ -90,8 +91,6 @@ class RetargetConfig:
             raise ValueError(f"attr is {twice[0]!r} twice, among those targeted and held; expected different ones")
         # Refuses a classifier of no attribute of the run.
         _ = self.classifiers
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         for name in ("budget", "lr", "tolerance", "drift"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")

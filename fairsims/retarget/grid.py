@@ -46,21 +46,24 @@ class SweepConfig:
     audited."""
     steer: bool = True
     """False: the auxiliary learns the pool as it is, for quality alone (plain SIMS); `run.target` is not used."""
-    budgets: tuple[float, ...]
-    """Fine-tuning of the auxiliary, kimg, ascending: states of one fine-tune for each size."""
-    omegas: tuple[float, ...]
+    budgets: tuple[float, ...] = (4.8, 9.6, 19.2)
+    """Fine-tuning of the auxiliary in kimg, the smallest first: states of one fine-tune for each size."""
+    omegas: tuple[float, ...] = (0.5, 1, 1.5, 2)
     """Strengths above 0; the base is there without being asked for."""
     sizes: tuple[int | None, ...] = (None,)
-    """Images in the synthetic set; None: all that the pool gives without repeating one."""
+    """Images in the synthetic set; all: as many as the pool gives without repeating one."""
     modes: tuple[str, ...] = ("merged",)
+    """merged, guided or both."""
     intervals: tuple[Interval | None, ...] = (None,)
-    """Guided mode only: noise levels (lowest, highest) at which the auxiliary is called; None: all of them."""
+    """Guided only: noise levels (lowest, highest) at which the auxiliary is called; none: all of them."""
     images: int = 512
-    """Images of each point, from the same calibration seeds; audit seeds are left for an audit of what is chosen."""
+    """Images of each point, from the same calibration seeds.
+
+    The audit seeds are left for an audit of what is chosen."""
     auxiliary: bool = True
-    """Also measure each auxiliary by itself: how far its training took it, from which the rule can predict better."""
+    """Measure each auxiliary by itself, too: how far its training took it."""
     confirm: int = 0
-    """Audit images on which the base and the best points are measured once more: the best of many is partly luck."""
+    """Audit images to measure the base and the best points again on: the best of many is partly luck."""
 
     def __post_init__(self) -> None:
         for name in ("budgets", "omegas", "sizes", "modes", "intervals"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fairsims.models.precondition import PRECISIONS
+from fairsims.options import check_choices, choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,18 +15,19 @@ class TrainConfig:
     """Settings of one training or fine-tuning."""
 
     kimg: float
-    """Budget: thousands of images seen."""
+    """Budget in thousands of images (kimg)."""
     batch_size: int = 64
     """Images per optimiser step, over all processes."""
     micro_batch: int | None = None
-    """Most images that go through the network at once on each device; gradients are summed up to the batch.
-    None: all of a device's part."""
+    """Most images at once on each device, gradients summed up to the batch; all of its part by default."""
     lr: float = 1e-3
     """Peak learning rate of Adam."""
     lr_final: float = 0.1
     """Share of `lr` that the cosine decay ends at; 1 keeps it constant."""
     warmup_kimg: float = 0.0
-    """Linear ramp of the learning rate. 0 for a fine-tune: a ramp meant for a long run would starve a short one."""
+    """Linear ramp of the learning rate.
+
+    0 for a fine-tune: a ramp meant for a long run would starve a short one."""
     ema_halflife_kimg: float = 44.0
     """Half-life of the weight average; 0 keeps the raw weights."""
     ema_ramp: float = 0.1
@@ -44,9 +46,10 @@ class TrainConfig:
     """How often progress is yielded."""
     state_kimg: float = 16.0
     """How often the state that a killed run resumes from is saved."""
-    precision: str = "float32"
-    """Autocast type of the network: float32, bfloat16 or float16 (with a scaled loss)."""
+    precision: str = choice(*PRECISIONS)
+    """Type of the network's matrix products; float16 trains with a scaled loss."""
     seed: int = 0
+    """Chooses the order of the images and the noise."""
 
     def __post_init__(self) -> None:
         for name in ("kimg", "batch_size", "lr", "P_std", "tick_kimg", "state_kimg", "clip_norm", "ema_ramp"):
@@ -63,8 +66,7 @@ class TrainConfig:
             raise ValueError(f"augment is {self.augment}; expected a probability in [0, 1]")
         if not math.isfinite(self.P_mean):
             raise ValueError(f"P_mean is {self.P_mean}; expected a finite number")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+        check_choices(self)
 
     @property
     def steps(self) -> int:

@@ -339,7 +339,7 @@ def test_the_command(swept: tuple[Path, dict[str, Any]]) -> None:
         ("--sizes", "few", "--sizes is 'few'"),
         ("--intervals", "0.3", "--intervals is '0.3'"),
         ("--intervals", "1:inf", "--intervals is '1:inf'"),
-        ("--finetune", "augment", "--finetune is augment"),
+        ("--finetune", "augment", "--finetune is 'augment'"),
         ("--modes", "mixed", "--modes is 'mixed'"),
     ):
         refused = CliRunner().invoke(main, [*command, option, value])

@@ -102,7 +102,8 @@ def test_training_starts_from_a_checkpoint_without_its_ramp(tmp_path: Path, make
     succeeds(*command, "--warmup-kimg", "2", "--out", tmp_path / "ramp")
     assert settings(tmp_path / "ramp")["warmup_kimg"] == 2
     line = refused(*command, "--channels", "8", "--blocks", "1", "--out", tmp_path / "other")
-    assert "found model_channels, num_blocks beside --init" in line
+    assert "--channels changes nothing beside --init: the network of the checkpoint is taken as it is" in line
+    assert "--arch changes nothing beside --init" in refused(*command, "--arch", "ddpmpp", "--out", tmp_path / "other")
     assert "takes 0 augment labels; expected 9" in refused(*command, "--augment", "0.1", "--out", tmp_path / "other")
 
 
