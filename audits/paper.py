@@ -113,7 +113,7 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
         with engine.main_first():
             chosen = begin_run(config, out / "sweep", point, out / "retarget")
         with Bars() as bars:
-            audit = jobs.run_retarget(prepare(chosen), out / "retarget", report=bars.report, command=command)
+            audit = jobs.run_retarget(prepare(chosen), out / "retarget", report=bars.report, command=command).to_json()
         say(f"\n{terminal_table(audit)}")
     for when, row in swept["confirmed"].items():
         distances = ", ".join(f"{k} {row[k]:.4g}" for k in ("fd_reference", "fd_target") if k in row)

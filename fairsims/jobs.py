@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import torch
 
 from fairsims import engine
-from fairsims.audit.command import AuditConfig, measure, open_audit, shares_of
+from fairsims.audit.command import shares_of
 from fairsims.audit.joint import Cells
-from fairsims.audit.plan import audit_plan
+from fairsims.audit.result import AuditResult, load_audit
 from fairsims.audit.sources import label_source
 from fairsims.audit.targets import Target, as_mapping, describe, parse_target
 from fairsims.classifiers import AttributeClassifier, load_classifier
@@ -52,15 +52,7 @@ from fairsims.retarget.pipeline import most_rounds, retarget
 from fairsims.retarget.plan import seed_ranges
 from fairsims.retarget.stages import write_set
 from fairsims.retarget.sweep import sweep
-from fairsims.run import (
-    PLAN,
-    Progress,
-    Run,
-    new_run_folder,
-    refuse_foreign,
-    write_manifest,
-    write_plan,
-)
+from fairsims.run import Progress, Run, new_run_folder, refuse_foreign
 from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
 from fairsims.training.augmentation import AUGMENT_DIM
@@ -262,38 +254,6 @@ def combine(model: str, aux: Path, strength: float, out: Path, *, mode: str) -> 
     return checkpoint_digest(out)
 
 
-def run_audit(config: AuditConfig, out: Path | None, *, report: Progress, command: str) -> dict[str, Any]:
-    """A whole audit; with `out` also its plan, written before anything is measured, tables, figures, report, manifest.
-
-    Raises InputError when `out` holds other things than an earlier audit: the manifest is of everything in it.
-    Raises ChangedSettings when it holds an audit that was planned otherwise.
-    """
-    if out is None:
-        return measure(open_audit(config), report=report, facts={"command": command}).result
-    fresh = not (out / PLAN).exists()
-    if fresh and (out / "audit").exists():
-        raise InputError(
-            f"{out} holds an audit without the {PLAN} that is written before measuring: an earlier version made it; "
-            "give a new folder"
-        )
-    if fresh:
-        refuse_foreign(out)
-    opened = open_audit(config)
-    plan = write_plan(out, audit_plan(opened))
-    try:
-        found = measure(opened, report=report, facts={"command": command, "plan": plan})
-    except InputError:
-        # What cannot be measured as planned may be planned anew; nothing was learnt.
-        if fresh:
-            (out / PLAN).unlink()
-        raise
-    publish(out, found.result, found.before, found.after, found.reference, found.labels)
-    sources = {"before": found.before, "after": found.after, "reference": found.reference}
-    digests = {f"{name}_digest": source.digest for name, source in sources.items() if source is not None}
-    write_manifest(out, digests | {"classifier_digest": found.result["classifier"]["digest"]})
-    return found.result
-
-
 def find_run(job: Job, root: Path) -> Path:
     """The run under `root` that these settings began, else a new numbered folder."""
     for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{job.config.label}")):
@@ -303,13 +263,13 @@ def find_run(job: Job, root: Path) -> Path:
     return new_run_folder(root, job.config.label)
 
 
-def run_retarget(job: Job, run: Path, *, report: Progress, command: str) -> dict[str, Any]:
+def run_retarget(job: Job, run: Path, *, report: Progress, command: str) -> AuditResult:
     """A whole retargeting with its report. A finished run is read, not repeated.
 
     Raises ChangedSettings when the folder holds a run with other settings.
     """
     if Run.is_finished(run, job.settings):
-        return read_json(run / "audit" / "audit.json")
+        return load_audit(run)
     return retarget(job, run, progress=report, publish=partial(publish, reference=job.reference), command=command)
 
 

@@ -41,7 +41,7 @@ def run(*args: object) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(result.stdout)
     errors = [f"{e.json_path}: {e.message}" for e in SCHEMA.iter_errors(found)]
     assert errors == []
-    AuditResult.from_json(found)
+    assert AuditResult.from_json(found).to_json() == found
     return found
 
 
@@ -216,12 +216,13 @@ def test_without_errors_or_labels_the_shares_are_called_uncorrected(digits_pool:
     classifier = load_classifier("digits-parity")
     classifier.confusions, classifier.default_split = {}, ""
     found = audit(digits_pool(60, 40), digits_pool(50, 50, "a"), classifier, AuditPlan(target=np.array([0.5, 0.5])))
-    assert list(SCHEMA.iter_errors(found)) == []
-    parity = found["attributes"]["parity"]
-    assert parity["tier"] == {"before": "C", "after": "C"}
-    assert "uncorrected" in parity["method"]
-    assert parity["split"] is None
-    assert parity["before"]["even"]["share"] == parity["before"]["even"]["raw"]
+    assert list(SCHEMA.iter_errors(found.to_json())) == []
+    parity = found.main
+    assert parity.tier == {"before": "C", "after": "C"}
+    assert parity.method is not None
+    assert "uncorrected" in parity.method
+    assert parity.split is None
+    assert parity.before["even"].share == parity.before["even"].raw
     assert {(r["tier"], r["split"]) for r in share_rows(found)} == {("C", None)}
 
 

@@ -203,7 +203,7 @@ def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Pa
     )  # fmt: skip
     for number, point in enumerate(points):
         for name in ("fd_reference", "fd_target"):
-            assert point[name] == pytest.approx(found[str(number)][name], rel=1e-4)
+            assert point[name] == pytest.approx(found.numbers[str(number)][name], rel=1e-4)
     # Towards the target's mix and away from the data as given.
     assert points[-1]["fd_target"] < points[0]["fd_target"]
     assert points[-1]["fd_reference"] > points[0]["fd_reference"]

@@ -68,12 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         opened = open_audit(config)
         audit = measure(opened).result
     (classifier,) = opened.classifiers
-    shares, fd = audit["attributes"][args.attr]["before"], audit["quality"]["before"]
+    assert audit.quality is not None
+    shares, fd = audit.main.before, audit.quality.before
     data = open_dataset(recipe["data"])
     real = data.table[args.attr].value_counts(normalize=True)
-    rows = "\n".join(
-        f"| {c} | {real[c]:.3f} | {s['share']:.3f} [{s['low']:.3f}, {s['high']:.3f}] |" for c, s in shares.items()
-    )
+    rows = "\n".join(f"| {c} | {real[c]:.3f} | {s.share:.3f} [{s.low:.3f}, {s.high:.3f}] |" for c, s in shares.items())
     parameters = jobs.describe_path(str(folder))["parameters"]
     seconds = sum(r["seconds"] for r in read_jsonl(folder / "stats.jsonl"))
     (folder / "README.md").write_text(
@@ -102,7 +101,7 @@ shares {fd["fd_target"]:.2f}.
         encoding="utf-8",
     )
     distances = {k: fd[k] for k in ("fd_reference", "fd_target")}
-    print(json.dumps({"model": args.name, "shares": {c: s["share"] for c, s in shares.items()}, **distances}))
+    print(json.dumps({"model": args.name, "shares": {c: s.share for c, s in shares.items()}, **distances}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What `fairsims audit` does up to its result: open and check everything that is named, then measure."""
+"""What `fairsims audit` does: open and check everything that is named, fix what will be measured, then measure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,25 @@ from fairsims.audit.compare import audit, check_pair
 from fairsims.audit.corrected import corrected_shares
 from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.extractors import FeatureExtractor, open_extractor
+from fairsims.audit.facts import Cost, PlanFacts, Side, SideCost, by_side
 from fairsims.audit.people import PeopleLabels, read_people_labels
-from fairsims.audit.reading import AuditPlan, Report
+from fairsims.audit.plan import ALPHA, planned_attribute, planned_metrics, planned_reference, planned_shares
+from fairsims.audit.reading import AuditPlan, Progress
+from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.audit.sources import ImageSource, label_source, open_source, predicted_counts
-from fairsims.audit.targets import parse_target, resampling_cost
+from fairsims.audit.targets import Target, parse_target, resampling_cost
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 from fairsims.files import cache_folder
 from fairsims.pools import Pool
+from fairsims.run import PLAN, refuse_foreign, write_manifest, write_plan
+
+Publish = Callable[
+    [Path, AuditResult, ImageSource, ImageSource | None, ImageSource | None, Sequence[Mapping[str, Any]]], None
+]
+"""(folder, result, before, after, reference, labels by people) -> everything that shows an audit"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +87,7 @@ class AuditConfig:
 class Measured:
     """An audit's result and the images it is about."""
 
-    result: dict[str, Any]
-    """The content of `audit.json`."""
+    result: AuditResult
     before: ImageSource
     after: ImageSource | None
     reference: ImageDataset | None
@@ -93,7 +101,7 @@ class OpenAudit:
     """A configuration with everything it names opened and checked."""
 
     config: AuditConfig
-    sources: Mapping[str, ImageSource]
+    sources: Mapping[Side, ImageSource]
     """By side."""
     classifiers: tuple[AttributeClassifier, ...]
     """One per attribute: first those of `attr`, then those held."""
@@ -105,8 +113,7 @@ class OpenAudit:
 
 def open_audit(config: AuditConfig) -> OpenAudit:
     """Open what the configuration names. Raises InputError for what cannot work, before anything is measured."""
-    paths = {"before": config.before} | ({"after": config.after} if config.after is not None else {})
-    sources = {when: open_source(path) for when, path in paths.items()}
+    sources = {side: open_source(path) for side, path in by_side(config.before, config.after).items()}
     check_pair(sources)
     first = sources["before"]
     classifiers = [classifier_of(first, name, _given(config, name)) for name in (*config.attr, *config.hold)]
@@ -123,28 +130,106 @@ def open_audit(config: AuditConfig) -> OpenAudit:
     )
 
 
-def measure(opened: OpenAudit, *, report: Report = lambda *_: None, facts: Mapping[str, Any] | None = None) -> Measured:
-    """Carry out an audit; `facts` are merged into the result.
+def audit_plan(opened: OpenAudit) -> dict[str, Any]:
+    """The plan of an audit of existing images, JSON."""
+    config, sources = opened.config, opened.sources
+    texts = dict(zip(config.attr, config.target, strict=False))
+    pairs = list(zip(opened.classifiers, opened.plans, strict=True))
+    names = {c.attribute.name: c for c in opened.classifiers}
+    sizes = {side: len(s) for side, s in sources.items()}
+    labels = {
+        c.attribute.name: {side: {"digest": p.digest, "n": len(p.positions)} for side, p in plan.labels.items()}
+        for c, plan in pairs
+        if plan.labels
+    }
+    return {
+        "when": "before measuring",
+        "attributes": {
+            name: planned_attribute(
+                c.attribute, target=plan.target if isinstance(plan.target, Target) else None, text=texts.get(name),
+                tolerance=plan.tolerance, drift=plan.drift,
+            )
+            for (name, c), plan in zip(names.items(), opened.plans, strict=True)
+        },
+        "metrics": planned_metrics(
+            [planned_shares(c, plan.split, {side: side in plan.labels for side in sources}) for c, plan in pairs],
+            targets=bool(config.target), change=len(sources) == 2, held=bool(config.hold),
+            distances=[e.metric for e in opened.extractors], reference=opened.reference,
+        ),
+        "alpha": ALPHA,
+        "n": sizes["before"] if len(set(sizes.values())) == 1 else sizes,
+        "images": {side: {"name": s.name, "digest": s.digest, "n": len(s)} for side, s in sources.items()},
+        "classifiers": {name: {"name": c.name, "digest": c.digest} for name, c in names.items()},
+        "reference": planned_reference(opened.reference),
+        "extractors": [e.facts() for e in opened.extractors],
+    } | ({"labels": labels} if labels else {})  # fmt: skip
+
+
+def measure(opened: OpenAudit, *, progress: Progress = lambda *_: None) -> Measured:
+    """Carry out an audit.
 
     What can be made again (labels of sources that are no pools, features) is kept in the cache folder. Raises
     InputError for what turns out not to work: labels of other images, a reference that lacks a class.
     """
-    config, sources = opened.config, opened.sources
-    first, reference = sources["before"], opened.reference
-    pairs = list(zip(opened.classifiers, opened.plans, strict=True))
+    config, sources, reference = opened.config, opened.sources, opened.reference
+    first, *others = zip(opened.classifiers, opened.plans, strict=True)
     result = audit(
-        first, sources.get("after"), *pairs[0], others=pairs[1:], reference=reference, extractors=opened.extractors,
-        store=cache_folder("audit"), report=report, facts={"settings": _settings(config), **(facts or {})},
-    )  # fmt: skip
-    if cost := _cost(sources, result, config.attr[0]):
-        result["cost"] = cost
+        sources["before"],
+        sources.get("after"),
+        *first,
+        others=others,
+        reference=reference,
+        extractors=opened.extractors,
+        store=cache_folder("audit"),
+        progress=progress,
+    )
     return Measured(
-        result=result,
-        before=first,
+        result=replace(result, settings=_settings(config), cost=_cost(sources, result.attributes[config.attr[0]])),
+        before=sources["before"],
         after=sources.get("after"),
         reference=reference if isinstance(reference, ImageDataset) else None,
-        labels=[row for c, p in pairs for row in _labels_used(c, p, sources)],
+        labels=[row for c, p in (first, *others) for row in _labels_used(c, p, sources)],
     )
+
+
+def run_audit(
+    config: AuditConfig,
+    out: Path | None,
+    *,
+    publish: Publish,
+    progress: Progress = lambda *_: None,
+    command: str = "",
+) -> AuditResult:
+    """A whole audit; with `out` also its pre-registration, written before anything is measured, and a manifest.
+
+    `publish` makes tables, figures and report in `out`. Raises InputError when `out` holds other things than an earlier
+    audit: the manifest is of everything in it. Raises ChangedSettings when it holds one that was planned otherwise.
+    """
+    if out is None:
+        return replace(measure(open_audit(config), progress=progress).result, command=command)
+    fresh = not (out / PLAN).exists()
+    if fresh and (out / "audit").exists():
+        raise InputError(
+            f"{out} holds an audit without the {PLAN} that is written before measuring: an earlier version made it; "
+            "give a new folder"
+        )
+    if fresh:
+        refuse_foreign(out)
+    opened = open_audit(config)
+    plan = PlanFacts(**write_plan(out, audit_plan(opened)))
+    try:
+        found = measure(opened, progress=progress)
+    except InputError:
+        # What cannot be measured as planned may be planned anew; nothing was learnt.
+        if fresh:
+            (out / PLAN).unlink()
+        raise
+    result = replace(found.result, command=command, plan=plan)
+    publish(out, result, found.before, found.after, found.reference, found.labels)
+    sources = {"before": found.before, "after": found.after, "reference": found.reference}
+    digests = {f"{name}_digest": source.digest for name, source in sources.items() if source is not None}
+    write_manifest(out, digests | {"classifier_digest": opened.classifiers[0].digest})
+    return result
 
 
 def classifier_of(source: ImageSource, attr: str, spec: str | None) -> AttributeClassifier:
@@ -181,7 +266,7 @@ def _given(config: AuditConfig, name: str) -> str | None:
     return next((s for s in plain if load_classifier(s).attribute.name == name), None)
 
 
-def _plan(config: AuditConfig, classifier: AttributeClassifier, labels: Mapping[str, PeopleLabels]) -> AuditPlan:
+def _plan(config: AuditConfig, classifier: AttributeClassifier, labels: Mapping[Side, PeopleLabels]) -> AuditPlan:
     name, split = classifier.attribute.name, config.split
     if split is not None and classifier.confusions and split not in classifier.confusions:
         raise InputError(
@@ -233,38 +318,37 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
 
 
 def _labels_used(
-    classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[str, ImageSource]
+    classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[Side, ImageSource]
 ) -> Iterator[dict[str, Any]]:
     classes = (*classifier.attribute.classes, UNDETERMINED)
-    for when, people in plan.labels.items():
-        calls = label_source(sources[when], classifier, cache_folder("audit")).argmax(axis=1)
+    for side, people in plan.labels.items():
+        calls = label_source(sources[side], classifier, cache_folder("audit")).argmax(axis=1)
         for position, label in zip(people.positions.tolist(), people.classes.tolist(), strict=True):
             yield {
-                "when": when,
-                "image": str(sources[when].ids[position]),
+                "when": side,
+                "image": str(sources[side].ids[position]),
                 "attribute": classifier.attribute.name,
                 "label": classes[label],
                 "called": classes[calls[position]],
             }
 
 
-def _cost(sources: Mapping[str, ImageSource], result: Mapping[str, Any], attr: str) -> dict[str, Any]:
+def _cost(sources: Mapping[Side, ImageSource], attribute: AttributeResult) -> Cost | None:
     """Network evaluations of pools that record them, and what resampling the first to its target would take."""
-    evaluations = {
-        when: s.meta["evaluations_per_image"]
-        for when, s in sources.items()
-        if isinstance(s, Pool) and s.meta.get("evaluations_per_image") is not None
+    pools = {side: s for side, s in sources.items() if isinstance(s, Pool)}
+    each = {
+        side: SideCost(evaluations_per_image=pool.meta["evaluations_per_image"])
+        for side, pool in pools.items()
+        if pool.meta.get("evaluations_per_image") is not None
     }
-    found: dict[str, Any] = {when: {"evaluations_per_image": n} for when, n in evaluations.items()}
-    later = sources.get("after")
-    if "after" in found and isinstance(later, Pool) and "selection" not in later.meta.get("made_by", {}):
-        found["after"]["images_per_kept"] = 1.0
-    section = result["attributes"][attr]
-    if "before" in evaluations and "target" in section:
-        classes = section["classes"]
-        kept = resampling_cost(
-            [section["before"][c]["share"] for c in classes], [section["target"][c] for c in classes]
-        )  # fmt: skip
+    if not each:
+        return None
+    before, after, resampled = each.get("before", SideCost()), each.get("after", SideCost()), SideCost()
+    if "after" in each and "selection" not in pools["after"].meta.get("made_by", {}):
+        after = replace(after, images_per_kept=1.0)
+    if before.evaluations_per_image is not None and attribute.target:
+        classes = attribute.classes
+        kept = resampling_cost([attribute.before[c].share for c in classes], [attribute.target[c] for c in classes])
         if np.isfinite(kept):
-            found["resampling_base"] = {"images_per_kept": kept, "evaluations_per_kept": kept * evaluations["before"]}
-    return found
+            resampled = SideCost(images_per_kept=kept, evaluations_per_kept=kept * before.evaluations_per_image)
+    return Cost(before=before, after=after, resampling_base=resampled)

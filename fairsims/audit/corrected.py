@@ -7,7 +7,6 @@ to a pool of another mix, P(true | predicted) may not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from fairsims.audit.intervals import (
     wilson,
     youden,
 )
+from fairsims.audit.result import Sensitivity
 from fairsims.classifiers.base import Confusion
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
@@ -46,7 +46,7 @@ SINGULAR = 1e8
 
 def corrected_shares(
     classes: Sequence[str],
-    predicted_counts: Sequence[int] | FloatArray,
+    predicted_counts: npt.ArrayLike,
     confusion: Confusion | None,
     *,
     level: float = 0.95,
@@ -87,8 +87,8 @@ def corrected_shares(
 
 def share_difference(
     classes: Sequence[str],
-    before_counts: Sequence[int] | FloatArray,
-    after_counts: Sequence[int] | FloatArray,
+    before_counts: npt.ArrayLike,
+    after_counts: npt.ArrayLike,
     confusion: Confusion | None,
     *,
     level: float = 0.95,
@@ -114,7 +114,7 @@ def share_difference(
     return difference(classes, _point(after, confusion) - _point(before, confusion), low, high)
 
 
-def sensitivity(estimate: ShareEstimate, confusion: Confusion, *, points: float = 0.02) -> dict[str, Any]:
+def sensitivity(estimate: ShareEstimate, confusion: Confusion, *, points: float = 0.02) -> Sensitivity:
     """How far the shares would move if the classifier's recall on these images were another than on the held-out ones.
 
     `slopes[j][k]`: change of the share of k per unit of the recall of j, what is lost going to the other classes as it
@@ -131,12 +131,12 @@ def sensitivity(estimate: ShareEstimate, confusion: Confusion, *, points: float 
     off = points * np.abs(slopes).sum(axis=0)
     low, high = np.clip(share - off, 0.0, 1.0), np.clip(share + off, 0.0, 1.0)
     names = estimate.classes
-    return {
-        "points": points,
-        "slopes": {names[j]: dict(zip(names, floats(slopes[j]), strict=True)) for j in range(size)},
-        "low": dict(zip(names, floats(low), strict=True)),
-        "high": dict(zip(names, floats(high), strict=True)),
-    }
+    return Sensitivity(
+        points=points,
+        slopes={names[j]: dict(zip(names, floats(slopes[j]), strict=True)) for j in range(size)},
+        low=dict(zip(names, floats(low), strict=True)),
+        high=dict(zip(names, floats(high), strict=True)),
+    )
 
 
 def assumption(*confusions: Confusion | None) -> str:
@@ -152,7 +152,7 @@ def assumption(*confusions: Confusion | None) -> str:
 
 
 def checked_counts(
-    classes: Sequence[str], counts: Sequence[int] | FloatArray, confusion: Confusion | None, level: float
+    classes: Sequence[str], counts: npt.ArrayLike, confusion: Confusion | None, level: float
 ) -> FloatArray:
     """The counts `(K,)` as floats. Raises InputError as `corrected_shares` does."""
     values = np.asarray(counts, dtype=np.float64)
@@ -161,7 +161,7 @@ def checked_counts(
             f"got {values.size} predicted counts for {len(classes)} classes; expected one per class, 2 classes or more"
         )
     if not np.isfinite(values).all() or (values < 0).any() or (values != np.floor(values)).any():
-        raise InputError(f"the predicted counts are {list(counts)}; expected whole numbers of images, 0 or more")
+        raise InputError(f"the predicted counts are {values.tolist()}; expected whole numbers of images, 0 or more")
     if values.sum() == 0:
         raise InputError("no image was counted; expected at least one")
     if not 0 < level < 1:

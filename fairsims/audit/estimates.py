@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fairsims.audit.facts import Tier
 from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -27,8 +28,7 @@ class ShareEstimate:
     low: tuple[float, ...]
     high: tuple[float, ...]
     method: str
-    tier: str
-    """A: people labelled some of these images; B: errors measured on held-out images; C: the classifier's counts."""
+    tier: Tier
     assumption: str
     """The sentence to say beside the number: what has to hold for it to be right."""
     warnings: tuple[str, ...]
@@ -72,7 +72,7 @@ def independent_difference(before: ShareEstimate, after: ShareEstimate) -> Share
     return difference(after.classes, delta, low, high)
 
 
-def held(difference: ShareDifference, drift: float) -> bool | None:
+def preserved(difference: ShareDifference, drift: float) -> bool | None:
     """Whether no share has moved by more than `drift`, as equivalence: every interval inside +- drift.
 
     False when some interval lies wholly outside, None when neither can be said.

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fairsims.audit.records import always, beside, limits, rest
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, ...] = ("before", "after")
+T = TypeVar("T")
+
+
+def by_side(before: T, after: T | None) -> dict[Side, T]:
+    """What there is, by side."""
+    found: dict[Side, T] = {"before": before}
+    return found if after is None else {**found, "after": after}
+
+
 Tier = Literal["A", "B", "C"]
 """A: people labelled images of this source; B: corrected for the classifier's held-out errors; C: uncorrected."""
 
@@ -132,26 +141,33 @@ class QualityResult:
     extractor: ExtractorFacts | None = always(None)
     reference: ReferenceFacts | None = always(None)
     precision_recall: Neighbourhood | None = None
-    before: Mapping[str, float] = always(dict)
-    """fd_reference, fd_target, fd_infinity, kid with kid_low and kid_high, precision, recall, density, coverage,
-    auth_pct, nearest_median, nearest_low, n; what could not be measured is left out and named in `unavailable`."""
-    after: Mapping[str, float] = field(default_factory=dict)
-    groups: Mapping[str, Mapping[str, Mapping[Side, GroupDistance]]] = field(default_factory=dict)
+    numbers: Mapping[str, Mapping[str, float]] = rest()
+    """By what was measured: `before`, `after` (or an arm of a comparison). fd_reference, fd_target, fd_infinity, kid
+    with kid_low and kid_high, precision, recall, density, coverage, auth_pct, nearest_median, nearest_low, n; what
+    could not be measured is left out and named in `unavailable`."""
+    groups: Mapping[str, Mapping[str, Mapping[str, GroupDistance]]] = field(default_factory=dict)
     """By attribute, class and side."""
-    nearest_pairs: Mapping[Side, tuple[Pair, ...]] = field(default_factory=dict)
+    nearest_pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
+    """By side."""
     unavailable: Mapping[str, str] = always(dict)
     """Number to the reason why there is none."""
     warnings: tuple[str, ...] = always(())
     further: tuple[QualityResult, ...] = ()
     """Of each further extractor."""
 
-    def side(self, side: Side) -> Mapping[str, float]:
-        """The numbers before or after."""
-        return self.before if side == "before" else self.after
+    @property
+    def before(self) -> Mapping[str, float]:
+        """The numbers before."""
+        return self.numbers.get("before", {})
 
-    def interval(self, side: Side, key: str) -> tuple[float, float] | None:
+    @property
+    def after(self) -> Mapping[str, float]:
+        """The numbers after, empty for a single source."""
+        return self.numbers.get("after", {})
+
+    def interval(self, side: str, key: str) -> tuple[float, float] | None:
         """The 95% interval of a number, where it has one."""
-        low, high = (self.side(side).get(f"{key}_{end}") for end in ("low", "high"))
+        low, high = (self.numbers.get(side, {}).get(f"{key}_{end}") for end in ("low", "high"))
         return None if low is None or high is None else (low, high)
 
     @property

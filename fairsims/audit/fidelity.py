@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fairsims.audit.blocks import subsample
 from fairsims.audit.extractors import FeatureExtractor
-from fairsims.audit.facts import Pair
+from fairsims.audit.facts import ExtractorFacts, Neighbourhood, Pair, QualityResult, ReferenceFacts
 from fairsims.audit.groups import FEW, KERNEL_SAMPLE, GroupCalls, group_distances
 from fairsims.audit.kernel import kernel_distance
 from fairsims.audit.neighbours import (
@@ -151,13 +151,13 @@ def open_reference(
     extractor: FeatureExtractor,
     targets: Sequence[tuple[AttributeClassifier, np.ndarray]],
     folder: Path,
-    report: Callable[[int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[QualityReference, str | None]:
     """A real data set to measure against, its features and moments kept in `folder`; and whose labels weigh it.
 
     Raises InputError when it lacks a class that the targets want.
     """
-    features = stored_features(reference, extractor, folder, report)
+    features = stored_features(reference, extractor, folder, progress)
     weights, labelled_by = reference_weights(reference, targets) if targets else (None, None)
     key = f"{reference.digest[:16]}-{extractor.digest[:16]}"
     mix = "" if weights is None else hashlib.sha256(weights.tobytes()).hexdigest()[:16]
@@ -174,82 +174,89 @@ def quality(
     groups: Mapping[str, GroupCalls] | None = None,
     store: Path | None = None,
     seed: int = 0,
-    report: Callable[[int, int], None] = lambda *_: None,
-) -> dict[str, Any]:
-    """The `quality` section of an audit for one extractor, JSON.
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> QualityResult:
+    """What one extractor says of the quality of images.
 
-    `sources` are what is measured, by side ("before", "after"). `reference` is a real data set, or an EDM `.npz` of its
+    `sources` are what is measured, by side or any other name. `reference` is a real data set, or an EDM `.npz` of its
     statistics, which leaves what needs images under `unavailable`, with the reason. `targets` re-weight the real
     images; `groups` say which class of an attribute every image is called. `store` keeps features and moments: the
     same images are never run twice. Beside the extractor's network, memory stays below 1 GB at d = 2048, whatever the
-    number of images. `report` gets (images done, of how many) of every source in turn.
+    number of images. `progress` gets (images done, of how many) of every
+    source in turn.
 
     Raises InputError for a source without images or with as few as the neighbours asked for, features that are not
     finite, or a reference that lacks what the targets want.
     """
     with ExitStack() as stack:
         folder = store or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fairsims-")))
-        features = {when: stored_features(source, extractor, folder, report) for when, source in sources.items()}
-        found: dict[str, Any] = {"metric": extractor.metric, "extractor": extractor.facts()}
+        features = {side: stored_features(source, extractor, folder, progress) for side, source in sources.items()}
+        named = QualityResult(metric=extractor.metric, extractor=ExtractorFacts(**extractor.facts()))
         if isinstance(reference, Path):
-            return found | _against_statistics(reference, features, seed)
-        real, labelled_by = open_reference(reference, extractor, targets, folder, report)
-        named = {"name": reference.name, "digest": reference.digest, "labels": labelled_by}
+            return _against_statistics(named, reference, features, seed)
+        real, labelled_by = open_reference(reference, extractor, targets, folder, progress)
+        facts = ReferenceFacts(name=reference.name, digest=reference.digest, labels=labelled_by, **real.facts())
         calls = {name: reference_calls(reference, g.classifier, folder) for name, g in (groups or {}).items()}
-        return found | _against_images(named, real, features, groups or {}, calls, seed)
+        return _against_images(replace(named, reference=facts), real, features, groups or {}, calls, seed)
 
 
 def _against_images(
-    named: dict[str, Any], real: QualityReference, features: Mapping[str, FeatureTable],
-    groups: Mapping[str, GroupCalls], calls: Mapping[str, npt.NDArray[np.int64]], seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """`named` is what the section says of the reference; `calls` are its classes by attribute, `(N,)` each."""
+    named: QualityResult,
+    real: QualityReference,
+    features: Mapping[str, FeatureTable],
+    groups: Mapping[str, GroupCalls],
+    calls: Mapping[str, npt.NDArray[np.int64]],
+    seed: int,
+) -> QualityResult:
+    """`named` says what is measured with, against what; `calls` are the reference's classes by attribute, `(N,)`."""
     size = min(NEIGHBOUR_SAMPLE, len(real.features), *map(len, features.values()))
     pairs, unavailable, numbers = {}, {"group_fd": NO_GROUP_FD}, {}
-    for when, f in features.items():
+    for side, f in features.items():
         near = real.repeats(f)
-        numbers[when] = real.measure(f, size, repeats=near) | _infinity(real.as_given, f, when, seed, unavailable)
-        numbers[when] |= _kernel(real.features, f, seed)
-        pairs[when] = [asdict(p) for p in near.pairs()]
-    grouped = {name: group_distances(real.features, calls[name], features, g, seed) for name, g in groups.items()}
-    return {
-        "reference": named | real.facts(),
-        "precision_recall": {
-            "k": real.k, "k_density": K_DENSITY, "n": size, "sampling": "equal numbers, drawn from a fixed seed",
-        },
-        **numbers,
-        "groups": grouped,
-        "nearest_pairs": pairs,
-        "unavailable": unavailable,
-        "warnings": _warnings(features, real.features.shape[1], real.effective_n),
-    }  # fmt: skip
+        numbers[side] = real.measure(f, size, repeats=near) | _infinity(real.as_given, f, side, seed, unavailable)
+        numbers[side] |= _kernel(real.features, f, seed)
+        pairs[side] = tuple(near.pairs())
+    how = "equal numbers, drawn from a fixed seed"
+    return replace(
+        named,
+        precision_recall=Neighbourhood(k=real.k, k_density=K_DENSITY, n=size, sampling=how),
+        numbers=numbers,
+        groups={name: group_distances(real.features, calls[name], features, g, seed) for name, g in groups.items()},
+        nearest_pairs=pairs,
+        unavailable=unavailable,
+        warnings=_warnings(features, real.features.shape[1], real.effective_n),
+    )
 
 
-def _against_statistics(path: Path, features: Mapping[str, FeatureTable], seed: int) -> dict[str, Any]:
+def _against_statistics(
+    named: QualityResult, path: Path, features: Mapping[str, FeatureTable], seed: int
+) -> QualityResult:
     """Only what needs the reference's moments alone."""
     real = read_statistics(path)
     unavailable = {"group_fd": NO_GROUP_FD} | dict.fromkeys(NEED_IMAGES, ONLY_STATISTICS)
-    numbers = {
-        when: {"fd_reference": frechet_distance(real, moments_of(f)), "n": len(f)}
-        | _infinity(real, f, when, seed, unavailable)
-        for when, f in features.items()
+    numbers: dict[str, dict[str, float]] = {
+        side: {"fd_reference": frechet_distance(real, moments_of(f)), "n": len(f)}
+        | _infinity(real, f, side, seed, unavailable)
+        for side, f in features.items()
     }
-    return {
-        "reference": {"name": path.name, "digest": sha256_file(path), "holds": "mean and covariance of features"},
-        **numbers,
-        "unavailable": unavailable,
-        "warnings": _warnings(features, len(real.mean), None),
-    }
+    holds = "mean and covariance of features"
+    return replace(
+        named,
+        reference=ReferenceFacts(name=path.name, digest=sha256_file(path), holds=holds),
+        numbers=numbers,
+        unavailable=unavailable,
+        warnings=_warnings(features, len(real.mean), None),
+    )
 
 
 def _infinity(
-    real: FrechetReference, features: FeatureTable, when: str, seed: int, unavailable: dict[str, str]
+    real: FrechetReference, features: FeatureTable, side: str, seed: int, unavailable: dict[str, str]
 ) -> dict[str, float]:
     order = numpy_generator("frechet infinity", seed).permutation(len(features))
     try:
         return {"fd_infinity": frechet_infinity(real, features, order)}
     except InputError as e:
-        unavailable["fd_infinity"] = f"{when}: {e}"
+        unavailable["fd_infinity"] = f"{side}: {e}"
         return {}
 
 
@@ -259,24 +266,24 @@ def _kernel(real: FeatureTable, features: FeatureTable, seed: int) -> dict[str, 
     return {"kid": found.kid, "kid_low": found.low, "kid_high": found.high}
 
 
-def _warnings(features: Mapping[str, FeatureTable], width: int, effective_n: float | None) -> list[str]:
+def _warnings(features: Mapping[str, FeatureTable], width: int, effective_n: float | None) -> tuple[str, ...]:
     """What makes the numbers weaker than they look."""
     found = []
-    for when, f in features.items():
+    for side, f in features.items():
         if len(f) < FEW:
-            found.append(f"{when} has {len(f)} images; quality numbers of fewer than {FEW} say little")
+            found.append(f"{side} has {len(f)} images; quality numbers of fewer than {FEW} say little")
         elif len(f) < width:
             found.append(
-                f"{when} has {len(f)} images for {width} features: its Fréchet distances are mostly their number; "
+                f"{side} has {len(f)} images for {width} features: its Fréchet distances are mostly their number; "
                 "read the kernel distance (KID)"
             )
-    sizes = {when: len(f) for when, f in features.items()}
+    sizes = {side: len(f) for side, f in features.items()}
     if len(set(sizes.values())) > 1:
-        numbers = ", ".join(f"{when} has {n:,}" for when, n in sizes.items())
+        numbers = ", ".join(f"{side} has {n:,}" for side, n in sizes.items())
         found.append(f"{numbers} images: Fréchet distances fall with the number; compare KID or FD infinity instead")
     if effective_n is not None and effective_n < max(FEW, width):
         found.append(
             f"re-weighted to the target, the reference is worth {effective_n:.0f} images for {width} features: "
             "fd_target rests on few"
         )
-    return found
+    return tuple(found)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fairsims.audit.blocks import Features, subsample
+from fairsims.audit.facts import GroupDistance
 from fairsims.audit.kernel import kernel_distance
 from fairsims.classifiers.base import AttributeClassifier
 
@@ -32,27 +32,27 @@ class GroupCalls:
 
 def group_distances(
     real: Features, real_calls: IntArray, sides: Mapping[str, Features], groups: GroupCalls, seed: int
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Per class and side `{kid, low, high, n}`, or `{refused}` with the reason.
+) -> dict[str, dict[str, GroupDistance]]:
+    """Per class and side the kernel distance, or why it is refused.
 
     Features are `(N, d)`. The same number of images, real and generated, is taken of every group: that of the smallest
     one which is not refused, `KERNEL_SAMPLE` at most.
     """
     classes = groups.classifier.attribute.classes
     members = {
-        (k, when): (np.flatnonzero(real_calls == k), np.flatnonzero(groups.calls[when] == k))
+        (k, side): (np.flatnonzero(real_calls == k), np.flatnonzero(groups.calls[side] == k))
         for k in range(len(classes))
-        for when in sides
+        for side in sides
     }
     usable = [min(len(a), len(b)) for a, b in members.values() if min(len(a), len(b)) >= FEW]
     n = min([KERNEL_SAMPLE, *usable])
-    found: dict[str, dict[str, dict[str, Any]]] = {c: {} for c in classes}
-    for (k, when), (a, b) in members.items():
+    found: dict[str, dict[str, GroupDistance]] = {c: {} for c in classes}
+    for (k, side), (a, b) in members.items():
         if min(len(a), len(b)) < FEW:
             reason = f"{len(b)} generated and {len(a)} real images; expected {FEW} or more of both"
-            found[classes[k]][when] = {"refused": reason}
+            found[classes[k]][side] = GroupDistance(refused=reason)
             continue
-        x, y = real[a[subsample(len(a), n)]], sides[when][b[subsample(len(b), n)]]
+        x, y = real[a[subsample(len(a), n)]], sides[side][b[subsample(len(b), n)]]
         distance = kernel_distance(x, y, seed=seed)
-        found[classes[k]][when] = {"kid": distance.kid, "low": distance.low, "high": distance.high, "n": n}
+        found[classes[k]][side] = GroupDistance(kid=distance.kid, low=distance.low, high=distance.high, n=n)
     return found

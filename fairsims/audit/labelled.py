@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from fairsims.audit.corrected import SMALL_CELL, SMALL_SAMPLE
 from fairsims.audit.estimates import ShareDifference, ShareEstimate, difference, floats, spread
 from fairsims.audit.intervals import DRAWS, confusion_draws, left_inverse, percentiles, share_draws, solutions
+from fairsims.audit.result import HeldOutFit
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 from fairsims.seeds import numpy_generator
@@ -194,8 +194,8 @@ def labelled_null(labelled: Labelled, target: npt.ArrayLike) -> FloatArray:
     return found
 
 
-def held_out_errors_fit(labelled: Labelled, confusion: Confusion, *, level: float = 0.95) -> dict[str, Any]:
-    """Whether the labels speak against the held-out errors, which tier B would rest on: `{p, labels, fit, says}`.
+def held_out_errors_fit(labelled: Labelled, confusion: Confusion, *, level: float = 0.95) -> HeldOutFit:
+    """Whether the labels speak against the held-out errors, which tier B would rest on.
 
     A predictive check: the held-out errors and the pool's calls say how the labels should fall in each predicted class
     (Bayes' rule); p is how often labels drawn from that differ from it, by the G statistic, as much as these do. `fit`
@@ -223,12 +223,12 @@ def held_out_errors_fit(labelled: Labelled, confusion: Confusion, *, level: floa
     against, n = found < REFUSED, int(labels.sum())
     verdict = "contradict" if against else "do not contradict"
     advice = "corrected shares that rest on them are not to be trusted here" if against else "which is no proof"
-    return {
-        "p": found,
-        "labels": n,
-        "fit": False if against else None,
-        "says": f"{n} labels by people {verdict} the held-out errors ({confusion.split}; p = {found:.2g}): {advice}",
-    }
+    return HeldOutFit(
+        p=found,
+        labels=n,
+        fit=False if against else None,
+        says=f"{n} labels by people {verdict} the held-out errors ({confusion.split}; p = {found:.2g}): {advice}",
+    )
 
 
 def _stratum_draws(images: FloatArray, name: str) -> FloatArray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fairsims.audit.estimates import ShareEstimate, target_shares
 from fairsims.audit.intervals import DRAWS, confusion_draws, left_inverse, solutions
+from fairsims.audit.result import Measures
 from fairsims.classifiers.base import Confusion
 from fairsims.seeds import numpy_generator
 
@@ -25,8 +25,8 @@ def measures(
     before: ShareEstimate | None = None,
     null: FloatArray | None = None,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """Everything that compares shares p with a target t, as JSON.
+) -> Measures:
+    """Everything that compares shares p with a target t.
 
     `representation_ratio` p_k/t_k by class (None where t_k = 0) and the `least_ratio`; `min_over_max` of p;
     `total_variation`, half the sum of |p - t|: the share of images that would have to change class;
@@ -39,23 +39,19 @@ def measures(
     """
     p, t = np.asarray(estimate.share), target_shares(estimate.classes, target)
     ratio = [float(a / b) if b > 0 else None for a, b in zip(p, t, strict=True)]
-    found: dict[str, Any] = {
-        "representation_ratio": dict(zip(estimate.classes, ratio, strict=True)),
-        "least_ratio": min(r for r in ratio if r is not None),
-        "min_over_max": float(p.min() / p.max()),
-        **{name: float(d) for name, d in distances(p, t).items()},
-    }
+    shift: dict[str, float | None] = {}
     if before is not None:
-        start = np.asarray(before.share)
-        shift = [
-            float((a - b) / (c - b)) if abs(c - b) > NO_SHIFT else None for a, b, c in zip(p, start, t, strict=True)
-        ]
-        found["achieved_shift"] = dict(zip(estimate.classes, shift, strict=True))
-    if null is not None:
-        found["null"] = {"level": level} | {
-            name: float(np.quantile(d, level)) for name, d in distances(null, t).items()
-        }  # fmt: skip
-    return found
+        for c, a, b, wanted in zip(estimate.classes, p, before.share, t, strict=True):
+            shift[c] = float((a - b) / (wanted - b)) if abs(wanted - b) > NO_SHIFT else None
+    met = {} if null is None else {name: float(np.quantile(d, level)) for name, d in distances(null, t).items()}
+    return Measures(
+        representation_ratio=dict(zip(estimate.classes, ratio, strict=True)),
+        least_ratio=min(r for r in ratio if r is not None),
+        min_over_max=float(p.min() / p.max()),
+        **{name: float(d) for name, d in distances(p, t).items()},
+        achieved_shift=shift,
+        null={"level": level} | met if met else {},
+    )
 
 
 def distances(p: npt.ArrayLike, t: npt.ArrayLike) -> dict[str, FloatArray]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fairsims.audit.facts import SIDES, Side
 from fairsims.audit.sources import ImageSource
 from fairsims.data import Attribute, ImageDataset
 from fairsims.data.attributes import UNDETERMINED
@@ -39,15 +40,15 @@ class PeopleLabels:
 
 
 def read_people_labels(
-    specs: Sequence[str], sources: Mapping[str, ImageSource], attributes: Sequence[Attribute]
-) -> dict[str, dict[str, PeopleLabels]]:
+    specs: Sequence[str], sources: Mapping[Side, ImageSource], attributes: Sequence[Attribute]
+) -> dict[str, dict[Side, PeopleLabels]]:
     """Labels by attribute and by side ("before", "after") from tables, each `FILE` or `SIDE=FILE`.
 
     A table (CSV or Parquet) has `file_name` or `seed`, a column for each attribute it labels (an empty cell is no
     label) and, optionally, `source`: the start of the digest of the images that were looked at. Raises InputError when
     a table is unreadable, names unknown images, classes or no attribute, or when it is not clear whose labels it holds.
     """
-    found: dict[str, dict[str, PeopleLabels]] = {a.name: {} for a in attributes}
+    found: dict[str, dict[Side, PeopleLabels]] = {a.name: {} for a in attributes}
     owners: dict[str, str] = {}
     for spec in specs:
         side, path = _parsed(spec, sources)
@@ -58,55 +59,56 @@ def read_people_labels(
                 f"{path} has the columns {_listed(table)}; expected one named {' or '.join(found)}; name the column "
                 "of the labels after the attribute"
             )
-        for when, rows, places in _owned(table, path, side, sources):
-            if OWNER not in table and owners.setdefault(sha256_file(path), when) != when:
+        for owner, rows, places in _owned(table, path, side, sources):
+            if OWNER not in table and owners.setdefault(sha256_file(path), owner) != owner:
                 raise InputError(
                     f"{path} is given for before and after; images of one seed differ between them: label those of "
                     "after themselves"
                 )
             for attribute in present:
                 labels = _labels(rows, places, attribute, path)
-                if when in found[attribute.name]:
+                if owner in found[attribute.name]:
                     raise InputError(
-                        f"{path} and {found[attribute.name][when].path} both label {attribute.name} of {when}; "
+                        f"{path} and {found[attribute.name][owner].path} both label {attribute.name} of {owner}; "
                         "put the labels of a source into one file"
                     )
                 if labels is not None:
-                    found[attribute.name][when] = labels
+                    found[attribute.name][owner] = labels
     return found
 
 
 def check_owner(
     labels: PeopleLabels,
-    predicted: Mapping[str, npt.NDArray[np.integer]],
-    sources: Mapping[str, ImageSource],
-    when: str,
+    predicted: Mapping[Side, npt.NDArray[np.integer]],
+    sources: Mapping[Side, ImageSource],
+    side: Side,
 ) -> None:
     """Refuse labels of one pool that were given for the other with the same seeds.
 
     `predicted` are the classifier's calls `(N,)` by side. Labels of other images agree with the calls on those images:
     McNemar's test on the images that have a twin of the same id. Raises InputError when they do.
     """
-    other = next((w for w in sources if w != when), None)
-    if other is None or sources[other].ids.dtype != sources[when].ids.dtype:
+    other = next((s for s in sources if s != side), None)
+    if other is None or sources[other].ids.dtype != sources[side].ids.dtype:
         return
     place = {v: i for i, v in enumerate(sources[other].ids.tolist())}
-    twins = np.array([place.get(v, -1) for v in sources[when].ids[labels.positions].tolist()], dtype=np.int64)
+    twins = np.array([place.get(v, -1) for v in sources[side].ids[labels.positions].tolist()], dtype=np.int64)
     there = twins >= 0
-    here = predicted[when][labels.positions[there]] == labels.classes[there]
+    here = predicted[side][labels.positions[there]] == labels.classes[there]
     elsewhere = predicted[other][twins[there]] == labels.classes[there]
     better, worse = int((elsewhere & ~here).sum()), int((here & ~elsewhere).sum())
     if better - worse > SURE * np.sqrt(max(better + worse, 1)):
         raise InputError(
-            f"{labels.path} is given for {when}, but the classifier agrees with it on {elsewhere.mean():.0%} of the "
-            f"{other} images of the same ids and on {here.mean():.0%} of the {when} ones; these look like labels of "
-            f"{other}: label images of {when}"
+            f"{labels.path} is given for {side}, but the classifier agrees with it on {elsewhere.mean():.0%} of the "
+            f"{other} images of the same ids and on {here.mean():.0%} of the {side} ones; these look like labels of "
+            f"{other}: label images of {side}"
         )
 
 
-def _parsed(spec: str, sources: Mapping[str, ImageSource]) -> tuple[str | None, Path]:
-    side, _, rest = spec.partition("=")
-    if rest and side in ("before", "after"):
+def _parsed(spec: str, sources: Mapping[Side, ImageSource]) -> tuple[Side | None, Path]:
+    name, _, rest = spec.partition("=")
+    side = next((s for s in SIDES if s == name), None)
+    if rest and side is not None:
         if side not in sources:
             raise InputError(f"--labels {spec} is for {side}, which is not given; give --{side}")
         return side, Path(rest)
@@ -126,12 +128,12 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _owned(
-    table: pd.DataFrame, path: Path, side: str | None, sources: Mapping[str, ImageSource]
-) -> Iterator[tuple[str, pd.DataFrame, IntArray]]:
+    table: pd.DataFrame, path: Path, side: Side | None, sources: Mapping[Side, ImageSource]
+) -> Iterator[tuple[Side, pd.DataFrame, IntArray]]:
     """Side, rows and the rows' places in the side's source."""
     if OWNER in table:
         for digest, rows in table.groupby(OWNER, sort=False):
-            fits = [w for w, s in sources.items() if len(str(digest)) >= 6 and s.digest.startswith(str(digest))]
+            fits = [name for name, s in sources.items() if len(str(digest)) >= 6 and s.digest.startswith(str(digest))]
             if len(fits) != 1 or side not in (None, fits[0]):
                 listed = ", ".join(f"{w} is {s.digest[:12]}" for w, s in sources.items())
                 raise InputError(
@@ -141,13 +143,13 @@ def _owned(
             yield fits[0], rows, _places(rows, path, sources[fits[0]])
         return
     if side is None and len(sources) > 1:
-        fits = [w for w, s in sources.items() if _all_known(table, path, s)]
-        if len(fits) != 1:
-            whose = "the images of both before and after" if fits else "images of neither before nor after alone"
+        known = [name for name, s in sources.items() if _all_known(table, path, s)]
+        if len(known) != 1:
+            whose = "the images of both before and after" if known else "images of neither before nor after alone"
             raise InputError(f"{path} names {whose}; say whose labels they are: --labels before={path} or after={path}")
-        side = fits[0]
-    side = side or next(iter(sources))
-    yield side, table, _places(table, path, sources[side])
+        side = known[0]
+    owner: Side = side or "before"
+    yield owner, table, _places(table, path, sources[owner])
 
 
 def _all_known(table: pd.DataFrame, path: Path, source: ImageSource) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairsims.audit.command import OpenAudit
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers import AttributeClassifier
 from fairsims.data import ImageDataset
@@ -15,41 +14,6 @@ from fairsims.files import sha256_file
 
 ALPHA = 0.05
 """All intervals are of level 1 - alpha."""
-
-
-def audit_plan(opened: OpenAudit) -> dict[str, Any]:
-    """The plan of an audit of existing images, JSON."""
-    config, sources = opened.config, opened.sources
-    texts = dict(zip(config.attr, config.target, strict=False))
-    pairs = list(zip(opened.classifiers, opened.plans, strict=True))
-    names = {c.attribute.name: c for c in opened.classifiers}
-    sizes = {when: len(s) for when, s in sources.items()}
-    labels = {
-        c.attribute.name: {when: {"digest": p.digest, "n": len(p.positions)} for when, p in plan.labels.items()}
-        for c, plan in pairs
-        if plan.labels
-    }
-    return {
-        "when": "before measuring",
-        "attributes": {
-            name: planned_attribute(
-                c.attribute, target=plan.target if isinstance(plan.target, Target) else None, text=texts.get(name),
-                tolerance=plan.tolerance, drift=plan.drift,
-            )
-            for (name, c), plan in zip(names.items(), opened.plans, strict=True)
-        },
-        "metrics": planned_metrics(
-            [planned_shares(c, plan.split, {when: when in plan.labels for when in sources}) for c, plan in pairs],
-            targets=bool(config.target), change=len(sources) == 2, held=bool(config.hold),
-            distances=[e.metric for e in opened.extractors], reference=opened.reference,
-        ),
-        "alpha": ALPHA,
-        "n": sizes["before"] if len(set(sizes.values())) == 1 else sizes,
-        "images": {when: {"name": s.name, "digest": s.digest, "n": len(s)} for when, s in sources.items()},
-        "classifiers": {name: {"name": c.name, "digest": c.digest} for name, c in names.items()},
-        "reference": planned_reference(opened.reference),
-        "extractors": [e.facts() for e in opened.extractors],
-    } | ({"labels": labels} if labels else {})  # fmt: skip
 
 
 def planned_attribute(

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fairsims.audit.facts import Side
 from fairsims.audit.people import PeopleLabels, check_owner
+from fairsims.audit.result import (
+    AttributeResult,
+    Change,
+    Drift,
+    HeldOutFit,
+    Measures,
+    PeopleLabelled,
+    Share,
+    Shares,
+)
 from fairsims.audit.shares import (
     Labelled,
     ShareDifference,
     ShareEstimate,
     corrected_shares,
-    held,
     held_out_errors_fit,
     independent_difference,
     labelled_difference,
@@ -26,6 +36,7 @@ from fairsims.audit.shares import (
     labelled_shares,
     measures,
     null_shares,
+    preserved,
     reached,
     sensitivity,
     share_difference,
@@ -37,7 +48,8 @@ from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
-Report = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
+"""(what, done, of how many)"""
 
 ShareRule = Callable[[AttributeClassifier, str], ShareEstimate]
 """(classifier, split name) -> shares of an after pool where counting would be wrong: it was selected by its labels."""
@@ -52,10 +64,10 @@ class AuditPlan:
     tolerance: float = 0.03
     """The target counts as reached when every interval lies inside target +- tolerance."""
     drift: float | None = 0.03
-    """Without a target: held when every share's change, with its interval, lies inside +- this; None: not judged."""
+    """Without a target: preserved when every share's change, with its interval, is inside +- this; None: not judged."""
     split: str | None = None
     """Held-out split whose confusion corrects the shares; the classifier's default when None."""
-    labels: Mapping[str, PeopleLabels] = field(default_factory=dict)
+    labels: Mapping[Side, PeopleLabels] = field(default_factory=dict)
     """Labels by people of some images, by side."""
 
     def __post_init__(self) -> None:
@@ -74,14 +86,13 @@ class Reading:
     split: str
     """"" where no confusion corrects anything."""
     target: npt.NDArray[np.float64] | None
-    predicted: Mapping[str, IntArray]
+    predicted: Mapping[Side, IntArray]
     """The classifier's call for each image, `(N,)`."""
-    labelled: Mapping[str, Labelled]
+    labelled: Mapping[Side, Labelled]
     """The sides that people labelled images of."""
-    chosen: Mapping[str, ShareEstimate]
-    by_split: Mapping[str, Mapping[str, ShareEstimate]]
+    chosen: Mapping[Side, ShareEstimate]
+    by_split: Mapping[str, Mapping[Side, ShareEstimate]]
     """Tier B under every confusion."""
-    difference: ShareDifference | None
     selected: bool
     """Whether the after images were kept or dropped by what the classifier called them."""
 
@@ -104,129 +115,163 @@ class Reading:
         return None if self.target is None else self.target[: len(self.classifier.attribute.classes)]
 
     @property
-    def counts(self) -> dict[str, np.ndarray]:
+    def counts(self) -> dict[Side, np.ndarray]:
         """Images per predicted class, `(K,)`."""
-        return {when: np.bincount(p, minlength=len(self.classes)) for when, p in self.predicted.items()}
+        return {side: np.bincount(p, minlength=len(self.classes)) for side, p in self.predicted.items()}
+
+    @cached_property
+    def difference(self) -> ShareDifference | None:
+        """Change from before to after. Of images that were selected, for attributes without a target only."""
+        if "after" not in self.chosen or (self.selected and self.target is not None):
+            return None
+        if len(self.labelled) == 2:
+            return labelled_difference(self.labelled["before"], self.labelled["after"])
+        if not self.selected and not self.labelled:
+            return share_difference(self.classes, self.counts["before"], self.counts["after"], self.confusion)
+        return independent_difference(self.chosen["before"], self.chosen["after"])
+
+    @cached_property
+    def fits(self) -> dict[Side, HeldOutFit]:
+        """Whether the labels by people speak against the errors that tier B rests on, by side with labels."""
+        errors = self.confusion if self.by_split else None
+        return {} if errors is None else {s: held_out_errors_fit(p, errors) for s, p in self.labelled.items()}
 
 
 def read_attribute(
     classifier: AttributeClassifier,
     plan: AuditPlan,
-    sources: Mapping[str, ImageSource],
+    sources: Mapping[Side, ImageSource],
     *,
     store: Path | None = None,
     after_shares: ShareRule | None = None,
-    report: Report = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Reading:
     """Label the sources and estimate the attribute's shares.
 
     Tier A where people labelled images of the source, B where the classifier's errors are known, C else. Raises
     InputError when labels belong to other images or probabilities are not finite.
     """
-    predicted = {
-        when: label_source(s, classifier, store, partial(report, f"{classifier.attribute.name} {when}")).argmax(axis=1)
-        for when, s in sources.items()
+    predicted = {}
+    for side, source in sources.items():
+        watch = partial(progress, f"{classifier.attribute.name} {side}")
+        predicted[side] = label_source(source, classifier, store, watch).argmax(axis=1)
+    for side, people in plan.labels.items():
+        check_owner(people, predicted, sources, side)
+    known, classes = classifier.attribute.classes, _classes(classifier, plan, sources)
+    labelled = {
+        side: labelled_pool(classes, predicted[side], people.positions, people.classes)
+        for side, people in plan.labels.items()
     }
-    for when, people in plan.labels.items():
-        check_owner(people, predicted, sources, when)
-    classes = _classes(classifier, plan, sources)
-    known = classifier.attribute.classes
 
-    def counted(when: str, confusion: Confusion | None, by: str) -> ShareEstimate:
-        if when == "after" and after_shares is not None:
+    def counted(side: Side, confusion: Confusion | None, by: str) -> ShareEstimate:
+        if side == "after" and after_shares is not None:
             return after_shares(classifier, by)
-        counts: np.ndarray = np.bincount(predicted[when], minlength=len(known))
-        return corrected_shares(known, counts, confusion)
+        return corrected_shares(known, np.bincount(predicted[side], minlength=len(known)), confusion)
 
-    def best(when: str) -> ShareEstimate:
-        if (people := plan.labels.get(when)) is not None:
-            return labelled_shares(classes, predicted[when], people.positions, people.classes)
-        return by_split[split][when] if split else counted(when, None, "")
+    def best(side: Side) -> ShareEstimate:
+        if side in labelled:
+            people = plan.labels[side]
+            return labelled_shares(classes, predicted[side], people.positions, people.classes)
+        return by_split[split][side] if split else counted(side, None, "")
 
     split = (plan.split or classifier.default_split) if classifier.confusions else ""
     if plan.split and plan.split not in classifier.confusions:
         split = classifier.default_split
-    by_split = {by: {when: counted(when, c, by) for when in sources} for by, c in classifier.confusions.items()}
-    chosen = {when: best(when) for when in sources}
-    labelled = {
-        when: labelled_pool(classes, predicted[when], people.positions, people.classes)
-        for when, people in plan.labels.items()
-    }
-    reading = Reading(
-        classifier=classifier, plan=plan, split=split, target=_target(plan, chosen["before"], len(classes)),
-        predicted=predicted, labelled=labelled, chosen=chosen, by_split=by_split if classes == known else {},
-        difference=None, selected=after_shares is not None,
-    )  # fmt: skip
-    return replace(reading, difference=_difference(reading))
+    by_split = {by: {side: counted(side, c, by) for side in sources} for by, c in classifier.confusions.items()}
+    chosen = {side: best(side) for side in sources}
+    return Reading(
+        classifier=classifier,
+        plan=plan,
+        split=split,
+        target=_target(plan, chosen["before"], len(classes)),
+        predicted=predicted,
+        labelled=labelled,
+        chosen=chosen,
+        by_split=by_split if classes == known else {},
+        selected=after_shares is not None,
+    )
 
 
-def section(reading: Reading) -> dict[str, Any]:
-    """`attributes.<name>` of the audit."""
+def section(reading: Reading) -> AttributeResult:
+    """What an audit says of one attribute."""
     r, classes = reading, reading.classes
     last = r.chosen["after" if "after" in r.chosen else "before"]
     change = np.subtract(last.share if r.target is None else r.target, r.chosen["before"].share)
-    found: dict[str, Any] = {
-        "classes": list(classes),
-        "focus": classes[int(np.argmax(np.abs(change) if r.target is None else change))],
-        "split": r.split or None,
-        **{when: share_table(e, r.counts[when]) for when, e in r.chosen.items()},
-        "by_split": {by: {w: share_table(e, None) for w, e in es.items()} for by, es in r.by_split.items()},
-        "method": last.method,
-        "tier": {when: e.tier for when, e in r.chosen.items()},
-        "assumption": {when: e.assumption for when, e in r.chosen.items()},
-        "n": {when: e.n for when, e in r.chosen.items()},
-        "warnings": warnings_of(r),
-    }
-    if r.labelled:
-        found["labels"] = {when: _labels(r, when) for when in r.labelled}
-    if r.confusion is not None and r.by_split:
-        found["sensitivity"] = {w: sensitivity(e, r.confusion) for w, e in r.chosen.items() if e.tier == "B"}
+    tables = {side: share_table(e, r.counts[side]) for side, e in r.chosen.items()}
+    errors = r.confusion if r.by_split else None
+    found = AttributeResult(
+        name=r.name,
+        classes=classes,
+        focus=classes[int(np.argmax(np.abs(change) if r.target is None else change))],
+        split=r.split or None,
+        before=tables["before"],
+        after=tables.get("after", {}),
+        by_split={by: {s: share_table(e, None) for s, e in es.items()} for by, es in r.by_split.items()},
+        method=last.method,
+        tier={side: e.tier for side, e in r.chosen.items()},
+        assumption={side: e.assumption for side, e in r.chosen.items()},
+        n={side: e.n for side, e in r.chosen.items()},
+        warnings=_warnings(r),
+        labels={side: _labels(r, side) for side in r.labelled},
+        sensitivity={s: sensitivity(e, errors) for s, e in r.chosen.items() if errors is not None and e.tier == "B"},
+    )
     if r.target is not None:
-        found |= {
-            "target": as_mapping(r.target, classes),
-            "tolerance": r.plan.tolerance,
-            "reached": reached(last, r.target.tolist(), r.plan.tolerance),
-            "measures": {when: _measures(r, when) for when in r.chosen},
-        }
-    if r.difference is not None:
-        d = r.difference
-        found["difference"] = {
-            c: {"delta": d.delta[k], "low": d.low[k], "high": d.high[k]} for k, c in enumerate(classes)
-        }
-        if r.target is None and r.plan.drift is not None:
-            found["drift"] = {
-                "limit": r.plan.drift,
-                "largest": float(np.abs(d.delta).max()),
-                "held": held(d, r.plan.drift),
-            }
-    return found
+        found = replace(
+            found,
+            target=as_mapping(r.target, classes),
+            tolerance=r.plan.tolerance,
+            reached=reached(last, r.target.tolist(), r.plan.tolerance),
+            measures={side: _measures(r, side) for side in r.chosen},
+        )
+    if r.difference is None:
+        return found
+    return replace(found, difference=change_table(r.difference), drift=_drift(r, r.difference))
 
 
-def warnings_of(reading: Reading) -> list[str]:
+def share_table(estimate: ShareEstimate, counts: Sequence[int] | IntArray | None) -> Shares:
+    """An estimate by class, with the `counts` `(K,)` of images by predicted class where they are given."""
+    e = estimate
+    return {
+        c: Share(
+            share=e.share[k],
+            low=e.low[k],
+            high=e.high[k],
+            raw=e.raw[k],
+            count=None if counts is None else int(counts[k]),
+        )
+        for k, c in enumerate(e.classes)
+    }
+
+
+def change_table(d: ShareDifference) -> dict[str, Change]:
+    """A difference by class."""
+    return {c: Change(delta=d.delta[k], low=d.low[k], high=d.high[k]) for k, c in enumerate(d.classes)}
+
+
+def _drift(reading: Reading, difference: ShareDifference) -> Drift | None:
+    """Of an attribute that was to stay as it is."""
+    limit = reading.plan.drift
+    if reading.target is not None or limit is None:
+        return None
+    largest = float(np.abs(difference.delta).max())
+    return Drift(limit=limit, largest=largest, preserved=preserved(difference, limit))
+
+
+def _warnings(reading: Reading) -> tuple[str, ...]:
     """What the estimates warn of, those of one side alone with its name."""
     found: dict[str, list[str]] = {}
-    for when, estimate in reading.chosen.items():
-        for w in (*estimate.warnings, *_contradicted(reading, when)):
-            found.setdefault(w, []).append(when)
-    sides = len(reading.chosen)
-    return [w if len(when) == sides else f"{when[0]}: {w}" for w, when in found.items()]
+    for side, estimate in reading.chosen.items():
+        for w in (*estimate.warnings, *_contradicted(reading, side)):
+            found.setdefault(w, []).append(side)
+    return tuple(w if len(sides) == len(reading.chosen) else f"{sides[0]}: {w}" for w, sides in found.items())
 
 
-def share_table(estimate: ShareEstimate, counts: Sequence[int] | IntArray | None) -> dict[str, dict[str, Any]]:
-    """`{class: {share, low, high, raw, count}}`."""
-    return {
-        c: {"share": estimate.share[k], "low": estimate.low[k], "high": estimate.high[k], "raw": estimate.raw[k]}
-        | ({} if counts is None else {"count": int(counts[k])})
-        for k, c in enumerate(estimate.classes)
-    }
-
-
-def _classes(classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[str, ImageSource]) -> tuple[str, ...]:
+def _classes(classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[Side, ImageSource]) -> tuple[str, ...]:
     """The classifier's classes, and `undetermined` when people could not tell and it does not know that."""
     known = classifier.attribute.classes
     if all((people.classes < len(known)).all() for people in plan.labels.values()):
         return known
-    blind = [when for when in sources if when not in plan.labels]
+    blind = [side for side in sources if side not in plan.labels]
     if blind:
         raise InputError(
             f"people found {UNDETERMINED} images, which {classifier.name} does not know, and {blind[0]} has no labels; "
@@ -243,50 +288,32 @@ def _target(plan: AuditPlan, before: ShareEstimate, size: int) -> npt.NDArray[np
     return np.append(given, np.zeros(size - len(given)))
 
 
-def _difference(reading: Reading) -> ShareDifference | None:
-    """Change from before to after. Of images that were selected, for attributes without a target only."""
-    r = reading
-    if "after" not in r.chosen or (r.selected and r.target is not None):
-        return None
-    if len(r.labelled) == 2:
-        return labelled_difference(r.labelled["before"], r.labelled["after"])
-    if not r.selected and not r.labelled:
-        return share_difference(r.classes, r.counts["before"], r.counts["after"], r.confusion)
-    return independent_difference(r.chosen["before"], r.chosen["after"])
-
-
-def _measures(reading: Reading, when: str) -> dict[str, Any]:
+def _measures(reading: Reading, side: Side) -> Measures:
     r = reading
     assert r.target is not None
-    if when == "after" and r.selected:
+    if side == "after" and r.selected:
         null = None
-    elif when in r.labelled:
-        null = labelled_null(r.labelled[when], r.target)
+    elif side in r.labelled:
+        null = labelled_null(r.labelled[side], r.target)
     else:
-        null = null_shares(r.target, r.chosen[when].n, [r.confusion] if r.confusion is not None else [])
-    return measures(
-        r.chosen[when], r.target.tolist(), before=r.chosen["before"] if when == "after" else None, null=null
-    )  # fmt: skip
+        null = null_shares(r.target, r.chosen[side].n, [r.confusion] if r.confusion is not None else [])
+    before = r.chosen["before"] if side == "after" else None
+    return measures(r.chosen[side], r.target.tolist(), before=before, null=null)
 
 
-def _labels(reading: Reading, when: str) -> dict[str, Any]:
+def _labels(reading: Reading, side: Side) -> PeopleLabelled:
     """What people labelled: how many of each class, and whether that fits the errors that tier B would rest on."""
-    people, labelled = reading.plan.labels[when], reading.labelled[when]
+    people, labelled = reading.plan.labels[side], reading.labelled[side]
     counts = np.bincount(labelled.true, minlength=len(reading.classes))
-    found: dict[str, Any] = {
-        "file": str(people.path),
-        "digest": people.digest,
-        "n": len(people.positions),
-        "counts": dict(zip(reading.classes, map(int, counts), strict=True)),
-    }
-    if reading.confusion is not None and reading.by_split:
-        found["held_out_errors"] = held_out_errors_fit(labelled, reading.confusion)
-    return found
+    return PeopleLabelled(
+        file=str(people.path),
+        digest=people.digest,
+        n=len(people.positions),
+        counts=dict(zip(reading.classes, map(int, counts), strict=True)),
+        held_out_errors=reading.fits.get(side),
+    )
 
 
-def _contradicted(reading: Reading, when: str) -> list[str]:
+def _contradicted(reading: Reading, side: Side) -> list[str]:
     """Labels that speak against the held-out errors are worth a warning on the sides without labels."""
-    if when in reading.labelled or reading.confusion is None or not reading.by_split:
-        return []
-    fits = [held_out_errors_fit(labelled, reading.confusion) for labelled in reading.labelled.values()]
-    return [str(f["says"]) for f in fits if f["fit"] is False]
+    return [] if side in reading.labelled else [f.says for f in reading.fits.values() if f.fit is False]

@@ -78,7 +78,7 @@ def from_json(cls: type[T], value: object, *, place: str = "", key: str = "") ->
             given[f.name] = key
         elif f.metadata.get("rest"):
             known = {_key(g) for g in dataclasses.fields(cls)}  # type: ignore[arg-type]
-            given[f.name] = {k: v for k, v in value.items() if k not in known}
+            given[f.name] = _decoded(hints[f.name], {k: v for k, v in value.items() if k not in known}, place)
         elif (found := value.get(_key(f))) is not None:
             given[f.name] = _decoded(hints[f.name], found, _at(place, _key(f)))
         elif _default(f) is dataclasses.MISSING:
@@ -101,11 +101,12 @@ def schema(cls: type[Any], **top: Any) -> dict[str, Any]:
 
 
 def _object(cls: type[Any], parts: dict[str, Any]) -> dict[str, Any]:
-    hints, properties, required, open_ = _hints(cls), {}, [], False
+    hints, properties, required = _hints(cls), {}, []
+    open_: Any = False
     dependent: dict[str, list[str]] = {}
     for f in dataclasses.fields(cls):
         if f.metadata.get("rest"):
-            open_ = True
+            open_ = _type(hints[f.name], parts)["additionalProperties"] or True
         elif not f.metadata.get("by_key"):
             properties[_key(f)] = _type(hints[f.name], parts)
             if _default(f) is dataclasses.MISSING or f.metadata.get("always"):

@@ -33,11 +33,11 @@ def stored_features(
     source: ImageSource,
     extractor: FeatureExtractor,
     folder: Path,
-    report: Callable[[int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> FeatureTable:
     """Features `(N, d)` of all images in order, in a file of `folder` that is read in place.
 
-    Memory does not grow with N: batches go to the file as they are made. `report` gets (images done, of how many).
+    Memory does not grow with N: batches go to the file as they are made. `progress` gets (images done, of how many).
     Raises InputError for a source without images and for features that are not finite.
     """
     n = len(source)
@@ -64,7 +64,7 @@ def stored_features(
                 np.lib.format.write_array_header_1_0(f, header)
             f.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
             done += len(rows)
-            report(done, n)
+            progress(done, n)
         if done != n:
             raise InputError(f"{source.name} gave {done} of its {n} images; expected all of them")
     found = _read_features(path, n)

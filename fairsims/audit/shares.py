@@ -7,8 +7,8 @@ from fairsims.audit.corrected import corrected_shares, sensitivity, share_differ
 from fairsims.audit.estimates import (
     ShareDifference,
     ShareEstimate,
-    held,
     independent_difference,
+    preserved,
     reached,
 )
 from fairsims.audit.intersections import (
@@ -37,7 +37,6 @@ __all__ = [
     "ShareEstimate",
     "corrected_shares",
     "errors_independent",
-    "held",
     "held_out_errors_fit",
     "independent_difference",
     "joint_confusion",
@@ -52,6 +51,7 @@ __all__ = [
     "next_to_label",
     "neyman_allocation",
     "null_shares",
+    "preserved",
     "reached",
     "sensitivity",
     "share_difference",

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from fairsims.audit.facts import SIDES
+from fairsims.audit.result import AuditResult
 from fairsims.files import atomic
 
-SIDES = ("before", "after")
 
-
-def write_tables(folder: Path, result: Mapping[str, Any], labels: Sequence[Mapping[str, Any]] = ()) -> None:
+def write_tables(folder: Path, result: AuditResult, labels: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write `shares.parquet`, of several attributes `joint.parquet`, and `labels.parquet` when people gave any."""
     tables: dict[str, list[Any]] = {
         "shares": list(share_rows(result)),
@@ -26,46 +26,48 @@ def write_tables(folder: Path, result: Mapping[str, Any], labels: Sequence[Mappi
                 pd.DataFrame(rows).to_parquet(temporary, index=False)
 
 
-def share_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def share_rows(result: AuditResult) -> Iterator[dict[str, Any]]:
     """A row for each attribute, class, side and way of estimating: the chosen tier, every confusion, the raw counts."""
-    for name, a in result["attributes"].items():
-        for when in (s for s in SIDES if s in a):
-            estimates = [(a["tier"][when], a["split"] if a["tier"][when] == "B" else None, True, a[when])]
+    for name, a in result.attributes.items():
+        for side in (s for s in SIDES if a.side(s)):
+            chosen = a.side(side)
+            estimates = [(a.tier[side], a.split if a.tier[side] == "B" else None, True, chosen)]
             estimates += [
-                ("B", by, False, sides[when])
-                for by, sides in a["by_split"].items()
-                if when in sides and ("B", by) != estimates[0][:2]
+                ("B", by, False, sides[side])
+                for by, sides in a.by_split.items()
+                if side in sides and ("B", by) != estimates[0][:2]
             ]
-            for tier, split, chosen, shares in estimates:
-                for c in a["classes"]:
-                    target = a.get("target", {}).get(c)
+            for tier, split, is_chosen, shares in estimates:
+                for c in a.classes:
+                    target = a.target.get(c)
                     yield {
                         "attribute": name,
                         "class": c,
-                        "when": when,
+                        "when": side,
                         "tier": tier,
                         "split": split,
-                        "chosen": chosen,
-                        "n": a["n"][when],
-                        "count": a[when][c]["count"],
-                        "raw": a[when][c]["raw"],
-                        "share": shares[c]["share"],
-                        "low": shares[c]["low"],
-                        "high": shares[c]["high"],
+                        "chosen": is_chosen,
+                        "n": a.n[side],
+                        "count": chosen[c].count,
+                        "raw": chosen[c].raw,
+                        "share": shares[c].share,
+                        "low": shares[c].low,
+                        "high": shares[c].high,
                         "target": target,
-                        "ratio": shares[c]["share"] / target if target else None,
+                        "ratio": shares[c].share / target if target else None,
                     }
 
 
-def joint_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def joint_rows(result: AuditResult) -> Iterator[dict[str, Any]]:
     """A row for each cell of each pair of attributes and each side."""
-    for pair in result.get("joint", []):
-        first, second = pair["attributes"]
-        for when in (s for s in SIDES if s in pair):
-            for cell in pair[when]["cells"]:
-                a, b = cell["classes"]
-                numbers = {k: cell[k] for k in ("share", "low", "high", "raw", "count", "lift")}
+    for pair in result.joint:
+        for side, found in pair.sides.items():
+            for cell in found.cells:
                 yield {
-                    "attribute": first, "class": a, "attribute_2": second, "class_2": b, "when": when,
-                    "tier": pair[when]["tier"], **numbers,
-                }  # fmt: skip
+                    "attribute": pair.attributes[0],
+                    "class": cell.classes[0],
+                    "attribute_2": pair.attributes[1],
+                    "class_2": cell.classes[1],
+                    "when": side,
+                    "tier": found.tier,
+                } | {k: getattr(cell, k) for k in ("share", "low", "high", "raw", "count", "lift")}

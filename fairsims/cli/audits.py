@@ -21,8 +21,8 @@ FORMS = ("html", "pdf", "md", "card", "croissant")
 @json_option
 def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     """Measure shares and quality of any images, before and after or alone."""
-    from fairsims import jobs
-    from fairsims.audit.command import AuditConfig
+    from fairsims.audit.command import AuditConfig, run_audit
+    from fairsims.report.publish import publish
     from fairsims.report.terminal import terminal_table
 
     if not options["target"]:
@@ -33,7 +33,8 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
         refuse_idle("without --reference: quality is measured against real images", "features", "inception_weights")
     config = AuditConfig(**options)
     with Bars() as bars:
-        result = jobs.run_audit(config, out, report=bars.report, command=command_line())
+        found = run_audit(config, out, publish=publish, progress=bars.report, command=command_line())
+    result = found.to_json()
     where = "" if out is None else f"\n\nreport  {out / 'report.html'}"
     click.echo(json.dumps(result) if as_json else f"{terminal_table(result)}{where}")
 

@@ -61,7 +61,7 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         return
     run = out or jobs.find_run(job, runs)
     with Bars() as bars:
-        result = jobs.run_retarget(job, run, report=bars.report, command=command_line())
+        result = jobs.run_retarget(job, run, report=bars.report, command=command_line()).to_json()
     table = f"{terminal_table(result)}\n\nreport  {run / 'report.html'}\nmodel   {run / config.mode}"
     say(json.dumps({"run": str(run), **result}) if as_json else table)
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from fairsims.audit.compare import write_audit
+from fairsims.audit.facts import Pair, by_side
+from fairsims.audit.result import AuditResult, save_audit
 from fairsims.audit.sources import ImageSource
 from fairsims.audit.tables import write_tables
 from fairsims.report.grids import image_grid
@@ -23,7 +24,7 @@ PIXELS = 64
 
 def publish(
     run: Path,
-    result: Mapping[str, Any],
+    result: AuditResult,
     before: ImageSource,
     after: ImageSource | None = None,
     reference: ImageSource | None = None,
@@ -34,23 +35,23 @@ def publish(
     `reference` are the real images that the audit's nearest reference images were found among; without them there is
     no gallery. `labels` are those by people that it rests on.
     """
-    folder, sources = run / "audit", {"before": before} | ({"after": after} if after is not None else {})
-    write_audit(folder, result)
+    folder = run / "audit"
+    save_audit(run, result)
     write_tables(folder, result, labels)
-    pairs = result.get("quality", {}).get("nearest_pairs", {})
+    pairs = {} if result.quality is None else result.quality.nearest_pairs
     scale = 2 if before.shape[1] <= PIXELS else 1
-    for when, source in sources.items():
+    for side, source in by_side(before, after).items():
         grid = source.read(range(min(GRID, len(source))))
-        image_grid(grid, COLUMNS, folder / f"grid-{when}.png", scale=scale)
-        if reference is not None and pairs.get(when):
-            _gallery(pairs[when], source, reference, folder / f"nearest-{when}.png", 2 * scale)
+        image_grid(grid, COLUMNS, folder / f"grid-{side}.png", scale=scale)
+        if reference is not None and pairs.get(side):
+            _gallery(pairs[side], source, reference, folder / f"nearest-{side}.png", 2 * scale)
     write_report(run)
 
 
-def _gallery(pairs: list[dict[str, Any]], source: ImageSource, reference: ImageSource, path: Path, scale: int) -> None:
+def _gallery(pairs: Sequence[Pair], source: ImageSource, reference: ImageSource, path: Path, scale: int) -> None:
     """Generated images above their nearest real ones."""
-    generated = source.read([p["generated"] for p in pairs])
-    real = reference.read([p["training"] for p in pairs])
+    generated = source.read([p.generated for p in pairs])
+    real = reference.read([p.training for p in pairs])
     if real.shape != generated.shape:
         real = interpolate(real, source.shape[1:])
     image_grid(torch.cat([generated, real]), len(pairs), path, scale=scale)

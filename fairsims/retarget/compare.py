@@ -6,8 +6,8 @@ Pool, complement and auxiliary are those of a retargeting, made once; `fairsims.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pandas as pd
 
 from fairsims import __version__, engine
 from fairsims.audit.extractors import classifier_features
+from fairsims.audit.facts import QualityResult
 from fairsims.audit.fidelity import quality
+from fairsims.audit.records import to_json
 from fairsims.audit.shares import ShareEstimate, corrected_shares
 from fairsims.audit.sources import predicted_counts
 from fairsims.audit.targets import as_mapping
@@ -114,7 +116,7 @@ def _result(ground: Ground, arms: dict[str, Arm], sizes: dict[str, int], command
     """What `compare.json` says: what all arms share, and a row for each."""
     job, goal = ground.job, ground.goal
     classes = job.classifier.attribute.classes
-    measured: dict[str, Any] = {}
+    measured = QualityResult()
     if job.reference is not None:
         measured = quality(
                 {n: a.images for n, a in arms.items()}, classifier_features(job.classifier), job.reference,
@@ -133,8 +135,8 @@ def _result(ground: Ground, arms: dict[str, Arm], sizes: dict[str, int], command
         "split": job.classifier.default_split,
         "pool_shares": as_mapping(goal.base, classes),
         "evaluations_per_kept": arms["guided"].evaluations_per_kept,
-        "quality": {k: v for k, v in measured.items() if k not in arms} or None,
-        "arms": [_row(ground, arm, sizes) | _numbers(measured.get(name, {})) for name, arm in arms.items()],
+        "quality": None if job.reference is None else to_json(replace(measured, numbers={})),
+        "arms": [_row(ground, arm, sizes) | _numbers(measured.numbers.get(name, {})) for name, arm in arms.items()],
     }  # fmt: skip
 
 
@@ -179,6 +181,6 @@ def _shares(job: Job, arm: Arm) -> ShareEstimate:
     return corrected_shares(classifier.attribute.classes, counts, job.confusions[0])
 
 
-def _numbers(section: dict[str, Any]) -> Row:
+def _numbers(section: Mapping[str, float]) -> Row:
     """An arm's measures of quality, as columns."""
-    return {k: v for k, v in section.items() if isinstance(v, int | float) and k != "n"}
+    return {k: v for k, v in section.items() if k != "n"}

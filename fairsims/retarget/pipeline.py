@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fairsims import engine
-from fairsims.audit.compare import AuditPlan, audit, write_audit
+from fairsims.audit.compare import AuditPlan, audit
 from fairsims.audit.joint import joint_shares, rake, smoothed
+from fairsims.audit.result import AuditResult, load_audit, save_audit
 from fairsims.audit.targets import as_mapping, resampling_cost
 from fairsims.errors import NoResponse
-from fairsims.files import read_json
 from fairsims.models import Denoiser, checkpoint_digest, checkpoint_recipe, merge, save_checkpoint, save_guided
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration, Pilot, as_pilot, focus_values
@@ -52,7 +52,7 @@ from fairsims.run import Progress, Run, silent
 
 __all__ = ["Job", "prepare", "retarget"]
 
-Publish = Callable[[Path, dict[str, Any], Pool, Pool], None]
+Publish = Callable[[Path, AuditResult, Pool, Pool], None]
 """(run, audit, before, after)"""
 
 
@@ -91,8 +91,8 @@ def retarget(
     progress: Progress = silent,
     publish: Publish = lambda *_: None,
     command: str = "",
-) -> dict[str, Any]:
-    """Carry out a retargeting in `folder`; returns the content of its `audit/audit.json`.
+) -> AuditResult:
+    """Carry out a retargeting in `folder`; returns its audit.
 
     `publish` makes figures and pages of the result, before the manifest is written and the run counts as finished.
 
@@ -127,7 +127,7 @@ def retarget(
             publish(folder, result, before, after)
             run.finish()
         engine.barrier()
-    return read_json(folder / "audit" / "audit.json")
+    return load_audit(folder)
 
 
 def _rounds(run: Run, job: Job, pool: Pool) -> tuple[Goal, list[Round], Lost | None]:
@@ -201,7 +201,7 @@ def _retargeted(run_folder: Path, job: Job, best: Round) -> tuple[Denoiser, dict
 def _audit(
     run: Run, job: Job, goal: Goal, best: Round, pool: Pool, before: Pool, after: Pool, selection: Selection | None,
     facts: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> AuditResult:  # fmt: skip
     config = job.config
     rule = None
     if selection is not None:
@@ -219,10 +219,17 @@ def _audit(
         values = focus_values(predicted(after, job), goal.confusion, goal.focus)
         facts["controlled"]["after"] = _interval(as_pilot(values, best.calibration.strength))
     with TemporaryDirectory(prefix="fairsims-") as store:
-        result = audit(
-            before, after, job.classifier, plans[0], others=list(zip(job.classifiers, plans, strict=True))[1:],
-            reference=job.reference, after_shares=rule, facts=facts, store=Path(store),
-        )  # fmt: skip
+        found = audit(
+            before,
+            after,
+            job.classifier,
+            plans[0],
+            others=list(zip(job.classifiers, plans, strict=True))[1:],
+            reference=job.reference,
+            after_shares=rule,
+            store=Path(store),
+        )
+        result = found.to_json() | facts
         if job.reference is not None:
             targets = list(zip(job.classifiers, goal.wanted[: len(job.targets)], strict=False))
             pilots = pilot_pools(best.calibration, pool, run.folder / numbered("calibration", best.number))
@@ -242,8 +249,9 @@ def _audit(
         result["cost"]["resampling_base"] = {
             "images_per_kept": kept_cost, "evaluations_per_kept": kept_cost * nfe["before"]
         }  # fmt: skip
-    write_audit(run.folder / "audit", result)
-    return result
+    whole = AuditResult.from_json(result)
+    save_audit(run.folder, whole)
+    return whole
 
 
 def _method(job: Job, goal: Goal, best: Round, selection: Selection | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What was to stay: the change of a held attribute, and when it counts as held."""
+"""What was to stay: the change of an attribute, and when it counts as preserved."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from support import MakePool
 
 from fairsims.audit.compare import AuditPlan, audit
-from fairsims.audit.shares import ShareDifference, ShareEstimate, held, independent_difference
+from fairsims.audit.shares import ShareDifference, ShareEstimate, independent_difference, preserved
 from fairsims.classifiers import load_classifier
 
 PARITY = load_classifier("digits-parity")
@@ -30,8 +30,8 @@ def difference(*intervals: tuple[float, float]) -> ShareDifference:
         ([(-0.02, 0.01), (-0.09, -0.031), (0.0, 0.05)], False),
     ],
 )
-def test_held_is_a_statement_of_equivalence(intervals: list[tuple[float, float]], wanted: bool | None) -> None:
-    assert held(difference(*intervals), 0.03) is wanted
+def test_preserved_is_a_statement_of_equivalence(intervals: list[tuple[float, float]], wanted: bool | None) -> None:
+    assert preserved(difference(*intervals), 0.03) is wanted
 
 
 def estimate(share: float, low: float, high: float) -> ShareEstimate:
@@ -50,25 +50,24 @@ def test_independent_intervals_add_in_quadrature() -> None:
     assert (found.low[1], found.high[1]) == pytest.approx((-found.high[0], -found.low[0]))
 
 
-def test_audit_of_an_attribute_that_was_held(digits_pool: MakePool) -> None:
+def test_audit_of_an_attribute_that_was_to_stay(digits_pool: MakePool) -> None:
     before, same, other = digits_pool(300, 300, "b"), digits_pool(303, 297, "a"), digits_pool(500, 100, "o")
     plan = AuditPlan(target=None, drift=0.07)
     for after, wanted in ((same, True), (other, False)):
-        section = audit(before, after, PARITY, plan)["attributes"]["parity"]
-        assert "target" not in section
-        assert section["drift"]["held"] is wanted
-        assert section["drift"]["limit"] == 0.07
-        change = section["after"]["odd"]["share"] - section["before"]["odd"]["share"]
-        assert section["drift"]["largest"] == pytest.approx(abs(change))
-    assert section["focus"] in ("even", "odd")
+        section = audit(before, after, PARITY, plan).main
+        assert section.drift is not None
+        assert (section.target, section.drift.preserved, section.drift.limit) == ({}, wanted, 0.07)
+        change = section.after["odd"].share - section.before["odd"].share
+        assert section.drift.largest == pytest.approx(abs(change))
+    assert section.focus in ("even", "odd")
 
 
 def test_a_single_pool_has_not_drifted(digits_pool: MakePool) -> None:
     found = audit(digits_pool(30, 30), None, PARITY, AuditPlan(target=None))
-    assert "drift" not in found["attributes"]["parity"]
+    assert found.main.drift is None
 
 
 def test_drift_is_not_judged_where_nothing_was_to_stay(digits_pool: MakePool) -> None:
     found = audit(digits_pool(30, 30), digits_pool(40, 20, "a"), PARITY, AuditPlan(target=None, drift=None))
-    assert "drift" not in found["attributes"]["parity"]
-    assert found["attributes"]["parity"]["difference"]["odd"]["delta"] < 0
+    assert found.main.drift is None
+    assert found.main.difference["odd"].delta < 0

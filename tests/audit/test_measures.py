@@ -24,14 +24,14 @@ mixes = (
 def test_by_hand() -> None:
     """p = (.6, .3, .1) against (.5, .25, .25): gaps .1, .05, .15."""
     found = measures(corrected_shares(CLASSES, [60, 30, 10], None), {"light": 0.5, "medium": 0.25, "dark": 0.25})
-    assert found["representation_ratio"] == pytest.approx({"light": 1.2, "medium": 1.2, "dark": 0.4})
-    assert found["least_ratio"] == pytest.approx(0.4)
-    assert found["min_over_max"] == pytest.approx(1 / 6)
-    assert found["total_variation"] == pytest.approx(0.15)
-    assert found["fairness_discrepancy"] == pytest.approx(np.sqrt(0.01 + 0.0025 + 0.0225))
-    assert found["largest_gap"] == pytest.approx(0.15)
-    assert "null" not in found
-    assert "achieved_shift" not in found
+    assert found.representation_ratio == pytest.approx({"light": 1.2, "medium": 1.2, "dark": 0.4})
+    assert found.least_ratio == pytest.approx(0.4)
+    assert found.min_over_max == pytest.approx(1 / 6)
+    assert found.total_variation == pytest.approx(0.15)
+    assert found.fairness_discrepancy == pytest.approx(np.sqrt(0.01 + 0.0025 + 0.0225))
+    assert found.largest_gap == pytest.approx(0.15)
+    assert found.null == {}
+    assert found.achieved_shift == {}
 
 
 def test_the_extremes() -> None:
@@ -40,10 +40,10 @@ def test_the_extremes() -> None:
     assert found["total_variation"] == found["jensen_shannon"] == found["largest_gap"] == pytest.approx(1)
     assert found["fairness_discrepancy"] == pytest.approx(np.sqrt(2))
     empty = measures(corrected_shares(CLASSES, [50, 50, 0], None), [0.5, 0.5, 0.0])
-    assert empty["representation_ratio"]["dark"] is None
-    assert empty["least_ratio"] == 1
-    assert empty["min_over_max"] == 0
-    assert empty["jensen_shannon"] == 0
+    assert empty.representation_ratio["dark"] is None
+    assert empty.least_ratio == 1
+    assert empty.min_over_max == 0
+    assert empty.jensen_shannon == 0
 
 
 @settings(deadline=None)
@@ -67,9 +67,9 @@ def test_distances_know_no_order_and_keep_theirs(p: np.ndarray, t: np.ndarray, o
 def test_achieved_shift() -> None:
     before, after = (corrected_shares(CLASSES, c, None) for c in ([60, 20, 20], [45, 35, 20]))
     found = measures(after, [0.4, 0.4, 0.2], before=before)
-    assert found["achieved_shift"]["light"] == pytest.approx(0.75)
-    assert found["achieved_shift"]["medium"] == pytest.approx(0.75)
-    assert found["achieved_shift"]["dark"] is None
+    assert found.achieved_shift["light"] == pytest.approx(0.75)
+    assert found.achieved_shift["medium"] == pytest.approx(0.75)
+    assert found.achieved_shift["dark"] is None
 
 
 @pytest.mark.parametrize(("confusion", "target"), [(GOOD, [0.5, 0.5]), (THREE, [0.4, 0.35, 0.25])])
@@ -89,11 +89,11 @@ def test_distances_at_the_target_stay_inside_the_envelope(
         estimate = corrected_shares(classes, rng.multinomial(2000, rates @ target), errors)
         found = measures(estimate, target, null=null_shares(target, 2000, [errors]))
         for name in names:
-            inside[name] += found[name] <= found["null"][name]
+            inside[name] += getattr(found, name) <= found.null[name]
     assert all(0.9 <= v / 200 <= 0.99 for v in inside.values())
-    assert found["null"]["level"] == 0.95
-    plain = measures(estimate, target, null=null_shares(target, 2000, []))["null"]
-    assert 0 < plain["total_variation"] < found["null"]["total_variation"]
+    assert found.null["level"] == 0.95
+    plain = measures(estimate, target, null=null_shares(target, 2000, [])).null
+    assert 0 < plain["total_variation"] < found.null["total_variation"]
 
 
 def test_null_of_joint_cells_takes_each_confusion() -> None:

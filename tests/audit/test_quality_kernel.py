@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from fairsims.audit import blocks
+from fairsims.audit.facts import GroupDistance
 from fairsims.audit.groups import GroupCalls, group_distances
 from fairsims.audit.kernel import kernel_distance
 from fairsims.classifiers import load_classifier
@@ -104,15 +105,17 @@ def test_groups_at_equal_numbers() -> None:
         classifier=PARITY, calls={"before": np.repeat([0, 1], [420, 80]), "after": np.repeat([0, 1], [200, 100])}
     )
     found = group_distances(real, calls, {"before": before, "after": after}, groups, 0)
-    assert {g["n"] for sides in found.values() for g in sides.values()} == {80}
-    assert all(found["even"][w]["low"] <= 0 <= found["even"][w]["high"] for w in ("before", "after"))
-    assert found["odd"]["before"]["low"] <= 0 <= found["odd"]["before"]["high"]
-    assert found["odd"]["after"]["low"] > 1
+    assert {g.n for sides in found.values() for g in sides.values()} == {80}
+    assert all(d.low <= 0 <= d.high for d in found["even"].values())
+    assert found["odd"]["before"].low <= 0 <= found["odd"]["before"].high
+    assert found["odd"]["after"].low > 1
 
 
 def test_a_group_of_few_is_refused_and_holds_back_nobody() -> None:
     groups = GroupCalls(classifier=PARITY, calls={"before": np.repeat([0, 1, -1], [120, 49, 31])})
     calls = np.repeat([0, 1], [100, 100])
     found = group_distances(cloud(200, 4, 8), calls, {"before": cloud(200, 4, 9)}, groups, 0)
-    assert found["odd"]["before"] == {"refused": "49 generated and 100 real images; expected 50 or more of both"}
-    assert found["even"]["before"]["n"] == 100
+    assert found["odd"]["before"] == GroupDistance(
+        refused="49 generated and 100 real images; expected 50 or more of both"
+    )
+    assert found["even"]["before"].n == 100

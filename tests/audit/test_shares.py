@@ -204,10 +204,10 @@ def test_sensitivity_of_two_classes_is_the_closed_form() -> None:
     estimate = corrected_shares(GENDER, [400, 600], GOOD)
     found = sensitivity(estimate, GOOD, points=0.01)
     pi, j = estimate.share[0], 0.85
-    assert found["slopes"]["man"]["man"] == pytest.approx(-pi / j)
-    assert found["slopes"]["woman"]["man"] == pytest.approx((1 - pi) / j)
-    assert found["high"]["man"] - pi == pytest.approx(0.01 / j)
-    assert found["low"]["woman"] == pytest.approx(1 - pi - 0.01 / j)
+    assert found.slopes["man"]["man"] == pytest.approx(-pi / j)
+    assert found.slopes["woman"]["man"] == pytest.approx((1 - pi) / j)
+    assert found.high["man"] - pi == pytest.approx(0.01 / j)
+    assert found.low["woman"] == pytest.approx(1 - pi - 0.01 / j)
 
 
 def test_sensitivity_is_the_derivative_of_the_share() -> None:
@@ -218,7 +218,7 @@ def test_sensitivity_is_the_derivative_of_the_share() -> None:
     moved = rates.copy()
     moved[:, 0] += step * np.array([1.0, -0.5, -0.5])
     change = (np.linalg.solve(moved, np.array(counts) / 1e4) - np.linalg.solve(rates, np.array(counts) / 1e4)) / step
-    assert [found["slopes"]["red"][c] for c in COLOURS] == pytest.approx(change, abs=1e-4)
+    assert [found.slopes["red"][c] for c in COLOURS] == pytest.approx(change, abs=1e-4)
 
 
 def simulate_confusion(rng: np.random.Generator, rates: np.ndarray, per_class: int) -> Confusion:

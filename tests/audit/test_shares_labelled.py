@@ -231,11 +231,11 @@ def test_labels_say_whether_the_held_out_errors_fit(stratified: bool) -> None:
             called = [np.flatnonzero(predicted == k) for k in (0, 1)]
             sample = np.concatenate([c[:150] for c in called]) if stratified else rng.choice(3000, 300, replace=False)
             found = held_out_errors_fit(labelled_pool(GENDER, predicted, sample, true[sample]), HELD_OUT)
-            assert found["fit"] in (False, None)
-            alarms[name] += found["fit"] is False
+            assert found.fit in (False, None)
+            alarms[name] += found.fit is False
     assert alarms["same"] <= 7
     assert alarms["worse"] >= 34
-    assert "contradict the held-out errors (variant; p = " in found["says"]
+    assert "contradict the held-out errors (variant; p = " in found.says
 
 
 def test_undetermined_images_contradict_errors_measured_without_any() -> None:
@@ -244,8 +244,8 @@ def test_undetermined_images_contradict_errors_measured_without_any() -> None:
     true, predicted = pool(rng, 2000, [0.4, 0.4, 0.2], [[0.9, 0.04, 0.3], [0.06, 0.92, 0.3], [0.04, 0.04, 0.4]])
     labelled = labelled_pool(THREE, predicted, np.arange(300), true[:300])
     found = held_out_errors_fit(labelled, errors)
-    assert found["fit"] is False
-    assert found["labels"] == 300
+    assert found.fit is False
+    assert found.labels == 300
     with pytest.raises(InputError, match="labels of 3 classes and a confusion of 2"):
         held_out_errors_fit(labelled, HELD_OUT)
 
