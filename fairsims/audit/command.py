@@ -16,7 +16,7 @@ from fairsims.audit.extractors import FeatureExtractor, open_extractor
 from fairsims.audit.facts import Cost, PlanFacts, Side, SideCost, by_side
 from fairsims.audit.people import PeopleLabels, read_people_labels
 from fairsims.audit.plan import ALPHA, planned_attribute, planned_metrics, planned_reference, planned_shares
-from fairsims.audit.reading import AuditPlan, Progress
+from fairsims.audit.reading import AuditPlan
 from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.audit.sources import ImageSource, label_source, open_source, predicted_counts
 from fairsims.audit.targets import Target, parse_target, resampling_cost
@@ -26,7 +26,7 @@ from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 from fairsims.files import cache_folder
 from fairsims.pools import Pool
-from fairsims.run import PLAN, refuse_foreign, write_manifest, write_plan
+from fairsims.run import PLAN, Progress, refuse_foreign, silent, write_manifest, write_plan
 
 Publish = Callable[
     [Path, AuditResult, ImageSource, ImageSource | None, ImageSource | None, Sequence[Mapping[str, Any]]], None
@@ -165,7 +165,7 @@ def audit_plan(opened: OpenAudit) -> dict[str, Any]:
     } | ({"labels": labels} if labels else {})  # fmt: skip
 
 
-def measure(opened: OpenAudit, *, progress: Progress = lambda *_: None) -> Measured:
+def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
     """Carry out an audit.
 
     What can be made again (labels of sources that are no pools, features) is kept in the cache folder. Raises
@@ -197,7 +197,7 @@ def run_audit(
     out: Path | None,
     *,
     publish: Publish,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     command: str = "",
 ) -> AuditResult:
     """A whole audit; with `out` also its pre-registration, written before anything is measured, and a manifest.

@@ -20,7 +20,7 @@ from fairsims.audit.fidelity import quality
 from fairsims.audit.groups import GroupCalls
 from fairsims.audit.joint import MOST_CELLS
 from fairsims.audit.pairs import joint_section
-from fairsims.audit.reading import AuditPlan, Progress, Reading, ShareRule, read_attribute, section
+from fairsims.audit.reading import AuditPlan, Reading, ShareRule, read_attribute, section
 from fairsims.audit.records import from_json
 from fairsims.audit.result import AuditResult
 from fairsims.audit.sources import ImageSource
@@ -29,6 +29,7 @@ from fairsims.data import ImageDataset
 from fairsims.errors import InputError
 from fairsims.files import sha256_json
 from fairsims.pools import Pool
+from fairsims.run import Progress, silent
 
 __all__ = ["AuditPlan", "ShareRule", "audit", "check_pair", "source_facts"]
 
@@ -47,7 +48,7 @@ def audit(
     extractors: Sequence[FeatureExtractor] = (),
     after_shares: ShareRule | None = None,
     store: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> AuditResult:
     """Shares and quality, before and (optionally) after.
 

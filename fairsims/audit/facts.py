@@ -155,6 +155,10 @@ class QualityResult:
     further: tuple[QualityResult, ...] = ()
     """Of each further extractor."""
 
+    def side(self, side: Side) -> Mapping[str, float]:
+        """The numbers of one side, empty where it was not measured."""
+        return self.numbers.get(side, {})
+
     @property
     def before(self) -> Mapping[str, float]:
         """The numbers before."""

@@ -46,10 +46,9 @@ from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers.base import AttributeClassifier, Confusion
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
+from fairsims.run import Progress, silent
 
 IntArray = npt.NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
-"""(what, done, of how many)"""
 
 ShareRule = Callable[[AttributeClassifier, str], ShareEstimate]
 """(classifier, split name) -> shares of an after pool where counting would be wrong: it was selected by its labels."""
@@ -144,7 +143,7 @@ def read_attribute(
     *,
     store: Path | None = None,
     after_shares: ShareRule | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Reading:
     """Label the sources and estimate the attribute's shares.
 
