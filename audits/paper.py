@@ -35,6 +35,8 @@ from fairsims.cli.common import Bars, say
 from fairsims.data import open_dataset
 from fairsims.errors import FairsimsError, InputError
 from fairsims.models import fastest_precision
+from fairsims.models.precondition import resolve_precision
+from fairsims.options import from_mapping
 from fairsims.report.sweep_table import sweep_table
 from fairsims.report.terminal import terminal_table
 from fairsims.retarget.config import RetargetConfig
@@ -59,10 +61,9 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def sweep_config(recipe: dict[str, Any], files: dict[str, str | None], attr: str) -> SweepConfig:
     """The recipe's sweep over the user's files."""
-    run: dict[str, Any] = recipe["run"] | files | {"attr": attr, "precision": jobs.resolve_precision("auto")}
+    run: dict[str, Any] = recipe["run"] | files | {"attr": attr, "precision": resolve_precision("auto")}
     target = run.pop("target", "base")
-    run |= {"pilots": tuple(run["pilots"])} if "pilots" in run else {}
-    config = RetargetConfig(**run, target="uniform" if target == "base" else target)
+    config = from_mapping(RetargetConfig, run | {"target": "uniform" if target == "base" else target})
     return SweepConfig.read(recipe["sweep"], run=config, steer=target != "base")
 
 

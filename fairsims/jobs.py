@@ -22,8 +22,7 @@ from fairsims.audit.joint import Cells
 from fairsims.audit.result import AuditResult, load_audit
 from fairsims.audit.sources import label_source
 from fairsims.audit.targets import Target, as_mapping, describe, parse_target
-from fairsims.classifiers import AttributeClassifier, load_classifier
-from fairsims.classifiers.checkpoints import embedded_classifiers
+from fairsims.classifiers import AttributeClassifier
 from fairsims.data import ImageDataset, open_dataset, to_float
 from fairsims.errors import InputError
 from fairsims.files import read_json
@@ -33,7 +32,6 @@ from fairsims.models import (
     NetworkDenoiser,
     checkpoint_digest,
     checkpoint_recipe,
-    fastest_precision,
     load_checkpoint,
     load_network,
     merge,
@@ -57,11 +55,6 @@ from fairsims.seeds import derive, noise_for
 from fairsims.training import Tick, TrainConfig, finetune_config, train_folder
 from fairsims.training.augmentation import AUGMENT_DIM
 from fairsims.training.presets import preset
-
-
-def resolve_precision(name: str) -> str:
-    """`auto` -> the fastest that the hardware does natively; anything else unchanged."""
-    return fastest_precision(engine.device()) if name == "auto" else name
 
 
 def train_base(
@@ -291,13 +284,6 @@ def run_sweep(config: SweepConfig, out: Path, *, report: Progress, command: str)
     return sweep(config, out, progress=report, publish=sweep_figures, command=command)
 
 
-def attribute_of(classifier: str | None) -> str:
-    """The attribute that a classifier labels. Raises InputError when none is given."""
-    if classifier is None:
-        raise InputError("neither an attribute nor a classifier is given; give --attr, or the --classifier of one")
-    return load_classifier(classifier).attribute.name
-
-
 def dry_run(job: Job) -> dict[str, Any]:
     """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
     config = job.config
@@ -348,57 +334,3 @@ def _wanted(target: Target) -> str:
     if target.shares is not None:
         return describe(target.shares, target.attribute.classes)
     return "uniform" if target.number is None else f"{target.number:g} of the rarer class"
-
-
-def describe_path(path: str) -> dict[str, Any]:
-    """What a checkpoint, classifier, pool, run or audit folder is."""
-    from fairsims.classifiers.measuring import describe_classifier
-
-    folder = Path(path)
-    if (folder / "pool.json").exists():
-        pool = Pool(folder)
-        return {"kind": "pool", "images": len(pool), "labels": pool.label_names, **pool.meta}
-    if (folder / "status.json").exists():
-        return {
-            "kind": "run",
-            "status": read_json(folder / "status.json"),
-            "settings": read_json(folder / "config.json"),
-        }
-    if (folder / "audit" / "audit.json").exists():
-        found = read_json(folder / "audit" / "audit.json")
-        return {"kind": "audit", **{k: found[k] for k in ("created", "command", "pools", "attributes") if k in found}}
-    config = folder / "config.json"
-    if path in embedded_classifiers() or (config.exists() and "attribute" in read_json(config)):
-        described = describe_classifier(path)
-        return described | {"kind": f"classifier, {described['kind']}"}
-    denoiser: Denoiser = load_checkpoint(path)
-    return {
-        "kind": "checkpoint",
-        "class": type(denoiser).__name__,
-        "shape": list(denoiser.shape),
-        "parameters": sum(p.numel() for p in denoiser.parameters()),
-        "digest": checkpoint_digest(path),
-        "recipe": checkpoint_recipe(path),
-    }
-
-
-def overview() -> dict[str, Any]:
-    """Versions, hardware and what ships with the package."""
-    import platform
-
-    from fairsims import __version__
-    from fairsims.data.embedded import EMBEDDED
-    from fairsims.models.checkpoints import embedded_models
-
-    return {
-        "fairsims": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"cpu, {torch.get_num_threads()} threads",
-        "precision": fastest_precision(engine.device()),
-        "models": embedded_models(),
-        "datasets": list(EMBEDDED),
-        "classifiers": sorted(embedded_classifiers()),
-    }

@@ -229,7 +229,7 @@ def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
     for k, (text, message) in enumerate((
         ("[", "is no TOML"), ("x = 1", "has kind None; expected one of retarget, compare, sweep, collapse, paper"),
         ('kind = "collapse"', "lists no runs"),
-        ('kind = "retarget"\n[[runs]]\ntarget = "0.5"\nattr = "parity"\nsped = 1', "settings that no run has"),
+        ('kind = "retarget"\n[[runs]]\ntarget = "0.5"\nattr = "parity"\nsped = 1', "recipe.toml: there is no setting 'sped'"),
     )):  # fmt: skip
         said = repeat(recipe(tmp_path / str(k), text), tmp_path)
         assert (said.exit_code, said.stderr.count("\n"), message in said.stderr) == (2, 1, True), said.stderr

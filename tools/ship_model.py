@@ -20,9 +20,11 @@ from matplotlib.figure import Figure
 
 from fairsims import jobs
 from fairsims.audit.command import AuditConfig, measure, open_audit
+from fairsims.cli.info import describe_path
 from fairsims.data import open_dataset
 from fairsims.files import read_jsonl
 from fairsims.models import checkpoint_recipe
+from fairsims.models.precondition import resolve_precision
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool
 from fairsims.report.grids import image_grid
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shutil.copyfile(args.checkpoint / file, folder / file)
     draw_loss(folder / "stats.jsonl", folder / "loss.png")
     recipe = checkpoint_recipe(folder)
-    precision = jobs.resolve_precision("auto")
+    precision = resolve_precision("auto")
     with tempfile.TemporaryDirectory() as scratch:
         out, sampler = Path(scratch) / "pool", SamplerConfig(steps=12)
         seeds = range(FIRST_SEED, FIRST_SEED + args.images)
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = open_dataset(recipe["data"])
     real = data.table[args.attr].value_counts(normalize=True)
     rows = "\n".join(f"| {c} | {real[c]:.3f} | {s.share:.3f} [{s.low:.3f}, {s.high:.3f}] |" for c, s in shares.items())
-    parameters = jobs.describe_path(str(folder))["parameters"]
+    parameters = describe_path(str(folder))["parameters"]
     seconds = sum(r["seconds"] for r in read_jsonl(folder / "stats.jsonl"))
     (folder / "README.md").write_text(
         f"""# {args.name}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from fairsims import __version__
-from fairsims.cli.audits import audit, dashboard, info, report
+from fairsims.cli.audits import audit, dashboard, report
 from fairsims.cli.classifying import classifier
 from fairsims.cli.collapsing import collapse
 from fairsims.cli.common import Group
 from fairsims.cli.imports import export, import_
+from fairsims.cli.info import info
 from fairsims.cli.repeating import audits
 from fairsims.cli.retargeting import compare, retarget, sweep
 from fairsims.cli.signing import keygen, sign, verify

@@ -1,4 +1,4 @@
-"""`fairsims audit`, `report`, `info` and `dashboard`."""
+"""`fairsims audit`, `report` and `dashboard`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fairsims.cli.common import Bars, command, command_line, show
+from fairsims.cli.common import Bars, command, command_line
 from fairsims.cli.options import PATH, json_option, refuse_idle, settings
 
 AUDIT = "fairsims.audit.command:AuditConfig"
@@ -68,16 +68,6 @@ def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{len(still)} of {len(FIELDS)} questions are open; answer them in {folder / FILE}", err=True)
     if (folder / SIGNATURE).exists():
         click.echo("this run was signed before: its signature does not fit the new report; sign it again", err=True)
-
-
-@command()
-@click.argument("path_or_name", required=False)
-@json_option
-def info(path_or_name: str | None, as_json: bool) -> None:
-    """What is installed and embedded, or what a checkpoint, pool or run is."""
-    from fairsims import jobs
-
-    show(jobs.describe_path(path_or_name) if path_or_name else jobs.overview(), as_json)
 
 
 @command()

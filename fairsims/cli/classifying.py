@@ -253,7 +253,7 @@ def _trainer(kind: str, data: Labelled, seed: int, options: dict[str, Any]) -> T
     from fairsims.classifiers.torchvision_nets import TorchvisionConfig
     from fairsims.classifiers.trainers import CNNTrainer, ProbeTrainer
     from fairsims.classifiers.training import ClassifierRecipe
-    from fairsims.jobs import resolve_precision
+    from fairsims.models.precondition import resolve_precision
     from fairsims.options import from_mapping
 
     if kind == "probe":

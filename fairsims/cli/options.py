@@ -183,7 +183,7 @@ def given_once(context: click.Context, option: click.Parameter, values: tuple[st
 
 
 def _resolved(context: click.Context, option: click.Parameter, name: str) -> str:
-    from fairsims.jobs import resolve_precision
+    from fairsims.models.precondition import resolve_precision
 
     return resolve_precision(name)
 

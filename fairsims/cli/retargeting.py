@@ -122,7 +122,7 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
         refuse_idle("without a --target: the auxiliary learns the pool as it is", "omega", "cap", "floor", "tolerance")
     grid = {name: options.pop(name) for name in settings_of(SWEEP) if name in options}
     run = RetargetConfig(
-        attr=attr or jobs.attribute_of(classifier),
+        attr=attr or _attribute(classifier),
         target="uniform" if target == "base" else target,
         classifier=classifier,
         **options,
@@ -133,3 +133,12 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
     table = sweep_table(pd.read_parquet(out / "sweep.parquet"), result)
     table += f"\n\ntable   {out / 'sweep.parquet'}\nfigures {' '.join(map(str, sorted(out.glob('*.png'))))}"
     say(json.dumps({"sweep": str(out), **result}) if as_json else table)
+
+
+def _attribute(classifier: str | None) -> str:
+    """The attribute that a classifier labels. Raises InputError when none is given."""
+    from fairsims.classifiers import load_classifier
+
+    if classifier is None:
+        raise InputError("neither an attribute nor a classifier is given; give --attr, or the --classifier of one")
+    return load_classifier(classifier).attribute.name

@@ -83,6 +83,7 @@ def train(
     A setting that is not given is the preset's, or the library's.
     """
     from fairsims import jobs
+    from fairsims.models.precondition import resolve_precision
     from fairsims.training.presets import ARCHITECTURES
 
     if init is not None:
@@ -91,7 +92,7 @@ def train(
     # As JSON has them: a checkpoint's configuration is compared with what is asked for.
     network = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items()}
     # A preset knows its own precision; without one the hardware decides.
-    asked = None if precision == "auto" and preset else jobs.resolve_precision(precision)
+    asked = None if precision == "auto" and preset else resolve_precision(precision)
     ticks = jobs.train_base(
         out,
         preset_name=preset,
@@ -127,9 +128,10 @@ def finetune(
 ) -> None:
     """Fine-tune a copy of a model into an auxiliary, at a constant rate. torchrun shares each batch."""
     from fairsims import jobs
+    from fairsims.models.precondition import resolve_precision
     from fairsims.pools import Pool
 
-    asked = given(options | {"precision": jobs.resolve_precision(precision)})
+    asked = given(options | {"precision": resolve_precision(precision)})
     follow(
         jobs.finetune_pool(model, Pool(pool), table, out, budget=budget, settings=asked, compiled=compiled),
         out,

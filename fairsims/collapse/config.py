@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fairsims.options import check_choices, choice
+from fairsims.options import check_choices, choice, from_mapping
 
 METHODS = ("standard", "sims")
 EXACT = ("gaussian", "mixture", "kde")
@@ -128,7 +128,7 @@ class CollapseConfig:
             chosen = {"n": 1000, "repeats": 3, "samples": 1000} | chosen
         if chosen.get("loop") == "synthetic":
             chosen["levels"] = (0.0,)
-        return cls(setting=setting, **(DEFAULTS[kind] | chosen))
+        return from_mapping(cls, {"setting": setting} | DEFAULTS[kind] | chosen)
 
     @property
     def images(self) -> bool:

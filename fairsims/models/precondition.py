@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairsims import engine
 from fairsims.models.base import NetworkDenoiser, sigma_column
 from fairsims.models.dhariwal import DhariwalUNet
 from fairsims.models.songunet import SongUNet
@@ -34,6 +35,11 @@ def fastest_precision(device: torch.device) -> str:
     except OSError:
         return "float32"
     return "bfloat16" if device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags) else "float32"
+
+
+def resolve_precision(name: str) -> str:
+    """`auto`: the fastest that this process's device does natively; anything else unchanged."""
+    return fastest_precision(engine.device()) if name == "auto" else name
 
 
 class EDMDenoiser(NetworkDenoiser):

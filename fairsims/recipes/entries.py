@@ -14,6 +14,8 @@ from fairsims import jobs
 from fairsims.collapse.config import CollapseConfig
 from fairsims.collapse.loops import run_loops
 from fairsims.files import read_json
+from fairsims.models.precondition import resolve_precision
+from fairsims.options import from_mapping
 from fairsims.report.collapse_figures import collapse_figures
 from fairsims.report.collapse_report import write_collapse_report
 from fairsims.retarget.config import RetargetConfig
@@ -44,7 +46,8 @@ class Entry(ABC):
     def of(cls, recipe: Table, options: Table, root: Path) -> Self:
         """The run that `options`, a table [[runs]], describes, below `root`.
 
-        Raises KeyError or TypeError for settings that none has, ValueError for values that it cannot take.
+        Raises InputError for settings that none has, KeyError for one that is missing, ValueError for values that it
+        cannot take.
         """
 
     @property
@@ -68,10 +71,9 @@ class Entry(ABC):
 
 def retarget_config(recipe: Table, options: Table) -> RetargetConfig:
     """The settings of a run over the recipe's defaults, those of its mode between them."""
-    settings = {"precision": jobs.resolve_precision("auto")} | recipe.get("defaults", {})
+    settings = {"precision": resolve_precision("auto")} | recipe.get("defaults", {})
     settings |= recipe.get(options.get("mode", "merged"), {}) | options
-    settings |= {k: tuple(settings[k]) for k in ("pilots", "interval") if k in settings}
-    return RetargetConfig(**settings)
+    return from_mapping(RetargetConfig, settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,6 @@ class Loop(Entry):
     def of(cls, recipe: Table, options: Table, root: Path) -> Self:
         settings = recipe.get("defaults", {}) | options
         label, threshold = settings.pop("name"), settings.pop("threshold", False)
-        settings |= {k: tuple(settings[k]) for k in ("levels", "methods") if k in settings}
         config = CollapseConfig.of(settings.pop("setting"), **settings)
         return cls(folder=root / label, config=config, threshold=threshold)
 

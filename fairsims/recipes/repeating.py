@@ -27,8 +27,9 @@ def runs_of(recipe: Recipe, root: Path | None = None) -> list[Entry]:
         )
     try:
         return [kind.of(recipe.value, options, (root or kind.root) / recipe.name) for options in recipe.value["runs"]]
-    except (KeyError, TypeError) as e:
-        raise InputError(f"{recipe.folder / 'recipe.toml'} has settings that no run has ({e}); mend it") from None
+    except (InputError, ValueError, KeyError) as e:
+        missing = f"there is no {e}" if isinstance(e, KeyError) else e
+        raise InputError(f"{recipe.folder / 'recipe.toml'}: {missing}; mend it") from None
 
 
 def table_of(runs: Sequence[Entry]) -> pd.DataFrame:

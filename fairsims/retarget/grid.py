@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from fairsims.options import from_mapping
 from fairsims.retarget.config import AUDIT_OFFSET, CALIBRATION_OFFSET, MODES, SEEDS_PER_RUN, RetargetConfig
 
 Interval = tuple[float, float]
@@ -94,14 +95,11 @@ class SweepConfig:
     def read(cls, grid: Mapping[str, Any], *, run: RetargetConfig, steer: bool) -> Self:
         """A sweep with the grid that a recipe's table gives: sizes may be "all", intervals "none".
 
-        Raises TypeError for what no grid has, ValueError as the constructor.
+        Raises InputError for what no grid has, ValueError as the constructor.
         """
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
-        if "sizes" in values:
-            values["sizes"] = tuple(None if s == "all" else s for s in values["sizes"])
-        if "intervals" in values:
-            values["intervals"] = tuple(None if i == "none" else tuple(i) for i in values["intervals"])
-        return cls(run=run, steer=steer, **values)
+        words = {"sizes": "all", "intervals": "none"}
+        values = {k: [None if v == words[k] else v for v in grid[k]] if k in words else grid[k] for k in grid}
+        return from_mapping(cls, values | {"run": run, "steer": steer})
 
     def points(self) -> Iterator[Point]:
         """Every point, those of one fine-tune together."""
