@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairsims.collapse.config import Cell, CollapseConfig
+from fairsims.collapse.loop import Loop, Row, State, column
 from fairsims.collapse.measures import FloatArray, gaussian_chi2, gaussian_kl, gaussian_w2
 from fairsims.models.sampling import sigma_schedule
 from fairsims.seeds import numpy_generator
@@ -22,9 +23,6 @@ MEAN = np.zeros(2)
 COV = np.array([[2.0, 1.0], [1.0, 2.0]])
 """The data: the covariance of Neon's published toy (arXiv 2510.03597, toy_appendix.ipynb); SIMS's own is not known."""
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-
-State = dict[str, FloatArray]
-Row = dict[str, float | None]
 
 
 class Gaussians(NamedTuple):
@@ -36,48 +34,50 @@ class Gaussians(NamedTuple):
     """`(R, 2, 2)`"""
 
 
-class GaussianLoop:
+class GaussianLoop(Loop):
     """The setting `gaussian`. A generation's state is the Gaussian it makes and the fixed real set's fit."""
 
     headline = "w2"
-    sampled = True
 
     def __init__(self, config: CollapseConfig, *, noise: bool = True) -> None:
         """Without `noise` every fit is of infinitely many points: the loop's deterministic part, for any cell."""
-        self.config, self.noise, self.n = config, noise, config.n or 0
-        self.repeats = config.repeats if noise else 1
+        super().__init__(config)
+        self.noise, repeats = noise, config.repeats if noise else 1
         self.sigmas = sigma_schedule(config.steps, SIGMA_MIN, SIGMA_MAX).numpy()
+        self.data = Gaussians(np.broadcast_to(MEAN, (repeats, 2)), np.broadcast_to(COV, (repeats, 2, 2)))
 
     def generation(self, g: int, cell: Cell, state: State) -> tuple[State, list[Row]]:
-        config, rng = self.config, numpy_generator(self.config.seed, "generation", g)
-        made = Gaussians(state["mean"], state["cov"]) if state else None
-        parts = config.composition(cell.level, g, self.n)
-        if not state:
-            shape = (self.repeats, 2)
-            data = Gaussians(np.broadcast_to(MEAN, shape), np.broadcast_to(COV, (*shape, 2)))
-            real = self._fit(data, self.n, numpy_generator(config.seed, "real"))
-            state = {"real_mean": real.mean, "real_cov": real.cov}
-        trained = [(Gaussians(state["real_mean"], state["real_cov"]), parts.fixed)] if parts.fixed else []
+        config, parts = self.config, self.config.composition(cell.level, g, self.n)
+        sims = cell.method == "sims"
+        real = Gaussians(state["real_mean"], state["real_cov"]) if state else self._fit(self.data, self.n, "real")
+        trained = [(real, parts.fixed)]
         if parts.fresh:
-            data = Gaussians(np.broadcast_to(MEAN, (self.repeats, 2)), np.broadcast_to(COV, (self.repeats, 2, 2)))
-            trained.append((self._fit(data, parts.fresh, numpy_generator(config.seed, "fresh", g)), parts.fresh))
-        if made is not None and parts.synthetic:
-            trained.append((self._fit(made, parts.synthetic, rng), parts.synthetic))
+            trained.append((self._fit(self.data, parts.fresh, "fresh", g), parts.fresh))
+        if parts.synthetic:
+            last = Gaussians(state["mean"], state["cov"])
+            trained.append((self._fit(last, parts.synthetic, "generation", g), parts.synthetic))
         base = pooled(trained)
-        aux = self._auxiliary(base, numpy_generator(config.seed, "auxiliary", g)) if cell.method == "sims" else base
-        omega = config.omega if cell.method == "sims" else 0.0
-        made = sampled(base, aux, omega, self.sigmas, heun=config.solver == "heun")
-        return state | {"mean": made.mean, "cov": made.cov}, rows(made)
+        aux = self._auxiliary(base, g) if sims else base
+        made = self._sampled(base, aux, config.omega if sims else 0.0)
+        kept = {"real_mean": real.mean, "real_cov": real.cov}
+        return kept | {"mean": made.mean, "cov": made.cov}, rows(made)
 
-    def _auxiliary(self, base: Gaussians, rng: np.random.Generator) -> Gaussians:
+    def theory(self, cell: Cell) -> list[float] | None:
+        """The drift without sampling noise."""
+        exact = GaussianLoop(self.config, noise=False).generations(cell)
+        return [float(column(of, self.headline)[0]) for of in exact]
+
+    def _auxiliary(self, base: Gaussians, g: int) -> Gaussians:
         """A copy of the base on its way to the fit of the base's own samples: after B time constants 1 - e^-B of it."""
-        plain = sampled(base, base, 0.0, self.sigmas, heun=self.config.solver == "heun")
-        own = self._fit(plain, round(self.config.auxiliary_size * self.n), rng)
+        own = self._fit(self._sampled(base, base, 0.0), round(self.config.auxiliary_size * self.n), "auxiliary", g)
         kappa = -math.expm1(-self.config.budget)
         return Gaussians(base.mean + kappa * (own.mean - base.mean), base.cov + kappa * (own.cov - base.cov))
 
-    def _fit(self, law: Gaussians, n: int, rng: np.random.Generator) -> Gaussians:
-        return drawn_fit(law, n, rng) if self.noise else law
+    def _sampled(self, base: Gaussians, aux: Gaussians, omega: float) -> Gaussians:
+        return sampled(base, aux, omega, self.sigmas, heun=self.config.solver == "heun")
+
+    def _fit(self, law: Gaussians, n: int, *use: int | str) -> Gaussians:
+        return drawn_fit(law, n, numpy_generator(self.config.seed, *use)) if self.noise else law
 
 
 def rows(made: Gaussians) -> list[Row]:
@@ -142,12 +142,7 @@ def sampled(base: Gaussians, aux: Gaussians, omega: float, sigmas: FloatArray, *
 
 
 def denoiser_map(law: Gaussians, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """D(x; sigma) = K x + k at every noise level: `(N, R, 2, 2)` and `(N, R, 2)`."""
-    noise = (levels**2)[:, None]
-    # K = I - sigma^2 (S + sigma^2 I)^-1, the 2x2 inverse being adjugate over determinant.
-    a, b, c = law.cov[:, 0, 0] + noise, law.cov[:, 0, 1], law.cov[:, 1, 1] + noise
-    scale = noise / (a * c - b**2)
-    slope = np.empty((*a.shape, 2, 2))
-    slope[..., 0, 0], slope[..., 1, 1] = 1 - c * scale, 1 - a * scale
-    slope[..., 0, 1] = slope[..., 1, 0] = b * scale
+    """D(x; sigma) = K x + k at every noise level, K = (S + sigma^2 I)^-1 S: `(N, R, 2, 2)` and `(N, R, 2)`."""
+    noisy = law.cov + (levels**2)[:, None, None, None] * np.eye(2)
+    slope = np.asarray(np.linalg.solve(noisy, np.broadcast_to(law.cov, noisy.shape)), dtype=np.float64)
     return slope, law.mean - (slope @ law.mean[..., None])[..., 0]

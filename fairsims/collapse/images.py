@@ -18,7 +18,7 @@ from fairsims.audit.quality import FrechetReference, frechet_distance, moments_o
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers import AttributeClassifier, classifier_for, features_of, label_batches, load_classifier
 from fairsims.collapse.config import EXACT, Cell, CollapseConfig, Composition
-from fairsims.collapse.gaussian import Row, State
+from fairsims.collapse.loop import Loop, Row, State
 from fairsims.data import ImageDataset, embedded, open_dataset, to_float
 from fairsims.errors import InputError, closest
 from fairsims.files import read_json, sha256_json, write_json
@@ -60,14 +60,15 @@ EMBEDDED = {
 """The skewed sets: one in four images is of the second class, the minority that a loop may lose."""
 
 
-class ImageLoop:
+class ImageLoop(Loop):
     """A setting of images. What a generation was and made lies in folders; there is no other state."""
 
     headline = "fd"
 
     def __init__(self, config: CollapseConfig, out: Path, progress: Progress = silent) -> None:
         """Raises InputError when data, classifier and sizes do not fit each other."""
-        self.config, self.root, self.progress = config, out / "images", progress
+        super().__init__(config)
+        self.root, self.progress = out / "images", progress
         known = EMBEDDED.get(config.setting)
         if config.setting not in embedded.EMBEDDED and not known and not Path(config.setting).exists():
             raise InputError(
@@ -93,12 +94,17 @@ class ImageLoop:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `collapse.json` says of data and measures."""
+        attribute = self.classifier.attribute
         return {
-            "data": self.data.name, "images": len(self.data), "width": self.width, "classifier": self.classifier.name,
-            "metric": f"FD ({self.classifier.name} features)", "attribute": self.classifier.attribute.name,
-            "classes": list(self.classifier.attribute.classes), "precision": self.precision,
-        }  # fmt: skip
+            "data": self.data.name,
+            "images": len(self.data),
+            "width": self.width,
+            "classifier": self.classifier.name,
+            "metric": f"FD ({self.classifier.name} features)",
+            "attribute": attribute.name,
+            "classes": list(attribute.classes),
+            "precision": self.precision,
+        }
 
     def _size(self) -> int:
         """Real images of generation 1; fresh data are never shown twice, which limits it."""

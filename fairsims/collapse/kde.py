@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairsims.collapse.config import Cell, CollapseConfig
-from fairsims.collapse.gaussian import Row, State
+from fairsims.collapse.config import Cell
+from fairsims.collapse.loop import Loop, Row, State
 from fairsims.collapse.measures import FloatArray, sliced_w2
 from fairsims.collapse.theory import kde_variance
 from fairsims.models import SIMSGuidance
@@ -52,13 +52,10 @@ class KernelDenoiser(Denoiser):
         return (1 - gain) * (nearness @ self.points) + gain * x
 
 
-class KernelLoop:
+class KernelLoop(Loop):
     """The setting `kde`. A generation's state is the kernels' centres; with SIMS what the guided sampler made."""
 
     headline = "second_moment_drift"
-
-    def __init__(self, config: CollapseConfig) -> None:
-        self.config, self.n = config, config.n or 0
 
     def generation(self, g: int, cell: Cell, state: State) -> tuple[State, list[Row]]:
         made, rows, real = [], [], []
@@ -97,7 +94,7 @@ class KernelLoop:
             return np.asarray(solve(guided, noise, sampler).numpy())
 
     def theory(self, cell: Cell) -> list[float] | None:
-        """Second-moment drift of every generation by the closed-form variance; None where there is none."""
+        """The drift by the closed-form variance; there is none with a fixed real set."""
         if cell.method != "standard" or self.config.loop == "augmentation":
             return None
         alpha = cell.level if self.config.loop == "fresh" else 0.0

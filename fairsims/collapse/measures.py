@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from fairsims.audit.neighbours import manifold
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,11 +33,9 @@ class Interval:
         half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
         return cls(mean=mean, low=mean - half, high=mean + half)
 
-
-def root(cov: FloatArray) -> FloatArray:
-    """Symmetric square roots of positive semi-definite matrices `(..., d, d)`."""
-    values, vectors = np.linalg.eigh(cov)
-    return np.asarray((vectors * np.sqrt(values.clip(min=0))[..., None, :]) @ np.swapaxes(vectors, -1, -2))
+    def as_dict(self) -> dict[str, float | None]:
+        """JSON values: None where a number is infinite."""
+        return {k: v if v is not None and np.isfinite(v) else None for k, v in asdict(self).items()}
 
 
 def gaussian_w2(mean: FloatArray, cov: FloatArray, mean0: FloatArray, cov0: FloatArray) -> FloatArray:
@@ -41,9 +43,9 @@ def gaussian_w2(mean: FloatArray, cov: FloatArray, mean0: FloatArray, cov0: Floa
 
     Its square is the Fréchet distance.
     """
-    half = root(cov0)
-    cross = root(half @ cov @ half)
-    trace = np.trace(cov + cov0 - 2 * cross, axis1=-2, axis2=-1)
+    # The trace of (S0^1/2 S S0^1/2)^1/2, whose square has the eigenvalues of S0 S.
+    cross = np.sqrt(np.linalg.eigvals(cov0 @ cov).real.clip(min=0)).sum(axis=-1)
+    trace = np.trace(cov + cov0, axis1=-2, axis2=-1) - 2 * cross
     return np.asarray(np.sqrt((((mean - mean0) ** 2).sum(axis=-1) + trace).clip(min=0)))
 
 
@@ -83,9 +85,6 @@ def sliced_w2(a: FloatArray, b: FloatArray, rng: np.random.Generator, directions
 
 def exact_w2(a: FloatArray, b: FloatArray) -> float:
     """Wasserstein-2 distance of equally many points `(n, d)` by optimal assignment: cubic in n, for a thousand."""
-    from scipy.optimize import linear_sum_assignment
-    from scipy.spatial.distance import cdist
-
     if a.shape != b.shape:
         raise ValueError(f"points is {a.shape} and {b.shape}; expected equally many")
     cost = cdist(a, b, "sqeuclidean")
@@ -107,8 +106,6 @@ def point_measures(
 
     Distances between two samples of one law are not 0: `real` against itself sets the level.
     """
-    from fairsims.audit.neighbours import manifold
-
     (mean, cov), (mean0, cov0) = moments(points), moments(real)
     few = min(len(points), 512)
     inside = manifold(real[: 2 * few], points[: 2 * few])

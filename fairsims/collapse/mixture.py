@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fairsims.collapse.config import Cell, CollapseConfig
-from fairsims.collapse.gaussian import Row, State
+from fairsims.collapse.loop import Loop, Row, State
 from fairsims.collapse.measures import FloatArray, point_measures
 from fairsims.models import SIMSGuidance
 from fairsims.models.base import Denoiser
@@ -61,13 +61,13 @@ class RepeatedMLP(Denoiser):
         return x * (self.sigma_data**2 / total) + h * (s * self.sigma_data * total.rsqrt())
 
 
-class MixtureLoop:
+class MixtureLoop(Loop):
     """The setting `mixture`. A generation's state is what it made and the fixed real set."""
 
     headline = "sliced_w2"
 
     def __init__(self, config: CollapseConfig) -> None:
-        self.config, self.n = config, config.n or 0
+        super().__init__(config)
         self.sampler = SamplerConfig(steps=config.steps, solver=config.solver)
 
     def generation(self, g: int, cell: Cell, state: State) -> tuple[State, list[Row]]:

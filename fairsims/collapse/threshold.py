@@ -8,18 +8,17 @@ the last generations minus what it is allowed, a number per repeat; the threshol
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.optimize import bisect
 
-from fairsims.collapse.config import Cell, CollapseConfig
+from fairsims.collapse.config import Cell
+from fairsims.collapse.loop import Loop, column, run_cell
 from fairsims.collapse.measures import FloatArray, Interval
-
-if TYPE_CHECKING:
-    from fairsims.collapse.loops import Loop
-    from fairsims.run import Progress
+from fairsims.run import Progress
 
 TOLERANCE = 0.1
 """A generation within this part of the first one's mean drift counts as having stayed at its level."""
@@ -27,95 +26,68 @@ TAIL = 10
 """The last level is the mean over the last tenth of the generations, where that is more than one."""
 HIGHEST = 0.9
 """Largest synthetic share tried: nine synthetic points per real one."""
-HALVINGS = 6
-PUBLISHED = {"gaussian": 0.25, "cifar10": 0.6, "ffhq64": 0.2}
-"""SIMS (arXiv 2408.16333, section 4.2): 25% for its 2-D Gaussian; polluting over real images 60% and 20%."""
+PRECISION = 0.008
+"""Of a threshold: seven halvings."""
+PUBLISHED = 0.25
+"""Of SIMS's 2-D Gaussian (arXiv 2408.16333, section 4.2)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Threshold:
-    """A synthetic share with an interval; None: beyond what was tried."""
+def find_thresholds(loop: Loop, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Thresholds of every method, and the loops that were run for them: `{"found": [...], "tried": [...]}`.
 
-    method: str
-    against: str
-    """own: generation 1 of the same method, with `TOLERANCE`. standard: generation 1 of standard training."""
-    share: float | None
-    low: float | None
-    high: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        def ratio(share: float | None) -> float | None:
-            return None if share is None else share / (1 - share)
-
-        shares = {"share": self.share, "low": self.low, "high": self.high}
-        ratios = {k.replace("share", "ratio") if k == "share" else f"ratio_{k}": ratio(v) for k, v in shares.items()}
-        return {"method": self.method, "against": self.against} | shares | ratios
-
-
-def find_thresholds(config: CollapseConfig, loop: Loop, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Thresholds of every method, and the loops that were run for them: `{"found": [...], "tried": [...]}`."""
-    from fairsims.collapse.loops import column, run_cell
-
+    `against` is own: generation 1 of the same method, with `TOLERANCE`; or standard: generation 1 of standard training.
+    """
     tried: dict[tuple[str, float], tuple[FloatArray, FloatArray]] = {}
 
     def ends(method: str, share: float) -> tuple[FloatArray, FloatArray]:
         """The headline in the first generation and over the last ones, `(R,)` each."""
         if (method, share) not in tried:
             cell = Cell(method=method, level=round(share / (1 - share), 6))
-            rows = run_cell(loop, cell, config, folder / cell.name, progress)
-            late = rows[-max(1, len(rows) // TAIL) :]
-            last = np.mean([column(of, loop.headline) for of in late], axis=0)
-            tried[method, share] = column(rows[0], loop.headline), last
+            rows = [column(of, loop.headline) for of in run_cell(loop, cell, folder / cell.name, progress)]
+            tried[method, share] = rows[0], np.mean(rows[-max(1, len(rows) // TAIL) :], axis=0)
         return tried[method, share]
 
-    def against_own(method: str) -> Callable[[float], FloatArray]:
-        def drift(share: float) -> FloatArray:
-            first, last = ends(method, share)
-            return last - (1 + TOLERANCE) * first
+    @cache
+    def standard() -> FloatArray:
+        return column(loop.generation(1, Cell(method="standard", level=1.0), {})[1], loop.headline)
 
-        return drift
+    def own(method: str) -> Callable[[float], FloatArray]:
+        return lambda share: ends(method, share)[1] - (1 + TOLERANCE) * ends(method, share)[0]
 
-    def against_standard(share: float) -> FloatArray:
-        standard = column(loop.generation(1, Cell(method="standard", level=1.0), {})[1], loop.headline)
-        return ends("sims", share)[1] - standard
-
-    found = [_threshold(method, "own", against_own(method)) for method in config.methods]
-    if "sims" in config.methods:
-        found.append(_threshold("sims", "standard", against_standard))
-    return {
-        "tolerance": TOLERANCE, "published_gaussian": PUBLISHED["gaussian"], "found": [t.as_dict() for t in found],
-        "tried": [
-            {"method": m, "share": s, "first": float(a.mean())}
-            | {f"last_{k}": v for k, v in asdict(Interval.over(b)).items()}
-            for (m, s), (a, b) in sorted(tried.items())
-        ],
-    }  # fmt: skip
+    methods = loop.config.methods
+    found = [{"method": method, "against": "own"} | _threshold(own(method)) for method in methods]
+    if "sims" in methods:
+        against = _threshold(lambda share: ends("sims", share)[1] - standard())
+        found.append({"method": "sims", "against": "standard"} | against)
+    points = [
+        {"method": method, "share": share, "first": float(first.mean())}
+        | {f"last_{k}": v for k, v in Interval.over(last).as_dict().items()}
+        for (method, share), (first, last) in sorted(tried.items())
+    ]
+    return {"tolerance": TOLERANCE, "published_gaussian": PUBLISHED, "found": found, "tried": points}
 
 
-def _threshold(method: str, against: str, drift: Callable[[float], FloatArray]) -> Threshold:
-    def mean(share: float) -> float:
-        return Interval.over(drift(share)).mean
+def _threshold(drift: Callable[[float], FloatArray]) -> dict[str, float | None]:
+    """A share with its interval, and the same as synthetic points per real one; None beyond what was tried."""
 
-    def low(share: float) -> float:
-        interval = Interval.over(drift(share))
-        return interval.mean if interval.low is None else interval.low
+    def end(name: str) -> Callable[[float], float]:
+        """The mean drift, or an end of its interval where it has one."""
 
-    def high(share: float) -> float:
-        interval = Interval.over(drift(share))
-        return interval.mean if interval.high is None else interval.high
+        def value(share: float) -> float:
+            interval = Interval.over(drift(share))
+            found = getattr(interval, name)
+            return float(interval.mean if found is None else found)
+
+        return value
 
     # Where even the upper end is below 0 there is surely no drift: that crossing is the threshold's lower end.
-    return Threshold(method=method, against=against, share=crossing(mean), low=crossing(high), high=crossing(low))
+    shares = {"share": crossing(end("mean")), "low": crossing(end("high")), "high": crossing(end("low"))}
+    names = {"share": "ratio", "low": "ratio_low", "high": "ratio_high"}
+    return shares | {names[k]: None if s is None else s / (1 - s) for k, s in shares.items()}
 
 
-def crossing(function: Callable[[float], float], *, highest: float = HIGHEST, halvings: int = HALVINGS) -> float | None:
-    """Where an increasing function on [0, highest] becomes positive, by bisection; 0 if it starts so, None if never."""
-    low, high = 0.0, highest
-    if function(high) <= 0:
+def crossing(function: Callable[[float], float], *, highest: float = HIGHEST) -> float | None:
+    """Where an increasing function on [0, highest] becomes positive; 0 if it starts so, None if it never does."""
+    if function(highest) <= 0:
         return None
-    if function(low) > 0:
-        return 0.0
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        low, high = (low, middle) if function(middle) > 0 else (middle, high)
-    return float(np.mean([low, high]))
+    return 0.0 if function(0.0) > 0 else float(bisect(function, 0.0, highest, xtol=PRECISION, rtol=1e-12))

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairsims.cli import main
-from fairsims.collapse import kde, loops, measures, mixture
+from fairsims.collapse import kde, loop, loops, measures, mixture
 from fairsims.collapse.config import Cell, CollapseConfig
 from fairsims.collapse.images import ImageLoop, joined
-from fairsims.collapse.loops import run_cell, run_loops
+from fairsims.collapse.loop import Loop, run_cell
+from fairsims.collapse.loops import run_loops
 from fairsims.collapse.threshold import crossing, find_thresholds
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
@@ -200,10 +201,10 @@ def test_mixture_generations_learn_and_measure(tmp_path: Path):
 
 
 def test_resuming_equals_an_uninterrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loops, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
     config = CollapseConfig.of("gaussian", **TINY | {"generations": 6})
     cell = Cell(method="sims", level=1.0)
-    whole = run_cell(loops.loop_of(config, tmp_path), cell, config, tmp_path / "whole", lambda *_: None)
+    whole = run_cell(loops.loop_of(config, tmp_path), cell, tmp_path / "whole", lambda *_: None)
 
     class Killed(Exception):
         pass
@@ -213,23 +214,21 @@ def test_resuming_equals_an_uninterrupted_run(tmp_path: Path, monkeypatch: pytes
             raise Killed
 
     with pytest.raises(Killed):
-        run_cell(loops.loop_of(config, tmp_path), cell, config, tmp_path / "cut", kill)
+        run_cell(loops.loop_of(config, tmp_path), cell, tmp_path / "cut", kill)
     assert (tmp_path / "cut" / "state.npz").exists()
     seen: list[int] = []
-    resumed = run_cell(
-        loops.loop_of(config, tmp_path), cell, config, tmp_path / "cut", lambda _, done, __: seen.append(done)
-    )
+    resumed = run_cell(loops.loop_of(config, tmp_path), cell, tmp_path / "cut", lambda _, done, __: seen.append(done))
     assert resumed == whole
     assert seen == [4, 5, 6]
     assert not (tmp_path / "cut" / "state.npz").exists()
-    assert run_cell(loops.loop_of(config, tmp_path), cell, config, tmp_path / "cut", kill) == whole
+    assert run_cell(loops.loop_of(config, tmp_path), cell, tmp_path / "cut", kill) == whole
 
 
 def test_a_corrupt_state_is_named(tmp_path: Path):
     (tmp_path / "state.npz").write_bytes(b"not a state")
     config = CollapseConfig.of("gaussian", **TINY)
     with pytest.raises(InputError, match=r"state\.npz is corrupt .*; delete it"):
-        run_cell(loops.loop_of(config, tmp_path), Cell(method="sims", level=1.0), config, tmp_path, lambda *_: None)
+        run_cell(loops.loop_of(config, tmp_path), Cell(method="sims", level=1.0), tmp_path, lambda *_: None)
 
 
 def test_run_writes_table_result_figures_and_report(tmp_path: Path):
@@ -272,8 +271,8 @@ def test_crossing_finds_the_place():
 def test_threshold_brackets_a_drift_that_is_known(tmp_path: Path):
     """A loop whose drift is 1 + share^2 + noise leaves 1.1 times its level where share^2 = 0.1."""
 
-    class Known:
-        headline, n = "w2", 1000
+    class Known(Loop):
+        headline = "w2"
 
         def generation(self, g, cell, state):
             share = cell.level / (1 + cell.level)
@@ -281,7 +280,7 @@ def test_threshold_brackets_a_drift_that_is_known(tmp_path: Path):
             return {"g": np.array([g])}, [{"w2": 1 + (g > 1) * (share**2 + e)} for e in noise - noise.mean()]
 
     config = CollapseConfig.of("gaussian", generations=2, repeats=40, methods=("standard",))
-    (found,) = find_thresholds(config, Known(), tmp_path, lambda *_: None)["found"]
+    (found,) = find_thresholds(Known(config), tmp_path, lambda *_: None)["found"]
     assert found["share"] == pytest.approx(np.sqrt(0.1), abs=0.01)
     assert found["ratio"] == pytest.approx(found["share"] / (1 - found["share"]))
     half = 2.02 * 0.03 / np.sqrt(40)
