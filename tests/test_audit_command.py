@@ -254,6 +254,13 @@ def test_several_attributes_together(tmp_path: Path, digits_pool: MakePool) -> N
     assert len(pd.read_parquet(tmp_path / "out" / "audit" / "joint.parquet")) == 8
 
 
+def test_a_split_of_errors_that_nobody_measured_is_refused(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool = digits_pool(30, 30)
+    options = ["--attr", "kind", "--classifier", write_table(pool, tmp_path / "kinds.csv"), "--split", "variant"]
+    message = refused("--before", pool.folder, *options, "--out", tmp_path / "out")
+    assert "--split variant changes nothing: nobody measured the classifier's errors; leave it out" in message
+
+
 def test_without_out_nothing_is_written(tmp_path: Path, digits_pool: MakePool) -> None:
     pool = digits_pool(30, 30)
     there = sorted(p for p in tmp_path.rglob("*"))
@@ -287,6 +294,10 @@ def test_a_class_without_images_is_measured(digits_pool: MakePool) -> None:
         (["--attr", "parity", "--attr", "parity"], "--attr is parity, parity; expected different attributes"),
         (["--attr", "parity", "--target", "0.5", "--target", "0.4"], "--target is given 2 times for 1 --attr"),
         (["--attr", "parity", "--hold", "digit"], "--hold is digit without --after; expected a second source"),
+        (
+            ["--attr", "parity", "--classifier", "digits-parity", "--classifier", "x"],
+            "--classifier x is used for none of parity; give one for each of them",
+        ),
         (["--attr", "parity", "--split", "moon"], "there is no split 'moon'"),
         (["--attr", "parity", "--target", "0.5", "--tolerance", "0"], "--tolerance is 0.0; expected a number between 0 and 1"),
         (["--attr", "parity", "--reference", "digit"], "did you mean 'digits'"),

@@ -64,6 +64,10 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         (["--target", "0.5", "--hold", "parity"], "--attr is 'parity' twice, among those targeted and held"),
         (["--target", "0.5", "--hold", "half"], "no embedded classifier for half at 8x8 grey"),
         (["--target", "0.5", "--hold", "half", "--classifier", "x"], "--classifier is 'x'; expected ATTR=PATH"),
+        (
+            ["--target", "0.5", "--classifier", "digits-parity", "--classifier", "x"],
+            "--classifier is 'x', another one for parity; expected one for each attribute",
+        ),
         (["--target", "0.5", "--drift", "0.1"], "--drift changes nothing without --hold; leave it out"),
         (["--target", "0.5", "--hold", "half", "--drift", "0"], "--drift is 0.0; expected a positive number"),
         (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
@@ -451,6 +455,21 @@ def test_a_classifier_is_not_trained_over_a_model(tmp_path: Path) -> None:
 def test_an_option_of_the_other_kind_of_classifier_is_refused(tmp_path: Path, kind: str, option: list[str]) -> None:
     command = ["classifier", "train", "--kind", kind, "--data", "digits", "--attr", "parity", *option]
     assert f"{option[0]} changes nothing with --kind {kind}; leave it out" in refused(*command, "--out", tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["retarget", "--attr", "parity"], "Missing option '--target'; see main retarget --help"),
+        (["retarget", "--hodl", "parity"], "No such option '--hodl'"),
+        (["label"], "Missing argument 'POOL'; see main label --help"),
+        (["classifier", "train", "--kind", "tree"], "'tree' is not one of 'cnn', 'probe'"),
+        (["merge", "--strength", "much"], "Invalid value for '--strength': 'much' is not a valid float"),
+        (["retargte"], "No such command 'retargte'"),
+    ],
+)
+def test_what_no_command_takes_is_refused_in_one_line(command: list[str], message: str) -> None:
+    assert message in refused(*command)
 
 
 GENDER = ["--attr", "gender", "--target", "0.5"]

@@ -116,7 +116,15 @@ def open_audit(config: AuditConfig) -> OpenAudit:
     sources = {side: open_source(path) for side, path in by_side(config.before, config.after).items()}
     check_pair(sources)
     first = sources["before"]
-    classifiers = [classifier_of(first, name, _given(config, name)) for name in (*config.attr, *config.hold)]
+    asked = {name: _given(config, name) for name in (*config.attr, *config.hold)}
+    for spec in config.classifier:
+        if spec not in asked.values() and spec.partition("=")[2] not in asked.values():
+            raise InputError(f"--classifier {spec} is used for none of {', '.join(asked)}; give one for each of them")
+    classifiers = [classifier_of(first, name, spec) for name, spec in asked.items()]
+    if config.split is not None and not any(c.confusions for c in classifiers):
+        raise InputError(
+            f"--split {config.split} changes nothing: nobody measured the classifier's errors; leave it out"
+        )
     labels = read_people_labels(config.labels, sources, [c.attribute for c in classifiers])
     plans = [_plan(config, c, labels[c.attribute.name]) for c in classifiers]
     reference = _reference(config.reference, first)

@@ -42,7 +42,11 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
 @command()
 @click.argument("run", type=PATH)
 @click.option(
-    "--form", "forms", multiple=True, type=click.Choice(FORMS), help="May be given again; all that can be by default."
+    "--form",
+    "forms",
+    multiple=True,
+    type=click.Choice(FORMS),
+    help="All that can be written by default.",
 )
 @json_option
 def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -81,9 +81,10 @@ class Group(Verbs):
             where = e.filename or "a file"
             fail(f"cannot read or write {where}: {e.strerror or e}; free space or choose another folder")
         except click.UsageError as e:
-            if not engine.launched():
+            if "\n" in e.message:  # the whole help, of a group without a command
                 raise
-            leave(e.show)
+            where = f"; see {e.ctx.command_path} --help" if e.ctx else ""
+            fail(e.format_message().rstrip(".") + where)
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from here")
 
@@ -92,16 +93,11 @@ command = functools.partial(click.command, cls=Command)
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
-    leave(lambda: click.echo("error: " + " ".join(message.split()), err=True))
-
-
-def leave(say: Callable[[], None]) -> NoReturn:
-    """Exit with code 2 after saying why; under torchrun without waiting for the other processes."""
+    """One line on stderr, exit code 2; under torchrun without waiting for the other processes."""
     if engine.launched_rank():
         # Most errors are found by all processes. While this one waits, torchrun ends it if rank 0 has failed as well.
         time.sleep(5)
-    say()
+    click.echo("error: " + " ".join(message.split()), err=True)
     if engine.launched():
         sys.stderr.flush()
         os._exit(2)

@@ -201,3 +201,8 @@ out_option = click.option("--out", type=PATH, required=True, help="Folder to wri
 compile_option = click.option(
     "--compile", "compiled", is_flag=True, help="torch.compile the networks: minutes at the start, faster after."
 )
+attr_option = option(RETARGET, "attr", once=True, help="Attribute, e.g. gender.")
+target_option = option(RETARGET, "target", once=True, help="0.5, uniform or woman=0.3,man=0.7.")
+classifier_option = option(
+    RETARGET, "classifier", once=True, help="Classifier folder or embedded name; the one that fits by default."
+)

@@ -17,7 +17,7 @@ from fairsims.errors import InputError
 
 if TYPE_CHECKING:
     from fairsims.recipes import Recipe
-    from fairsims.recipes.recorded import Found
+    from fairsims.recipes.recorded import Change, Found
 
 SHOWN = 3
 """Other numbers of a row that are named; --json has all."""
@@ -48,9 +48,13 @@ def list_(as_json: bool) -> None:
 
 def _facts(recipe: Recipe) -> dict[str, Any]:
     return {
-        "name": recipe.name, "kind": recipe.kind, "runs": len(recipe.value.get("runs", [])),
-        "recorded": recipe.results.exists(), "title": recipe.title, "folder": str(recipe.folder),
-    }  # fmt: skip
+        "name": recipe.name,
+        "kind": recipe.kind,
+        "runs": len(recipe.value.get("runs", [])),
+        "recorded": recipe.results.exists(),
+        "title": recipe.title,
+        "folder": str(recipe.folder),
+    }
 
 
 @audits.command("run")
@@ -74,12 +78,10 @@ def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record:
     planned = runs_of(recipe, runs)
     chosen = [k for k, r in enumerate(planned) if (not seeds or r.seed in seeds) and r.folder.name.startswith(only)]
     if not chosen:
-        known = sorted({r.seed for r in planned})
         named = ", ".join(r.folder.name for r in planned if not seeds or r.seed in seeds)
-        raise InputError(
-            f"{recipe.name} has no such run; expected --only and the start of one of {named}"
-            if named else f"{recipe.name} has no such run; expected --seed and one of {', '.join(map(str, known))}"
-        )  # fmt: skip
+        known = ", ".join(str(seed) for seed in sorted({r.seed for r in planned}))
+        expected = f"--only and the start of one of {named}" if named else f"--seed and one of {known}"
+        raise InputError(f"{recipe.name} has no such run; expected {expected}")
     recorded = read_results(recipe.results) if recipe.results.exists() else None
     written = recipe.results if record else planned[0].folder.parent / RESULTS
     for k in chosen:
@@ -91,13 +93,16 @@ def run(name: str, runs: Path | None, seeds: tuple[int, ...], only: str, record:
     found = [] if recorded is None else differences(recorded, read_results(written), planned[0].keys)
     outside = sum(f.state == OUTSIDE for f in found)
     if as_json:
-        rows = [asdict(f) | {"state": f.state, "changes": [asdict(c) | {"outside": c.outside} for c in f.changes]}
-                for f in found]  # fmt: skip
-        click.echo(json.dumps({"recipe": recipe.name, "results": str(written), "recorded": recorded is not None,
-                               "outside": outside, "rows": rows}))  # fmt: skip
+        facts = {"recipe": recipe.name, "results": str(written), "recorded": recorded is not None, "outside": outside}
+        rows = [asdict(f) | {"state": f.state, "changes": [_change(c) for c in f.changes]} for f in found]
+        click.echo(json.dumps(facts | {"rows": rows}))
     else:
         click.echo("\n".join(_lines(found, recorded is not None, outside, written)))
     sys.exit(1 if outside else 0)
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return asdict(change) | {"outside": change.outside}
 
 
 def _lines(found: Sequence[Found], recorded: bool, outside: int, written: Path) -> list[str]:

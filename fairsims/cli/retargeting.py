@@ -15,11 +15,14 @@ from fairsims.cli.options import (
     RETARGET,
     SIZES,
     WORDS,
+    attr_option,
+    classifier_option,
     json_option,
     option,
     out_option,
     refuse_idle,
     settings,
+    target_option,
 )
 from fairsims.errors import InputError
 
@@ -68,8 +71,15 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
 
 @command()
 @option(RETARGET, "model")
-@settings(RETARGET, *ONCE, once=True)
-@settings(RETARGET, without=("model", *ONCE, *TO_SEVERAL), tolerance={"help": "Shown beside the errors: +- this."})
+@attr_option
+@target_option
+@classifier_option
+@settings(
+    RETARGET,
+    without=("model", *ONCE, *TO_SEVERAL),
+    audit={"help": "Images kept of each arm, on the same seeds."},
+    tolerance={"help": "Shown beside the errors: +- this."},
+)
 @out_option
 @json_option
 def compare(out: Path, as_json: bool, **options: Any) -> None:
@@ -99,7 +109,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     show_default=True,
     help="0.5, uniform or woman=0.3,man=0.7; base: the auxiliary learns the pool as it is, for quality alone (SIMS).",
 )
-@option(RETARGET, "classifier", once=True)
+@classifier_option
 @settings(SWEEP, without=("run", "steer"), sizes={"type": SIZES}, modes={"type": WORDS}, intervals={"type": INTERVALS})
 @settings(
     RETARGET,

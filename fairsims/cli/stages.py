@@ -12,22 +12,20 @@ from fairsims.cli.options import (
     RETARGET,
     SAMPLER,
     SEEDS,
+    attr_option,
+    classifier_option,
     compile_option,
     json_option,
     option,
     out_option,
     settings,
-)
-
-ATTR = option(RETARGET, "attr", once=True, help="Attribute, e.g. gender.")
-CLASSIFIER = option(
-    RETARGET, "classifier", once=True, help="Classifier folder or embedded name; the one that fits by default."
+    target_option,
 )
 
 
 @command()
 @option(RETARGET, "model")
-@click.option("--seeds", type=SEEDS, default="0-1023", show_default=True, help="Image seeds.")
+@click.option("--seeds", type=SEEDS, default="0-1023", show_default=True, help="Image seeds, both included.")
 @out_option
 @settings(SAMPLER, "steps", "solver")
 @option(SAMPLER, "S_churn", "--churn")
@@ -73,8 +71,8 @@ def generate(
 
 @command()
 @click.argument("pool", type=PATH)
-@ATTR
-@CLASSIFIER
+@attr_option
+@classifier_option
 @json_option
 def label(pool: Path, attr: str, classifier: str | None, as_json: bool) -> None:
     """Label a pool with class probabilities and estimate its shares."""
@@ -91,10 +89,12 @@ def label(pool: Path, attr: str, classifier: str | None, as_json: bool) -> None:
 
 @command()
 @click.argument("pool", type=PATH)
-@ATTR
-@option(RETARGET, "target", once=True, help="0.5, uniform or woman=0.3,man=0.7.")
-@CLASSIFIER
-@settings(RETARGET, "omega", "cap", "floor", "complement_size", "seed")
+@attr_option
+@target_option
+@classifier_option
+@settings(
+    RETARGET, "omega", "cap", "floor", "complement_size", "seed", seed={"help": "Chooses the images that are drawn."}
+)
 @click.option("--out", type=PATH, required=True, help="Parquet table to write: seed, class, probability.")
 @json_option
 def complement(

@@ -63,7 +63,7 @@ class CollapseConfig:
 
     Not used by kde, whose models are the points themselves."""
     generations: int
-    """Generations."""
+    """Generations to train."""
     repeats: int
     """Independent repeats, for intervals."""
     n: int | None
@@ -120,7 +120,9 @@ class CollapseConfig:
         chosen = {k: v for k, v in given.items() if v is not None}
         idle = [(k, f"the setting {setting}") for k in chosen if k in UNUSED[kind]]
         if "sims" not in chosen.get("methods", METHODS):
-            idle += [(k, "the method standard") for k in chosen if k in OF_SIMS]
+            # kde alone samples for the guidance only: its generations are drawn from their kernels.
+            of_sims = OF_SIMS | ({"steps", "solver"} if kind == "kde" else set())
+            idle += [(k, "the method standard") for k in chosen if k in of_sims]
         for name, where in idle:
             raise ValueError(f"{name} is {chosen[name]!r}; expected none: it changes nothing with {where}")
         if kind == "kde" and "sims" in chosen.get("methods", METHODS):

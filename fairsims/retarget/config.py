@@ -73,7 +73,7 @@ class RetargetConfig:
     sample_batch: int = 128
     """Images sampled at once."""
     precision: str = TrainConfig.precision
-    """Type of the network's matrix products, in sampling and fine-tuning."""
+    """Type of the network's matrix products."""
     seed: int = 0
     """Chooses the image seeds of pool, calibration and audit, and the fine-tune's randomness."""
 
@@ -171,12 +171,13 @@ class RetargetConfig:
         found: dict[str, str] = {}
         for text in given:
             name, _, spec = text.partition("=")
-            if spec and name in self.names:
-                found[name] = spec
-            elif len(self.names) == 1:
-                found[self.names[0]] = text
-            else:
-                raise ValueError(f"classifier is {text!r}; expected ATTR=PATH, ATTR one of {', '.join(self.names)}")
+            if not (spec and name in self.names):
+                if len(self.names) > 1:
+                    raise ValueError(f"classifier is {text!r}; expected ATTR=PATH, ATTR one of {', '.join(self.names)}")
+                name, spec = self.names[0], text
+            if name in found:
+                raise ValueError(f"classifier is {text!r}, another one for {name}; expected one for each attribute")
+            found[name] = spec
         return found
 
     @property

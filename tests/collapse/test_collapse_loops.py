@@ -108,6 +108,7 @@ def test_impossible_settings_are_refused(changes, message):
         ("gaussian", {"classifier": "digits-parity"}),
         ("mixture", {"h": 0.5}),
         ("kde", {"budget": 2.0}),
+        ("kde", {"steps": 9, "methods": ("standard",)}),
         ("digits", {"h": 0.5}),
         ("gaussian", {"budget": 2.0, "methods": ("standard",)}),
     ],
