@@ -35,5 +35,11 @@ def noise_for(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
 
     Drawn on the CPU whatever the device, so that a GPU and a laptop start from the same noise.
     """
-    rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(int(s) % 2**32)) for s in seeds]
-    return torch.stack(rows)
+    return torch.stack([_noise(int(seed), shape) for seed in seeds])
+
+
+def _noise(seed: int, shape: Sequence[int]) -> torch.Tensor:
+    if 0 <= seed < 2**32:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    # torch's CPU generator sees no more than 32 bits of a seed: beyond them another one, with streams of its own.
+    return torch.from_numpy(numpy_generator("noise", seed).standard_normal(tuple(shape), dtype=np.float32))

@@ -45,6 +45,21 @@ def test_noise_is_the_same_on_every_machine() -> None:
     assert found == pytest.approx([1.5409960746765137, -0.293428897857666, -2.1787893772125244], abs=1e-6)
 
 
+def test_seeds_beyond_32_bits_have_noise_of_their_own() -> None:
+    """Below nothing changes: the generator's own stream. Beyond it, none of those that torch would wrap to."""
+    last = torch.randn(3, generator=torch.Generator().manual_seed(2**32 - 1))
+    assert torch.equal(noise_for([2**32 - 1], (3,))[0], last)
+    far = [2**32, 2**32 + 5, 2**33 + 5, 2**40 + 5, 2**63 - 1, -5]
+    noise = noise_for([*far, *(s % 2**32 for s in far)], (1, 8, 8))
+    assert noise.dtype == torch.float32
+    assert len(torch.unique(noise[:, 0, 0, 0])) == len({*far, *(s % 2**32 for s in far)})
+    assert abs(float(noise_for(range(2**32, 2**32 + 500), (8, 8)).std()) - 1) < 0.01
+    # On every machine.
+    digest = hashlib.sha256(b"str:noise\x1fint:4294967296").digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "little") // 2)
+    assert np.array_equal(noise[0].numpy(), rng.standard_normal((1, 8, 8), dtype=np.float32))
+
+
 @given(parts)
 def test_derived_seeds_fit_every_generator(values: list[int | str]) -> None:
     seed = derive(*values)

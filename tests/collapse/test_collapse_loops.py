@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
 from fairsims.report.collapse_figures import collapse_figures, minority
 from fairsims.report.collapse_report import collapse_table, write_collapse_report
+from fairsims.seeds import noise_for
 
 TINY = {"generations": 4, "repeats": 3, "n": 40, "steps": 8}
 
@@ -122,8 +124,6 @@ def test_what_would_change_nothing_is_refused(setting, changes):
 
 
 def test_kernel_denoiser_is_the_mixture_of_its_points():
-    import torch
-
     from fairsims.models import GaussianMixtureDenoiser
 
     points = np.random.default_rng(0).standard_normal((7, 10))
@@ -164,8 +164,6 @@ def test_guided_kernels_without_guidance_are_the_kernels():
 
 def test_repeats_of_the_network_are_separate():
     """Other data for the second repeat leave the first one's weights alone."""
-    import torch
-
     rng = np.random.default_rng(0)
     points, made = rng.standard_normal((2, 60, 2)).astype(np.float32), []
     for shift in (0.0, 3.0):
@@ -364,6 +362,8 @@ def test_no_two_loops_sample_from_the_same_seeds(tmp_path: Path):
     ordered = sorted(made, key=lambda seeds: seeds.start)
     assert all(a.stop <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
     assert ordered[-1].stop <= 2**63
+    starts = torch.cat([noise_for([seeds[0]], (2,)) for seeds in made])
+    assert len(torch.unique(starts[:, 0])) == len(made)
 
 
 def test_fresh_images_run_out(tmp_path: Path):

@@ -95,7 +95,7 @@ def test_seeds_of_different_uses_and_runs_never_overlap(a: int, b: int, use: str
     first, second = config(seed=a).seeds(use, largest[use]), config(seed=b).seeds(other, largest[other])
     same = (a, use) == (b, other)
     assert (max(first[0], second[0]) <= min(first[-1], second[-1])) == same
-    # Noise generators take seeds modulo 2**32.
+    # Within 32 bits: the noise is that of torch's own generator.
     assert 0 <= first[0] <= first[-1] < 2**32
 
 
