@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from fairsims.audit.shares import corrected_shares, labelled_shares
+from fairsims.audit.labelled import labelled_pool, labelled_shares
+from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.cnn import ConvNet
 from fairsims.classifiers.embedded import BLUEPRINTS
@@ -102,7 +103,7 @@ def coverage(
         counts = np.bincount(calls[chosen], minlength=len(classes)).tolist()
         sample = rng.choice(len(chosen), LABELS, replace=False)
         for tier, e in (
-            ("A", labelled_shares(classes, calls[chosen], sample, true[chosen][sample])),
+            ("A", labelled_shares(labelled_pool(classes, calls[chosen], sample, true[chosen][sample]))),
             ("B", corrected_shares(classes, counts, errors)),
             ("C", corrected_shares(classes, counts, None)),
         ):

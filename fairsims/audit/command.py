@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from fairsims.audit.compare import audit, check_pair
-from fairsims.audit.corrected import corrected_shares
 from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.extractors import FeatureExtractor, open_extractor
 from fairsims.audit.facts import Cost, PlanFacts, Side, SideCost, by_side
+from fairsims.audit.intervals import ALPHA
 from fairsims.audit.people import PeopleLabels, read_people_labels
-from fairsims.audit.plan import ALPHA, planned_attribute, planned_metrics, planned_reference, planned_shares
+from fairsims.audit.plan import planned_attribute, planned_metrics, planned_reference, planned_shares
 from fairsims.audit.reading import AuditPlan
 from fairsims.audit.result import AttributeResult, AuditResult
+from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import ImageSource, label_source, open_source, predicted_counts
 from fairsims.audit.targets import Target, parse_target, resampling_cost
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fairsims.audit.draws import Draws
 from fairsims.audit.facts import Tier
 from fairsims.errors import InputError
 
@@ -58,6 +59,12 @@ def difference(
     point = np.asarray(delta, dtype=np.float64)
     bottom, top = np.minimum(np.clip(low, -1.0, 1.0), point), np.maximum(np.clip(high, -1.0, 1.0), point)
     return ShareDifference(classes=tuple(classes), delta=floats(point), low=floats(bottom), high=floats(top))
+
+
+def difference_of(classes: Sequence[str], change: Draws) -> ShareDifference:
+    """The change that draws of a single condition give."""
+    low, high = change.interval()
+    return difference(classes, change.point[0], low[0], high[0])
 
 
 def independent_difference(before: ShareEstimate, after: ShareEstimate) -> ShareDifference:

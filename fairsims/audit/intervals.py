@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from fairsims.classifiers.base import Confusion
 from fairsims.seeds import numpy_generator
@@ -20,20 +20,23 @@ from fairsims.seeds import numpy_generator
 FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 4000
+ALPHA = 0.05
+"""Every interval is of level 1 - alpha."""
+LEVEL = 1 - ALPHA
+Z = float(norm.ppf((1 + LEVEL) / 2))
 
 
-def wilson(q: FloatArray, n: int, level: float) -> tuple[FloatArray, FloatArray]:
-    """Wilson 1927 for each of the shares `(K,)` of n images."""
-    z = float(norm.ppf((1 + level) / 2))
-    centre = (q + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(q * (1 - q) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+def wilson(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Wilson 1927 for the share of each class from counts `(K,)`."""
+    n = int(counts.sum())
+    found = [binomtest(int(k), n).proportion_ci(LEVEL, method="wilson") for k in counts]
+    return np.array([f.low for f in found]), np.array([f.high for f in found])
 
 
-def newcombe(before: FloatArray, after: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
+def newcombe(before: FloatArray, after: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Newcombe 1998, method 10, from counts `(K,)`: the two Wilson intervals, combined in quadrature."""
     q0, q1 = before / before.sum(), after / after.sum()
-    (l0, u0), (l1, u1) = wilson(q0, int(before.sum()), level), wilson(q1, int(after.sum()), level)
+    (l0, u0), (l1, u1) = wilson(before), wilson(after)
     return q1 - q0 - np.hypot(q1 - l1, u0 - q0), q1 - q0 + np.hypot(u1 - q1, q0 - l0)
 
 
@@ -43,25 +46,21 @@ def rogan_gladen(q: FloatArray, rates: FloatArray) -> FloatArray:
     return np.array([share, 1 - share])
 
 
-def lang_reiczigel(q: FloatArray, n: int, confusion: Confusion, level: float) -> tuple[FloatArray, FloatArray]:
+def lang_reiczigel(q: FloatArray, n: int, confusion: Confusion) -> tuple[FloatArray, FloatArray]:
     """Lang & Reiczigel 2014, eq. 3-5, with (1 - pi')^2 where the paper prints (1 - pi^2)."""
-    z = float(norm.ppf((1 + level) / 2))
     j, se, sp, n1, n0 = shrunken(confusion)
-    n_ = n + z * z
-    q_ = (n * q[0] + z * z / 2) / n_
+    n_ = n + Z * Z
+    q_ = (n * q[0] + Z * Z / 2) / n_
     pi = (q_ + sp - 1) / j
     v1, v0 = se * (1 - se) / n1, sp * (1 - sp) / n0
-    shift = 2 * z * z * (pi * v1 - (1 - pi) * v0)
-    half = z * math.sqrt(q_ * (1 - q_) / n_ + pi * pi * v1 + (1 - pi) ** 2 * v0) / j
+    shift = 2 * Z * Z * (pi * v1 - (1 - pi) * v0)
+    half = Z * math.sqrt(q_ * (1 - q_) / n_ + pi * pi * v1 + (1 - pi) ** 2 * v0) / j
     low, high = np.clip([pi + shift - half, pi + shift + half], 0.0, 1.0)
     return np.array([low, 1 - high]), np.array([high, 1 - low])
 
 
-def binary_difference(
-    before: FloatArray, after: FloatArray, confusion: Confusion, level: float
-) -> tuple[FloatArray, FloatArray]:
+def binary_difference(before: FloatArray, after: FloatArray, confusion: Confusion) -> tuple[FloatArray, FloatArray]:
     """Delta method; a success and a failure are added to every proportion in the variance, as Agresti & Caffo 2000."""
-    z = float(norm.ppf((1 + level) / 2))
     j = youden(confusion.rates())
     j_, se, sp, n1, n0 = shrunken(confusion)
     delta = (after[0] / after.sum() - before[0] / before.sum()) / j
@@ -70,7 +69,7 @@ def binary_difference(
         n = counts.sum() + 2
         q = (counts[0] + 1) / n
         sampling += q * (1 - q) / n
-    half = z * math.sqrt(sampling + delta**2 * (se * (1 - se) / n1 + sp * (1 - sp) / n0)) / j_
+    half = Z * math.sqrt(sampling + delta**2 * (se * (1 - se) / n1 + sp * (1 - sp) / n0)) / j_
     low, high = np.clip([delta - half, delta + half], -1.0, 1.0)
     return np.array([low, -high]), np.array([high, -low])
 
@@ -92,6 +91,18 @@ def confusion_draws(confusion: Confusion, *name: str) -> FloatArray:
         rates[:, j, j] = 1 - errors
         rates[:, wrong, j] = errors[:, None] * generator.dirichlet(row[wrong] + 0.5, DRAWS)
     return rates
+
+
+def kronecker(confusions: Sequence[Confusion]) -> FloatArray:
+    """P(predicted cell i | true cell j), `(cells, cells)`, the Kronecker product of the classifiers' rates.
+
+    That takes their errors as independent of each other, and each classifier's errors as the same whatever the other
+    attributes' true classes, given its own.
+    """
+    found: FloatArray = np.ones((1, 1))
+    for c in confusions:
+        found = np.asarray(np.kron(found, c.rates()))
+    return found
 
 
 def share_draws(counts: FloatArray, *name: str) -> FloatArray:
@@ -147,9 +158,9 @@ def on_simplex(rates: FloatArray, q: FloatArray) -> FloatArray:
     return p
 
 
-def percentiles(draws: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
-    """The equal-tailed interval of draws `(D, ...)`."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+def percentiles(draws: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The equal-tailed 95% interval of draws `(D, ...)`."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fairsims.audit.intervals import on_simplex
+from fairsims.audit.intervals import kronecker, on_simplex
 from fairsims.classifiers.base import Confusion
 from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
@@ -95,17 +95,6 @@ class Cells:
             found = np.multiply.outer(found, np.asarray(m, dtype=np.float64))
         return found.reshape(-1)
 
-    def confusion(self, confusions: Sequence[Confusion]) -> FloatArray:
-        """P(predicted cell i | true cell j), `(cells, cells)`: the Kronecker product of the classifiers' rates.
-
-        That takes their errors as independent of each other, and each classifier's errors as the same whatever the
-        other attributes' true classes, given its own.
-        """
-        found: FloatArray = np.ones((1, 1))
-        for c in confusions:
-            found = np.asarray(np.kron(found, c.rates()))
-        return found
-
 
 def _given_determined(calls: npt.NDArray[np.floating]) -> FloatArray:
     """Class probabilities `(N, K)` without the share of the last one, `undetermined`, or with nothing else."""
@@ -117,7 +106,7 @@ def _given_determined(calls: npt.NDArray[np.floating]) -> FloatArray:
 def joint_shares(cells: Cells, counts: npt.ArrayLike, confusions: Sequence[Confusion]) -> FloatArray:
     """Shares over true cells `(cells,)` from images counted by predicted cell: `min ||C p - q||` over the simplex."""
     q = np.asarray(counts, dtype=np.float64)
-    return on_simplex(cells.confusion(confusions), q / q.sum())
+    return on_simplex(kronecker(confusions), q / q.sum())
 
 
 def smoothed(cells: Cells, shares: FloatArray, n: int) -> FloatArray:

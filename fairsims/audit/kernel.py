@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fairsims.audit.blocks import Features, checked, parts, tile
+from fairsims.audit.intervals import LEVEL
 from fairsims.errors import InputError
 from fairsims.seeds import numpy_generator
 
 REPLICATES = 500
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class KernelDistance:
 
 
 def kernel_distance(
-    real: npt.ArrayLike, fake: npt.ArrayLike, *, replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0
+    real: npt.ArrayLike, fake: npt.ArrayLike, *, replicates: int = REPLICATES, seed: int = 0
 ) -> KernelDistance:
     """KID of features `(m, d)` and `(n, d)`: unbiased MMD^2 with `k(x, y) = (x'y / d + 1)^3` (Bińkowski et al. 2018,
     arXiv 1801.01401, eq. 4).
@@ -44,7 +44,7 @@ def kernel_distance(
     rng = numpy_generator("kernel distance", seed)
     u, v = (_counts(rng, len(f), replicates) for f in (x, y))
     found = (_within(x, u) + _within(y, v) - 2 * _between(x, u, y, v)).cpu().numpy()
-    low, high = np.quantile(found[1:], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(found[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return KernelDistance(kid=float(found[0]), low=float(low), high=float(high), n=min(len(x), len(y)))
 
 

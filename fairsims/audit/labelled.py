@@ -1,8 +1,7 @@
 """Tier A: people labelled some images of the pool itself, the classifier called all of them (double sampling).
 
-In each stratum, the images of one predicted class unless said otherwise, the labelled ones stand for the others. That
-holds for any classifier, however wrong, on the pool that was labelled and no other: P(true | predicted) changes with
-the mix.
+In each stratum, the images of one predicted class, the labelled ones stand for the others. That holds for any
+classifier, however wrong, on the pool that was labelled and no other: P(true | predicted) changes with the mix.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from fairsims.audit.corrected import SMALL_CELL, SMALL_SAMPLE
-from fairsims.audit.estimates import ShareDifference, ShareEstimate, difference, floats, spread
-from fairsims.audit.intervals import DRAWS, confusion_draws, left_inverse, percentiles, share_draws, solutions
+from fairsims.audit.draws import Draws
+from fairsims.audit.estimates import ShareDifference, ShareEstimate, difference_of, floats, spread
+from fairsims.audit.intervals import DRAWS, confusion_draws, left_inverse, share_draws, solutions
 from fairsims.audit.result import HeldOutFit
+from fairsims.audit.shares import SMALL_CELL, SMALL_SAMPLE
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 from fairsims.seeds import numpy_generator
@@ -48,8 +48,6 @@ class Labelled:
     """`(n,)` positions in the pool of the labelled images."""
     true: IntArray
     """`(n,)`."""
-    strata: IntArray | None = None
-    """`(N,)` what the sample was stratified by; None: the predicted class, or nothing."""
 
     def __post_init__(self) -> None:
         n, classes = len(self.predicted), len(self.classes)
@@ -68,89 +66,57 @@ class Labelled:
                 raise InputError(f"found the {name} {wrong}; expected 0 to {size - 1}")
         if len(np.unique(self.sample)) < len(self.sample):
             raise InputError("an image is labelled twice; expected one label for each image")
-        if self.strata is not None and len(self.strata) != n:
-            raise InputError(f"got {len(self.strata)} strata for {n} images; expected one for each")
 
     @cached_property
     def tables(self) -> tuple[FloatArray, FloatArray]:
-        """Images `(S,)` and labels by true class `(S, K)` of each stratum that has images."""
-        images = np.bincount(self._stratum).astype(np.float64)
-        labels = np.zeros((len(images), len(self.classes)))
-        np.add.at(labels, (self._stratum[self.sample], self.true), 1)
+        """Images `(S,)` and labels by true class `(S, K)` of each predicted class that has images."""
+        size = len(self.classes)
+        images = np.bincount(self.predicted, minlength=size).astype(np.float64)
+        labels = np.zeros((size, size))
+        np.add.at(labels, (self.predicted[self.sample], self.true), 1)
         return images[images > 0], labels[images > 0]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the strata that have images."""
-        if self.strata is not None:
-            return tuple(f"stratum {v}" for v in np.unique(self.strata))
-        return tuple(self.classes[k] for k in np.flatnonzero(np.bincount(self.predicted)))
-
-    @property
-    def _stratum(self) -> IntArray:
-        """Number of each image's stratum, `(N,)`."""
-        return self.predicted if self.strata is None else np.unique(self.strata, return_inverse=True)[1]
+        """Of the predicted classes that have images."""
+        return tuple(self.classes[k] for k in np.unique(self.predicted))
 
     def shares(self) -> FloatArray:
-        """`p_k = sum_j q_j P(k | stratum j)`, `(K,)` (Tenenbein 1970); a stratum without labels is split evenly."""
+        """`p_k = sum_j q_j P(k | called j)`, `(K,)` (Tenenbein 1970); a stratum without labels is split evenly."""
         images, labels = self.tables
         return np.asarray(images / images.sum() @ _purity(labels))
 
-    def draws(self, name: str = "pool") -> FloatArray:
-        """Shares from the posterior: q_j of the images, P(k | j) of the labels with prior 1/K each, `(DRAWS, K)`."""
+    def posterior(self, name: str = "pool") -> Draws:
+        """Of the shares: q_j of the images, P(k | j) of the labels with prior 1/K each."""
         images, labels = self.tables
         q, found = _stratum_draws(images, name), np.zeros((DRAWS, labels.shape[1]))
         for j, row in enumerate(labels):
             found += q[:, j, None] * _purity_draws(row, j, name)
-        return found
+        return Draws(point=self.shares()[None], values=found[:, None])
 
 
-def labelled_shares(
-    classes: Sequence[str],
-    predicted: npt.ArrayLike,
-    sample: npt.ArrayLike,
-    true: npt.ArrayLike,
-    *,
-    strata: npt.ArrayLike | None = None,
-    pool_digest: str = "",
-    labels_digest: str = "",
-    level: float = 0.95,
-) -> ShareEstimate:
-    """Shares of `classes` in a pool called `predicted` `(N,)`, of which the images `sample` `(n,)` are in truth `true`.
+def labelled_shares(labelled: Labelled) -> ShareEstimate:
+    """Shares of the classes in a pool that people labelled some images of.
 
-    Right for a simple random sample and for one drawn with other rates in each predicted class. One that was drawn by
-    something else, e.g. joint cells, needs `strata` `(N,)`. The interval is for what the generator makes, not only for
-    these N images. The digests tell which images were classified and which were labelled, where that is known.
-
-    Raises InputError as `Labelled`, and when the labels are of another pool.
+    Right for a simple random sample and for one drawn with other rates in each predicted class. The interval is for
+    what the generator makes, not only for these N images.
     """
-    if pool_digest and labels_digest and pool_digest != labels_digest:
-        raise InputError(
-            f"the labels are of the pool {labels_digest[:12]}, the images of the pool {pool_digest[:12]}; what a call "
-            "means changes with the mix: label images of this pool"
-        )
-    if not 0 < level < 1:
-        raise InputError(f"the level is {level}; expected a probability such as 0.95")
-    labelled = labelled_pool(classes, predicted, sample, true, strata)
-    low, high = percentiles(labelled.draws(), level)
+    draws, n = labelled.posterior(), len(labelled.predicted)
+    low, high = draws.interval()
     return ShareEstimate(
         classes=labelled.classes,
-        n=len(labelled.predicted),
-        raw=floats(np.bincount(labelled.predicted, minlength=len(labelled.classes)) / len(labelled.predicted)),
-        **spread(labelled.shares(), low, high),
-        method=METHOD if strata is None else METHOD.replace("predicted class", "stratum"),
+        n=n,
+        raw=floats(np.bincount(labelled.predicted, minlength=len(labelled.classes)) / n),
+        **spread(draws.point[0], low[0], high[0]),
+        method=METHOD,
         tier="A",
-        assumption=ASSUMPTION if strata is None else ASSUMPTION.replace("predicted class", "stratum"),
+        assumption=ASSUMPTION,
         warnings=_warnings(labelled),
     )
 
 
 def labelled_pool(
-    classes: Sequence[str],
-    predicted: npt.ArrayLike,
-    sample: npt.ArrayLike,
-    true: npt.ArrayLike,
-    strata: npt.ArrayLike | None = None,
+    classes: Sequence[str], predicted: npt.ArrayLike, sample: npt.ArrayLike, true: npt.ArrayLike
 ) -> Labelled:
     """`Labelled` from anything like arrays."""
     return Labelled(
@@ -158,11 +124,10 @@ def labelled_pool(
         predicted=np.asarray(predicted, dtype=np.int64),
         sample=np.asarray(sample, dtype=np.int64),
         true=np.asarray(true, dtype=np.int64),
-        strata=None if strata is None else np.asarray(strata, dtype=np.int64),
     )
 
 
-def labelled_difference(before: Labelled, after: Labelled, *, level: float = 0.95) -> ShareDifference:
+def labelled_difference(before: Labelled, after: Labelled) -> ShareDifference:
     """Change between two pools that people labelled, each for itself. Raises InputError for different classes.
 
     Pools of the same seeds are positively correlated, which is left out: their interval errs on the wide side.
@@ -171,8 +136,7 @@ def labelled_difference(before: Labelled, after: Labelled, *, level: float = 0.9
         raise InputError(
             f"before is labelled as {', '.join(before.classes)}, after as {', '.join(after.classes)}; expected the same"
         )
-    low, high = percentiles(after.draws("after") - before.draws("before"), level)
-    return difference(after.classes, after.shares() - before.shares(), low, high)
+    return difference_of(after.classes, after.posterior("after").minus(before.posterior("before")))
 
 
 def labelled_null(labelled: Labelled, target: npt.ArrayLike) -> FloatArray:
@@ -194,18 +158,18 @@ def labelled_null(labelled: Labelled, target: npt.ArrayLike) -> FloatArray:
     return found
 
 
-def held_out_errors_fit(labelled: Labelled, confusion: Confusion, *, level: float = 0.95) -> HeldOutFit:
+def held_out_errors_fit(labelled: Labelled, confusion: Confusion) -> HeldOutFit:
     """Whether the labels speak against the held-out errors, which tier B would rest on.
 
     A predictive check: the held-out errors and the pool's calls say how the labels should fall in each predicted class
     (Bayes' rule); p is how often labels drawn from that differ from it, by the G statistic, as much as these do. `fit`
     is False when they speak against it and None otherwise: that few labels do not is no proof. Raises InputError when
-    the classes do not match or the sample has strata of its own.
+    the classes do not match.
     """
-    if labelled.strata is not None or len(confusion.counts) != len(labelled.classes):
+    if len(confusion.counts) != len(labelled.classes):
         raise InputError(
             f"got labels of {len(labelled.classes)} classes and a confusion of {len(confusion.counts)}; expected the "
-            "same classes, and a sample drawn at random or by predicted class"
+            "same classes"
         )
     images, labels = labelled.tables
     rates = confusion_draws(confusion)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairsims.audit.estimates import ShareEstimate, target_shares
-from fairsims.audit.intervals import DRAWS, confusion_draws, left_inverse, solutions
+from fairsims.audit.intervals import DRAWS, LEVEL, confusion_draws, left_inverse, solutions
 from fairsims.audit.result import Measures
 from fairsims.classifiers.base import Confusion
 from fairsims.seeds import numpy_generator
@@ -24,7 +24,6 @@ def measures(
     *,
     before: ShareEstimate | None = None,
     null: FloatArray | None = None,
-    level: float = 0.95,
 ) -> Measures:
     """Everything that compares shares p with a target t.
 
@@ -33,7 +32,7 @@ def measures(
     `jensen_shannon`, the root of the divergence with base 2; `fairness_discrepancy`, |p - t| as a vector's length;
     `largest_gap`. With `before`, by class the `achieved_shift` (p - p_before)/(t - p_before), None where nothing was to
     change. Estimated distances are above 0 even when the target is met: `null` are shares `(D, K)` as they would be
-    measured then (`null_shares`, `labelled_null`), and `null.<distance>` is what `level` of them stay below.
+    measured then (`null_shares`, `labelled_null`), and `null.<distance>` is what 95% of them stay below.
 
     Raises InputError when the target is none for these classes.
     """
@@ -43,14 +42,14 @@ def measures(
     if before is not None:
         for c, a, b, wanted in zip(estimate.classes, p, before.share, t, strict=True):
             shift[c] = float((a - b) / (wanted - b)) if abs(wanted - b) > NO_SHIFT else None
-    met = {} if null is None else {name: float(np.quantile(d, level)) for name, d in distances(null, t).items()}
+    met = {} if null is None else {name: float(np.quantile(d, LEVEL)) for name, d in distances(null, t).items()}
     return Measures(
         representation_ratio=dict(zip(estimate.classes, ratio, strict=True)),
         least_ratio=min(r for r in ratio if r is not None),
         min_over_max=float(p.min() / p.max()),
         **{name: float(d) for name, d in distances(p, t).items()},
         achieved_shift=shift,
-        null={"level": level} | met if met else {},
+        null={"level": LEVEL} | met if met else {},
     )
 
 

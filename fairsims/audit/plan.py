@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fairsims.audit.intervals import ALPHA
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers import AttributeClassifier
 from fairsims.data import ImageDataset
 from fairsims.data.attributes import Attribute
 from fairsims.files import sha256_file
-
-ALPHA = 0.05
-"""All intervals are of level 1 - alpha."""
 
 
 def planned_attribute(

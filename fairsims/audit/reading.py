@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fairsims.audit.estimates import ShareDifference, ShareEstimate, independent_difference, preserved, reached
 from fairsims.audit.facts import Side
+from fairsims.audit.labelled import (
+    Labelled,
+    held_out_errors_fit,
+    labelled_difference,
+    labelled_null,
+    labelled_pool,
+    labelled_shares,
+)
+from fairsims.audit.measures import measures, null_shares
 from fairsims.audit.people import PeopleLabels, check_owner
 from fairsims.audit.result import (
     AttributeResult,
@@ -23,24 +33,7 @@ from fairsims.audit.result import (
     Share,
     Shares,
 )
-from fairsims.audit.shares import (
-    Labelled,
-    ShareDifference,
-    ShareEstimate,
-    corrected_shares,
-    held_out_errors_fit,
-    independent_difference,
-    labelled_difference,
-    labelled_null,
-    labelled_pool,
-    labelled_shares,
-    measures,
-    null_shares,
-    preserved,
-    reached,
-    sensitivity,
-    share_difference,
-)
+from fairsims.audit.shares import corrected_shares, sensitivity, share_difference
 from fairsims.audit.sources import ImageSource, label_source
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers.base import AttributeClassifier, Confusion
@@ -169,8 +162,7 @@ def read_attribute(
 
     def best(side: Side) -> ShareEstimate:
         if side in labelled:
-            people = plan.labels[side]
-            return labelled_shares(classes, predicted[side], people.positions, people.classes)
+            return labelled_shares(labelled[side])
         return by_split[split][side] if split else counted(side, None, "")
 
     split = (plan.split or classifier.default_split) if classifier.confusions else ""

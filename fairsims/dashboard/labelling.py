@@ -18,14 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairsims.audit.shares import (
-    ShareDifference,
-    ShareEstimate,
-    labelled_difference,
-    labelled_pool,
-    labelled_shares,
-    next_to_label,
-)
+from fairsims.audit.estimates import ShareDifference, ShareEstimate
+from fairsims.audit.labelled import labelled_difference, labelled_pool, labelled_shares
+from fairsims.audit.next_labels import next_to_label
 from fairsims.dashboard.agreement import Agreement, agreement
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
@@ -284,11 +279,9 @@ def shares_from(
         for side, pool in pools.items()
         if said[side]
     }
-    found = {side: labelled_shares(*part) for side, part in parts.items()}
-    if len(parts) != 2:
-        return found, None
-    before, after = (labelled_pool(*part) for part in parts.values())
-    return found, labelled_difference(before, after)
+    pools_labelled = {side: labelled_pool(*part) for side, part in parts.items()}
+    found = {side: labelled_shares(labelled) for side, labelled in pools_labelled.items()}
+    return found, labelled_difference(*pools_labelled.values()) if len(found) == 2 else None
 
 
 def calls(session: LabelSession, side: str, pool: Pool) -> npt.NDArray[np.int64]:

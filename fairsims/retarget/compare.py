@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from fairsims import __version__, engine
+from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import QualityResult
 from fairsims.audit.fidelity import quality
 from fairsims.audit.records import to_json
-from fairsims.audit.shares import ShareEstimate, corrected_shares
+from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import predicted_counts
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError

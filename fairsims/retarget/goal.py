@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairsims.audit.intervals import left_inverse
+from fairsims.audit.intervals import kronecker, left_inverse
 from fairsims.audit.joint import Cells, FloatArray, joint_shares, rake, smoothed
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.targets import Target, as_mapping
@@ -39,7 +39,7 @@ class Goal:
     @property
     def confusion(self) -> FloatArray:
         """P(predicted cell i | true cell j), `(cells, cells)`."""
-        return self.cells.confusion(self.confusions)
+        return kronecker(self.confusions)
 
     def measured(self, cells_predicted: np.ndarray) -> FloatArray:
         """Corrected shares over the cells `(cells,)` of images predicted to be of these cells `(N,)`."""

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from fairsims import engine
-from fairsims.audit.corrected import check_confusion
 from fairsims.audit.joint import Cells
 from fairsims.audit.reweighting import reference_weights
+from fairsims.audit.shares import check_confusion
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
 from fairsims.classifiers.base import Confusion

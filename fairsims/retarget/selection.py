@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairsims.audit.corrected import assumption
-from fairsims.audit.intervals import DRAWS, confusion_draws, left_inverse, on_simplex, solutions
-from fairsims.audit.joint import Cells, joint_shares
-from fairsims.audit.shares import ShareEstimate
+from fairsims.audit.draws import selected
+from fairsims.audit.estimates import ShareEstimate, floats, spread
+from fairsims.audit.intervals import on_simplex
+from fairsims.audit.joint import Cells
+from fairsims.audit.shares import assumption
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InfeasibleTarget
-from fairsims.seeds import derive, numpy_generator
+from fairsims.seeds import derive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,39 +61,23 @@ def accept(seeds: np.ndarray, predicted: np.ndarray, selection: Selection) -> np
 
 
 def selected_joint_shares(
-    cells: Cells, candidates: np.ndarray, kept: np.ndarray, confusions: Sequence[Confusion], *, level: float = 0.95
+    cells: Cells, candidates: np.ndarray, kept: np.ndarray, confusions: Sequence[Confusion]
 ) -> list[ShareEstimate]:
     """Shares of each attribute among images kept by their predicted cell, where plain correction would be wrong.
 
-    Selection changes P(predicted | true), so the confusion matrices hold for the `candidates` only (counts by predicted
-    cell, `(cells,)`): they give P(true | predicted), which the mix of `kept` then weighs. Interval by Dirichlet Monte
-    Carlo over the matrices' columns, the candidates and the kept.
+    `candidates` and `kept` are counts by predicted cell, `(cells,)`; interval by Dirichlet Monte Carlo over the
+    confusions' columns, the candidates and the kept.
     """
-    generator = numpy_generator("shares", "selected")
-    rates = np.ones((DRAWS, 1, 1))
-    each = [confusion_draws(c, "selected", str(k)) for k, c in enumerate(confusions)]
-    for drawn in each:
-        # The Kronecker product, draw by draw.
-        size = rates.shape[1] * drawn.shape[1]
-        rates = np.einsum("dij,dkl->dikjl", rates, drawn).reshape(DRAWS, size, size)
-    q = generator.dirichlet(candidates + 0.5, DRAWS)
-    p = np.clip(solutions(q, [left_inverse(drawn) for drawn in each]), 1e-9, None)
-    mix = generator.dirichlet(kept + 0.5, DRAWS)
-    draws = _after_selection(rates, p / p.sum(axis=1, keepdims=True), mix)
-    point_p = joint_shares(cells, candidates, confusions)
-    share = _after_selection(cells.confusion(confusions)[None], point_p[None], kept[None] / kept.sum())[0]
-    found = []
+    draws, found = selected(candidates, kept, confusions), []
     for k, attribute in enumerate(cells.attributes):
-        low, high = np.quantile(cells.marginal(draws, k), [(1 - level) / 2, (1 + level) / 2], axis=0)
-        point = cells.marginal(share, k)
+        shares = draws.marginal(cells, k)
+        low, high = shares.interval()
         found.append(
             ShareEstimate(
                 classes=attribute.classes,
                 n=int(kept.sum()),
-                raw=tuple(map(float, cells.marginal(kept / kept.sum(), k))),
-                share=tuple(map(float, point)),
-                low=tuple(map(float, np.minimum(low, point))),
-                high=tuple(map(float, np.maximum(high, point))),
+                raw=floats(cells.marginal(kept / kept.sum(), k)),
+                **spread(shares.point[0], low[0], high[0]),
                 method="P(true | predicted) of the candidates weighted by the kept mix, Dirichlet Monte Carlo",
                 tier="B",
                 assumption=assumption(*confusions),
@@ -102,11 +87,3 @@ def selected_joint_shares(
             )
         )
     return found
-
-
-def _after_selection(rates: np.ndarray, p: np.ndarray, mix: np.ndarray) -> np.ndarray:
-    """sum_j mix_j P(true c | predicted j): rates `(D, K, K)`, p and mix `(D, K)` -> `(D, K)`."""
-    joint = rates * p[:, None, :]
-    total = joint.sum(axis=2, keepdims=True)
-    posterior = np.divide(joint, total, out=np.zeros_like(joint), where=total > 0)
-    return np.asarray(np.einsum("dj,djc->dc", mix, posterior))

@@ -18,8 +18,8 @@ import pandas as pd
 
 from fairsims import engine
 from fairsims.audit.compare import ShareRule
+from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.joint import Cells
-from fairsims.audit.shares import ShareEstimate
 from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping
 from fairsims.classifiers import AttributeClassifier

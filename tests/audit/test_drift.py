@@ -7,7 +7,7 @@ import pytest
 from support import MakePool
 
 from fairsims.audit.compare import AuditPlan, audit
-from fairsims.audit.shares import ShareDifference, ShareEstimate, independent_difference, preserved
+from fairsims.audit.estimates import ShareDifference, ShareEstimate, independent_difference, preserved
 from fairsims.classifiers import load_classifier
 
 PARITY = load_classifier("digits-parity")

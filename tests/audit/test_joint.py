@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fairsims.audit.intervals import kronecker
 from fairsims.audit.joint import Cells, joint_shares, rake, raked_weights, smoothed
 from fairsims.audit.quality import target_weights
 from fairsims.audit.shares import corrected_shares
@@ -172,7 +173,7 @@ def test_joint_shares_undo_independent_errors() -> None:
 @settings(deadline=None)
 @given(shares(6))
 def test_the_joint_confusion_is_the_product_of_the_rates(joint: Shares) -> None:
-    rates = CELLS.confusion([ERRS_GENDER, ERRS_TONE])
+    rates = kronecker([ERRS_GENDER, ERRS_TONE])
     assert rates.sum(axis=0) == pytest.approx(1)
     predicted = rates @ joint
     assert CELLS.marginal(predicted, 1) == pytest.approx(ERRS_TONE.rates() @ CELLS.marginal(joint, 1))

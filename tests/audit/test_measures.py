@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from fairsims.audit.measures import distances
-from fairsims.audit.shares import corrected_shares, measures, null_shares
+from fairsims.audit.measures import distances, measures, null_shares
+from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 

@@ -9,7 +9,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fairsims.audit.shares import corrected_shares, labelled_shares
+from fairsims.audit.labelled import labelled_pool, labelled_shares
+from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
 from fairsims.data import open_dataset
 
@@ -41,7 +42,7 @@ def test_intervals_hold_the_mix_of_real_digits(classes: int, mix: tuple[float, .
         counts = np.bincount(calls[drawn], minlength=classes)
         sample = rng.choice(len(drawn), 120, replace=False)
         for tier, found in (
-            ("A", labelled_shares(names, calls[drawn], sample, true[drawn][sample])),
+            ("A", labelled_shares(labelled_pool(names, calls[drawn], sample, true[drawn][sample]))),
             ("B", corrected_shares(names, counts, errors)),
             ("C", corrected_shares(names, counts, None)),
         ):

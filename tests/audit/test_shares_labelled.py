@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fairsims.audit.shares import (
-    corrected_shares,
+from fairsims.audit.estimates import ShareEstimate
+from fairsims.audit.labelled import (
     held_out_errors_fit,
     labelled_difference,
     labelled_null,
     labelled_pool,
     labelled_shares,
-    next_to_label,
-    neyman_allocation,
 )
+from fairsims.audit.next_labels import next_to_label, neyman_allocation
+from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 
 GENDER = ("man", "woman")
 THREE = ("man", "woman", "undetermined")
 Ints = NDArray[np.int64]
+
+
+def shares_of(*pool: Any) -> ShareEstimate:
+    return labelled_shares(labelled_pool(*pool))
 
 
 def pool(rng: np.random.Generator, n: int, shares: list[float], rates: list[list[float]]) -> tuple[Ints, Ints]:
@@ -36,7 +42,7 @@ def pool(rng: np.random.Generator, n: int, shares: list[float], rates: list[list
 def test_by_hand() -> None:
     """Called man: 6 images, of 3 labelled 2 are men; called woman: 4, of 2 labelled none: .6 * 2/3 = .4."""
     predicted = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
-    found = labelled_shares(GENDER, predicted, [0, 2, 5, 7, 8], [0, 1, 0, 1, 1])
+    found = shares_of(GENDER, predicted, [0, 2, 5, 7, 8], [0, 1, 0, 1, 1])
     assert found.share == pytest.approx((0.4, 0.6))
     assert found.raw == pytest.approx((0.6, 0.4))
     assert (found.n, found.tier) == (10, "A")
@@ -48,7 +54,7 @@ def test_by_hand() -> None:
 def test_all_labelled_is_a_count() -> None:
     rng = np.random.default_rng(0)
     true, predicted = pool(rng, 500, [0.3, 0.7], [[0.6, 0.3], [0.4, 0.7]])
-    found = labelled_shares(GENDER, predicted, np.arange(500), true)
+    found = shares_of(GENDER, predicted, np.arange(500), true)
     assert found.share == pytest.approx(np.bincount(true) / 500)
     assert found.warnings == ()
 
@@ -57,7 +63,7 @@ def test_without_calls_the_interval_is_that_of_a_proportion() -> None:
     """One stratum: 60 of 200. Jeffreys' interval is the Beta(60.5, 140.5) quantiles; N is large."""
     from statsmodels.stats.proportion import proportion_confint
 
-    found = labelled_shares(GENDER, np.zeros(100_000, dtype=int), np.arange(200), [0] * 60 + [1] * 140)
+    found = shares_of(GENDER, np.zeros(100_000, dtype=int), np.arange(200), [0] * 60 + [1] * 140)
     assert (found.low[0], found.high[0]) == pytest.approx(
         proportion_confint(60, 200, method="jeffreys"), abs=0.003
     )  # fmt: skip
@@ -78,27 +84,13 @@ def test_unbiased_for_a_classifier_that_is_wrong_on_these_images(design: str) ->
             if each is None
             else np.concatenate([rng.choice(c, k, replace=False) for c, k in zip(called, each, strict=True)])
         )
-        estimate = labelled_shares(GENDER, predicted, sample, true[sample])
+        estimate = shares_of(GENDER, predicted, sample, true[sample])
         found.append(estimate.share[0])
         hits += estimate.low[0] <= 0.65 <= estimate.high[0]
     assert abs(np.mean(found) - 0.65) < 4 * np.std(found) / np.sqrt(200)
     assert 0.9 <= hits / 200 <= 0.99
     held_out = Confusion(counts=((475, 25), (15, 485)), split="s", description="d")
     assert corrected_shares(GENDER, np.bincount(predicted), held_out).share[0] < 0.62
-
-
-def test_a_sample_drawn_by_something_else_needs_its_strata() -> None:
-    """Half of the labels from a tenth of the images, which differs: without strata the share is biased."""
-    rng = np.random.default_rng(2)
-    place = (rng.random(20_000) < 0.1).astype(int)
-    true = np.where(place == 1, rng.random(20_000) < 0.9, rng.random(20_000) < 0.2).astype(int)
-    predicted = np.zeros(20_000, dtype=int)
-    sample = np.concatenate([rng.choice(np.flatnonzero(place == k), 500, replace=False) for k in (0, 1)])
-    right = labelled_shares(GENDER, predicted, sample, true[sample], strata=place)
-    wrong = labelled_shares(GENDER, predicted, sample, true[sample])
-    assert right.low[1] <= 0.27 <= right.high[1]
-    assert wrong.low[1] > 0.4
-    assert "within each stratum" in right.assumption
 
 
 @settings(deadline=None, max_examples=40)
@@ -108,12 +100,12 @@ def test_shares_are_shares_inside_their_interval(size: int, n: int, seed: int, s
     classes = [f"c{k}" for k in range(size)]
     predicted, sample = rng.integers(0, size, 60), rng.choice(60, n, replace=False)
     true = rng.integers(0, size, n)
-    found = labelled_shares(classes, predicted, sample, true)
+    found = shares_of(classes, predicted, sample, true)
     assert sum(found.share) == pytest.approx(1)
     assert all(0 <= lo <= s <= hi <= 1 for lo, s, hi in zip(found.low, found.share, found.high, strict=True))
-    assert found == labelled_shares(classes, predicted, sample, true)
+    assert found == shares_of(classes, predicted, sample, true)
     order = rng.permutation(size)
-    renamed = labelled_shares([classes[k] for k in np.argsort(order)], order[predicted], sample, order[true])
+    renamed = shares_of([classes[k] for k in np.argsort(order)], order[predicted], sample, order[true])
     assert [renamed.share[k] for k in order] == pytest.approx(found.share)
     assert [renamed.high[k] for k in order] == pytest.approx(found.high, abs=0.08)
 
@@ -123,7 +115,7 @@ def test_more_labels_narrow_the_interval() -> None:
     true, predicted = pool(rng, 5000, [0.6, 0.4], [[0.8, 0.2], [0.2, 0.8]])
     widths = []
     for n in (50, 200, 800, 3200):
-        found = labelled_shares(GENDER, predicted, np.arange(n), true[:n])
+        found = shares_of(GENDER, predicted, np.arange(n), true[:n])
         widths.append(found.high[0] - found.low[0])
     assert widths == sorted(widths, reverse=True)
     assert widths[-1] < widths[0] / 4
@@ -134,7 +126,7 @@ def test_undetermined_is_a_class_like_any_other() -> None:
     predicted = np.repeat([0, 1], [600, 400])
     sample = np.concatenate([np.arange(100), 600 + np.arange(100)])
     true = np.array([0] * 80 + [2] * 20 + [1] * 90 + [2] * 10)
-    found = labelled_shares(THREE, predicted, sample, true)
+    found = shares_of(THREE, predicted, sample, true)
     assert found.share == pytest.approx((0.48, 0.36, 0.16))
     assert found.low[2] > 0.1
     assert found.raw == pytest.approx((0.6, 0.4, 0.0))
@@ -142,7 +134,7 @@ def test_undetermined_is_a_class_like_any_other() -> None:
 
 def test_a_class_that_nobody_looked_at_is_told_and_widens_the_interval() -> None:
     predicted = np.repeat([0, 1], [600, 400])
-    found = labelled_shares(GENDER, predicted, np.arange(100), np.zeros(100, dtype=int))
+    found = shares_of(GENDER, predicted, np.arange(100), np.zeros(100, dtype=int))
     assert any("no label among those called woman (400 images)" in w for w in found.warnings)
     assert found.high[1] - found.low[1] > 0.35
 
@@ -159,15 +151,12 @@ def test_a_class_that_nobody_looked_at_is_told_and_widens_the_interval() -> None
         ({"sample": [], "true": []}, "0 positions"),
         ({"sample": [0], "true": [0, 1]}, "1 positions and 2 labels"),
         ({"predicted": []}, "got 0 images"),
-        ({"strata": [0, 1]}, "2 strata for 4 images"),
-        ({"level": 95}, "level is 95"),
-        ({"pool_digest": "a" * 64, "labels_digest": "b" * 64}, "labels are of the pool bbbbbbbbbbbb, the images of"),
     ],
 )
 def test_bad_labels(change: dict[str, object], words: str) -> None:
     given = {"predicted": [0, 1, 1, 0], "sample": [0, 1], "true": [0, 1]} | change
     with pytest.raises(InputError) as caught:
-        labelled_shares(GENDER, **given)  # type: ignore[arg-type]
+        labelled_pool(GENDER, **given)  # type: ignore[arg-type]
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fairsims.audit.intervals import kronecker
 from fairsims.audit.joint import Cells, rake
 from fairsims.audit.targets import parse_target
 from fairsims.classifiers.base import Confusion
@@ -258,7 +259,7 @@ def test_selection_by_joint_cells_reaches_both_marginals() -> None:
     errs = [Confusion(counts=((950, 50), (40, 960)), split="s", description=""),
             Confusion(counts=((940, 50, 10), (30, 940, 30), (10, 40, 950)), split="s", description="")]  # fmt: skip
     goal = goal_of(BASE, "0.5", "uniform")
-    rng, rates = np.random.default_rng(0), CELLS.confusion(errs)
+    rng, rates = np.random.default_rng(0), kronecker(errs)
     true = rng.choice(6, 40_000, p=BASE)
     predicted = (rng.random(len(true))[:, None] > rates.cumsum(axis=0)[:, true].T).sum(axis=1)
     selection = plan_selection(BASE, rates, goal.target, slack=0.01)

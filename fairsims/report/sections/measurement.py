@@ -135,7 +135,7 @@ def _right(name: str, place: int, counts: list[int]) -> Row:
     total = sum(counts)
     if not total:
         return row(name, *map(words.number, counts), words.NOTHING)
-    low, high = wilson(np.array([counts[place] / total]), total, 0.95)
+    low, high = wilson(np.array([counts[place], total - counts[place]]))
     share = Share(share=counts[place] / total, low=float(low[0]), high=float(high[0]))
     return row(name, *map(words.number, counts), share_cell(share))
 
