@@ -15,8 +15,8 @@ from fairsims.audit.extractors import FeatureExtractor, open_extractor
 from fairsims.audit.facts import Cost, PlanFacts, Side, SideCost, by_side
 from fairsims.audit.intervals import ALPHA
 from fairsims.audit.people import PeopleLabels, read_people_labels
-from fairsims.audit.plan import planned_attribute, planned_metrics, planned_reference, planned_shares
-from fairsims.audit.reading import AuditPlan
+from fairsims.audit.preregistration import planned_attribute, planned_metrics, planned_reference, planned_shares
+from fairsims.audit.reading import Aim
 from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import ImageSource, label_source, open_source, predicted_counts
@@ -105,8 +105,8 @@ class OpenAudit:
     sources: Mapping[Side, ImageSource]
     """By side."""
     classifiers: tuple[AttributeClassifier, ...]
-    """One per attribute: first those of `attr`, then those held."""
-    plans: tuple[AuditPlan, ...]
+    """One per attribute: first those of `attr`, then those of `hold`."""
+    aims: tuple[Aim, ...]
     """Of the same attributes."""
     reference: ImageDataset | Path | None
     extractors: tuple[FeatureExtractor, ...]
@@ -127,43 +127,49 @@ def open_audit(config: AuditConfig) -> OpenAudit:
             f"--split {config.split} changes nothing: nobody measured the classifier's errors; leave it out"
         )
     labels = read_people_labels(config.labels, sources, [c.attribute for c in classifiers])
-    plans = [_plan(config, c, labels[c.attribute.name]) for c in classifiers]
+    aims = [_aim(config, c, labels[c.attribute.name]) for c in classifiers]
     reference = _reference(config.reference, first)
     return OpenAudit(
         config=config,
         sources=sources,
         classifiers=tuple(classifiers),
-        plans=tuple(plans),
+        aims=tuple(aims),
         reference=reference,
         extractors=tuple(_extractors(config, classifiers)) if reference is not None else (),
     )
 
 
-def audit_plan(opened: OpenAudit) -> dict[str, Any]:
-    """The plan of an audit of existing images, JSON."""
+def preregistration(opened: OpenAudit) -> dict[str, Any]:
+    """What is fixed before existing images are measured, JSON."""
     config, sources = opened.config, opened.sources
     texts = dict(zip(config.attr, config.target, strict=False))
-    pairs = list(zip(opened.classifiers, opened.plans, strict=True))
+    pairs = list(zip(opened.classifiers, opened.aims, strict=True))
     names = {c.attribute.name: c for c in opened.classifiers}
     sizes = {side: len(s) for side, s in sources.items()}
     labels = {
-        c.attribute.name: {side: {"digest": p.digest, "n": len(p.positions)} for side, p in plan.labels.items()}
-        for c, plan in pairs
-        if plan.labels
+        c.attribute.name: {side: {"digest": p.digest, "n": len(p.positions)} for side, p in aim.labels.items()}
+        for c, aim in pairs
+        if aim.labels
     }
     return {
         "when": "before measuring",
         "attributes": {
             name: planned_attribute(
-                c.attribute, target=plan.target if isinstance(plan.target, Target) else None, text=texts.get(name),
-                tolerance=plan.tolerance, drift=plan.drift,
+                c.attribute,
+                target=aim.target if isinstance(aim.target, Target) else None,
+                text=texts.get(name),
+                tolerance=aim.tolerance,
+                drift=aim.drift,
             )
-            for (name, c), plan in zip(names.items(), opened.plans, strict=True)
+            for (name, c), aim in zip(names.items(), opened.aims, strict=True)
         },
         "metrics": planned_metrics(
-            [planned_shares(c, plan.split, {side: side in plan.labels for side in sources}) for c, plan in pairs],
-            targets=bool(config.target), change=len(sources) == 2, held=bool(config.hold),
-            distances=[e.metric for e in opened.extractors], reference=opened.reference,
+            [planned_shares(c, aim.split, {side: side in aim.labels for side in sources}) for c, aim in pairs],
+            targets=bool(config.target),
+            change=len(sources) == 2,
+            held=bool(config.hold),
+            distances=[e.metric for e in opened.extractors],
+            reference=opened.reference,
         ),
         "alpha": ALPHA,
         "n": sizes["before"] if len(set(sizes.values())) == 1 else sizes,
@@ -171,7 +177,7 @@ def audit_plan(opened: OpenAudit) -> dict[str, Any]:
         "classifiers": {name: {"name": c.name, "digest": c.digest} for name, c in names.items()},
         "reference": planned_reference(opened.reference),
         "extractors": [e.facts() for e in opened.extractors],
-    } | ({"labels": labels} if labels else {})  # fmt: skip
+    } | ({"labels": labels} if labels else {})
 
 
 def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
@@ -181,7 +187,7 @@ def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
     InputError for what turns out not to work: labels of other images, a reference that lacks a class.
     """
     config, sources, reference = opened.config, opened.sources, opened.reference
-    first, *others = zip(opened.classifiers, opened.plans, strict=True)
+    first, *others = zip(opened.classifiers, opened.aims, strict=True)
     result = audit(
         sources["before"],
         sources.get("after"),
@@ -225,7 +231,7 @@ def run_audit(
     if fresh:
         refuse_foreign(out)
     opened = open_audit(config)
-    plan = PlanFacts(**write_plan(out, audit_plan(opened)))
+    plan = PlanFacts(**write_plan(out, preregistration(opened)))
     try:
         found = measure(opened, progress=progress)
     except InputError:
@@ -258,9 +264,7 @@ def classifier_of(source: ImageSource, attr: str, spec: str | None) -> Attribute
 def shares_of(source: ImageSource, classifier: AttributeClassifier) -> ShareEstimate:
     """Label a source and estimate its shares from the classifier's default errors."""
     counts = predicted_counts(label_source(source, classifier))
-    return corrected_shares(
-        classifier.attribute.classes, counts, classifier.confusions.get(classifier.default_split)
-    )  # fmt: skip
+    return corrected_shares(classifier.attribute.classes, counts, classifier.confusions.get(classifier.default_split))
 
 
 def _given(config: AuditConfig, name: str) -> str | None:
@@ -275,14 +279,14 @@ def _given(config: AuditConfig, name: str) -> str | None:
     return next((s for s in plain if load_classifier(s).attribute.name == name), None)
 
 
-def _plan(config: AuditConfig, classifier: AttributeClassifier, labels: Mapping[Side, PeopleLabels]) -> AuditPlan:
+def _aim(config: AuditConfig, classifier: AttributeClassifier, labels: Mapping[Side, PeopleLabels]) -> Aim:
     name, split = classifier.attribute.name, config.split
     if split is not None and classifier.confusions and split not in classifier.confusions:
         raise InputError(
             f"{classifier.name} was measured on {', '.join(classifier.confusions)}; there is no split {split!r}"
         )
     wanted = config.target[config.attr.index(name)] if config.target and name in config.attr else None
-    return AuditPlan(
+    return Aim(
         target=None if wanted is None else parse_target(wanted, classifier.attribute),
         tolerance=config.tolerance,
         drift=config.drift if name in config.hold else None,
@@ -316,7 +320,7 @@ def _extractors(config: AuditConfig, classifiers: Sequence[AttributeClassifier])
     return [
         open_extractor(f, classifier=first, weights=config.inception_weights if f == "inception" else None)
         for f in config.features
-    ]  # fmt: skip
+    ]
 
 
 def _settings(config: AuditConfig) -> dict[str, Any]:
@@ -327,10 +331,10 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
 
 
 def _labels_used(
-    classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[Side, ImageSource]
+    classifier: AttributeClassifier, aim: Aim, sources: Mapping[Side, ImageSource]
 ) -> Iterator[dict[str, Any]]:
     classes = (*classifier.attribute.classes, UNDETERMINED)
-    for side, people in plan.labels.items():
+    for side, people in aim.labels.items():
         calls = label_source(sources[side], classifier, cache_folder("audit")).argmax(axis=1)
         for position, label in zip(people.positions.tolist(), people.classes.tolist(), strict=True):
             yield {

@@ -20,7 +20,7 @@ from fairsims.audit.fidelity import quality
 from fairsims.audit.groups import GroupCalls
 from fairsims.audit.joint import MOST_CELLS
 from fairsims.audit.pairs import joint_section
-from fairsims.audit.reading import AuditPlan, Reading, ShareRule, read_attribute, section
+from fairsims.audit.reading import Aim, Reading, ShareRule, read_attribute, section
 from fairsims.audit.records import from_json
 from fairsims.audit.result import AuditResult
 from fairsims.audit.sources import ImageSource
@@ -31,7 +31,7 @@ from fairsims.files import sha256_json
 from fairsims.pools import Pool
 from fairsims.run import Progress, silent
 
-__all__ = ["AuditPlan", "ShareRule", "audit", "check_pair", "source_facts"]
+__all__ = ["Aim", "ShareRule", "audit", "check_pair", "source_facts"]
 
 RETARGETED = ("merged", "guided")
 """What a retargeting's pools say made them."""
@@ -41,9 +41,9 @@ def audit(
     before: ImageSource,
     after: ImageSource | None,
     classifier: AttributeClassifier,
-    plan: AuditPlan,
+    aim: Aim,
     *,
-    others: Sequence[tuple[AttributeClassifier, AuditPlan]] = (),
+    others: Sequence[tuple[AttributeClassifier, Aim]] = (),
     reference: ImageDataset | Path | None = None,
     extractors: Sequence[FeatureExtractor] = (),
     after_shares: ShareRule | None = None,
@@ -52,7 +52,7 @@ def audit(
 ) -> AuditResult:
     """Shares and quality, before and (optionally) after.
 
-    `classifier` and `plan` are the first attribute's, `others` those of further ones. `reference` are real images, or
+    `classifier` and `aim` are the first attribute's, `others` those of further ones. `reference` are real images, or
     an EDM `.npz` of Inception statistics; quality is measured against them as given and re-weighted to the targets,
     with each of `extractors` (the first classifier's features when there are none). `store` keeps the labels of
     sources that are no pools, and features.
@@ -62,7 +62,7 @@ def audit(
     check_pair(sources)
     readings = [
         read_attribute(c, p, sources, store=store, after_shares=after_shares, progress=progress)
-        for c, p in [(classifier, plan), *others]
+        for c, p in [(classifier, aim), *others]
     ]
     attributes = {r.name: section(r) for r in readings}
     warnings = [f"{name}: {w}" if others else w for name, a in attributes.items() for w in a.warnings]

@@ -55,8 +55,16 @@ NO_GROUP_FD = (
     "not describe Inception's features at all: a smaller group would look worse; see the kernel distance"
 )
 NEED_IMAGES = (
-    "fd_target", "kid", "precision", "recall", "density", "coverage", "auth_pct", "nearest_pairs", "group_kid",
-)  # fmt: skip
+    "fd_target",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "auth_pct",
+    "nearest_pairs",
+    "group_kid",
+)
 ONLY_STATISTICS = "the reference is a file of means and covariances, without images"
 
 
@@ -68,7 +76,6 @@ class QualityReference:
     """`(N, d)`, in memory or in a file."""
     weights: FloatArray | None
     """`(N,)`: give the images the target's mix; None when there is no target."""
-    k: int = K
     files: tuple[Path, Path] | None = field(default=None, repr=False)
     """Where the moments as given and at the target are kept."""
 
@@ -119,7 +126,7 @@ class QualityReference:
         summary = Nearest.of(near.distances)
         return (
             self.distances(features)
-            | asdict(manifold(real, fake, k=self.k))
+            | asdict(manifold(real, fake))
             | {"auth_pct": authenticity(near.distances, near.places, self.features)}
             | {"nearest_median": summary.median, "nearest_low": summary.low, "n": len(features)}
         )
@@ -173,7 +180,6 @@ def quality(
     *,
     groups: Mapping[str, GroupCalls] | None = None,
     store: Path | None = None,
-    seed: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> QualityResult:
     """What one extractor says of the quality of images.
@@ -193,11 +199,11 @@ def quality(
         features = {side: stored_features(source, extractor, folder, progress) for side, source in sources.items()}
         named = QualityResult(metric=extractor.metric, extractor=ExtractorFacts(**extractor.facts()))
         if isinstance(reference, Path):
-            return _against_statistics(named, reference, features, seed)
+            return _against_statistics(named, reference, features)
         real, labelled_by = open_reference(reference, extractor, targets, folder, progress)
         facts = ReferenceFacts(name=reference.name, digest=reference.digest, labels=labelled_by, **real.facts())
         calls = {name: reference_calls(reference, g.classifier, folder) for name, g in (groups or {}).items()}
-        return _against_images(replace(named, reference=facts), real, features, groups or {}, calls, seed)
+        return _against_images(replace(named, reference=facts), real, features, groups or {}, calls)
 
 
 def _against_images(
@@ -206,37 +212,34 @@ def _against_images(
     features: Mapping[str, FeatureTable],
     groups: Mapping[str, GroupCalls],
     calls: Mapping[str, npt.NDArray[np.int64]],
-    seed: int,
 ) -> QualityResult:
     """`named` says what is measured with, against what; `calls` are the reference's classes by attribute, `(N,)`."""
     size = min(NEIGHBOUR_SAMPLE, len(real.features), *map(len, features.values()))
     pairs, unavailable, numbers = {}, {"group_fd": NO_GROUP_FD}, {}
     for side, f in features.items():
         near = real.repeats(f)
-        numbers[side] = real.measure(f, size, repeats=near) | _infinity(real.as_given, f, side, seed, unavailable)
-        numbers[side] |= _kernel(real.features, f, seed)
+        numbers[side] = real.measure(f, size, repeats=near) | _infinity(real.as_given, f, side, unavailable)
+        numbers[side] |= _kernel(real.features, f)
         pairs[side] = tuple(near.pairs())
     how = "equal numbers, drawn from a fixed seed"
     return replace(
         named,
-        precision_recall=Neighbourhood(k=real.k, k_density=K_DENSITY, n=size, sampling=how),
+        precision_recall=Neighbourhood(k=K, k_density=K_DENSITY, n=size, sampling=how),
         numbers=numbers,
-        groups={name: group_distances(real.features, calls[name], features, g, seed) for name, g in groups.items()},
+        groups={name: group_distances(real.features, calls[name], features, g) for name, g in groups.items()},
         nearest_pairs=pairs,
         unavailable=unavailable,
         warnings=_warnings(features, real.features.shape[1], real.effective_n),
     )
 
 
-def _against_statistics(
-    named: QualityResult, path: Path, features: Mapping[str, FeatureTable], seed: int
-) -> QualityResult:
+def _against_statistics(named: QualityResult, path: Path, features: Mapping[str, FeatureTable]) -> QualityResult:
     """Only what needs the reference's moments alone."""
     real = read_statistics(path)
     unavailable = {"group_fd": NO_GROUP_FD} | dict.fromkeys(NEED_IMAGES, ONLY_STATISTICS)
     numbers: dict[str, dict[str, float]] = {
         side: {"fd_reference": frechet_distance(real, moments_of(f)), "n": len(f)}
-        | _infinity(real, f, side, seed, unavailable)
+        | _infinity(real, f, side, unavailable)
         for side, f in features.items()
     }
     holds = "mean and covariance of features"
@@ -250,9 +253,9 @@ def _against_statistics(
 
 
 def _infinity(
-    real: FrechetReference, features: FeatureTable, side: str, seed: int, unavailable: dict[str, str]
+    real: FrechetReference, features: FeatureTable, side: str, unavailable: dict[str, str]
 ) -> dict[str, float]:
-    order = numpy_generator("frechet infinity", seed).permutation(len(features))
+    order = numpy_generator("frechet infinity", 0).permutation(len(features))
     try:
         return {"fd_infinity": frechet_infinity(real, features, order)}
     except InputError as e:
@@ -260,9 +263,9 @@ def _infinity(
         return {}
 
 
-def _kernel(real: FeatureTable, features: FeatureTable, seed: int) -> dict[str, float]:
+def _kernel(real: FeatureTable, features: FeatureTable) -> dict[str, float]:
     x, y = (f[subsample(len(f), KERNEL_SAMPLE)] for f in (real, features))
-    found = kernel_distance(x, y, seed=seed)
+    found = kernel_distance(x, y)
     return {"kid": found.kid, "kid_low": found.low, "kid_high": found.high}
 
 

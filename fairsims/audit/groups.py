@@ -31,7 +31,7 @@ class GroupCalls:
 
 
 def group_distances(
-    real: Features, real_calls: IntArray, sides: Mapping[str, Features], groups: GroupCalls, seed: int
+    real: Features, real_calls: IntArray, sides: Mapping[str, Features], groups: GroupCalls
 ) -> dict[str, dict[str, GroupDistance]]:
     """Per class and side the kernel distance, or why it is refused.
 
@@ -53,6 +53,6 @@ def group_distances(
             found[classes[k]][side] = GroupDistance(refused=reason)
             continue
         x, y = real[a[subsample(len(a), n)]], sides[side][b[subsample(len(b), n)]]
-        distance = kernel_distance(x, y, seed=seed)
+        distance = kernel_distance(x, y)
         found[classes[k]][side] = GroupDistance(kid=distance.kid, low=distance.low, high=distance.high, n=n)
     return found

@@ -69,7 +69,7 @@ def manifold(real: npt.ArrayLike, fake: npt.ArrayLike, *, k: int = K, k_density:
     real_balls, fake_balls = _others(a, most, centre), _others(b, k, centre)[:, k - 1]
     balls, wide = real_balls[:, k - 1], real_balls[:, k_density - 1]
     precise, recalled, covered = (torch.zeros(len(a), dtype=torch.bool, device=balls.device) for _ in range(3))
-    held = 0
+    inside_balls = 0
     for rows in parts(len(b)):
         points = tile(b, rows, centre)
         for columns in parts(len(a)):
@@ -78,11 +78,11 @@ def manifold(real: npt.ArrayLike, fake: npt.ArrayLike, *, k: int = K, k_density:
             recalled[columns] |= (squared <= fake_balls[rows, None]).any(dim=0)
             inside = squared <= wide[columns]
             covered[columns] |= inside.any(dim=0)
-            held += int(inside.sum())
+            inside_balls += int(inside.sum())
     return Manifold(
         precision=float(precise.double().mean()),
         recall=float(recalled.double().mean()),
-        density=held / (k_density * len(b)),
+        density=inside_balls / (k_density * len(b)),
         coverage=float(covered.double().mean()),
     )
 

@@ -217,6 +217,4 @@ def _labels(rows: pd.DataFrame, places: IntArray, attribute: Attribute, path: Pa
         return None
     classes = np.array([known.index(v) for v in values[given]], dtype=np.int64)
     order = np.argsort(places[given])
-    return PeopleLabels(
-        path=path, digest=sha256_file(path), positions=places[given][order], classes=classes[order]
-    )  # fmt: skip
+    return PeopleLabels(path=path, digest=sha256_file(path), positions=places[given][order], classes=classes[order])

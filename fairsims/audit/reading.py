@@ -48,7 +48,7 @@ ShareRule = Callable[[AttributeClassifier, str], ShareEstimate]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditPlan:
+class Aim:
     """What is measured of one attribute, fixed before anything is."""
 
     target: npt.NDArray[np.floating[Any]] | Target | None = None
@@ -74,7 +74,7 @@ class Reading:
     """An attribute as it was found in each source, by side."""
 
     classifier: AttributeClassifier
-    plan: AuditPlan
+    aim: Aim
     split: str
     """"" where no confusion corrects anything."""
     target: npt.NDArray[np.float64] | None
@@ -131,7 +131,7 @@ class Reading:
 
 def read_attribute(
     classifier: AttributeClassifier,
-    plan: AuditPlan,
+    aim: Aim,
     sources: Mapping[Side, ImageSource],
     *,
     store: Path | None = None,
@@ -147,12 +147,12 @@ def read_attribute(
     for side, source in sources.items():
         watch = partial(progress, f"{classifier.attribute.name} {side}")
         predicted[side] = label_source(source, classifier, store, watch).argmax(axis=1)
-    for side, people in plan.labels.items():
+    for side, people in aim.labels.items():
         check_owner(people, predicted, sources, side)
-    known, classes = classifier.attribute.classes, _classes(classifier, plan, sources)
+    known, classes = classifier.attribute.classes, _classes(classifier, aim, sources)
     labelled = {
         side: labelled_pool(classes, predicted[side], people.positions, people.classes)
-        for side, people in plan.labels.items()
+        for side, people in aim.labels.items()
     }
 
     def counted(side: Side, confusion: Confusion | None, by: str) -> ShareEstimate:
@@ -165,16 +165,16 @@ def read_attribute(
             return labelled_shares(labelled[side])
         return by_split[split][side] if split else counted(side, None, "")
 
-    split = (plan.split or classifier.default_split) if classifier.confusions else ""
-    if plan.split and plan.split not in classifier.confusions:
+    split = (aim.split or classifier.default_split) if classifier.confusions else ""
+    if aim.split and aim.split not in classifier.confusions:
         split = classifier.default_split
     by_split = {by: {side: counted(side, c, by) for side in sources} for by, c in classifier.confusions.items()}
     chosen = {side: best(side) for side in sources}
     return Reading(
         classifier=classifier,
-        plan=plan,
+        aim=aim,
         split=split,
-        target=_target(plan, chosen["before"], len(classes)),
+        target=_target(aim, chosen["before"], len(classes)),
         predicted=predicted,
         labelled=labelled,
         chosen=chosen,
@@ -210,8 +210,8 @@ def section(reading: Reading) -> AttributeResult:
         found = replace(
             found,
             target=as_mapping(r.target, classes),
-            tolerance=r.plan.tolerance,
-            reached=reached(last, r.target.tolist(), r.plan.tolerance),
+            tolerance=r.aim.tolerance,
+            reached=reached(last, r.target.tolist(), r.aim.tolerance),
             measures={side: _measures(r, side) for side in r.chosen},
         )
     if r.difference is None:
@@ -241,7 +241,7 @@ def change_table(d: ShareDifference) -> dict[str, Change]:
 
 def _drift(reading: Reading, difference: ShareDifference) -> Drift | None:
     """Of an attribute that was to stay as it is."""
-    limit = reading.plan.drift
+    limit = reading.aim.drift
     if reading.target is not None or limit is None:
         return None
     largest = float(np.abs(difference.delta).max())
@@ -257,12 +257,12 @@ def _warnings(reading: Reading) -> tuple[str, ...]:
     return tuple(w if len(sides) == len(reading.chosen) else f"{sides[0]}: {w}" for w, sides in found.items())
 
 
-def _classes(classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[Side, ImageSource]) -> tuple[str, ...]:
+def _classes(classifier: AttributeClassifier, aim: Aim, sources: Mapping[Side, ImageSource]) -> tuple[str, ...]:
     """The classifier's classes, and `undetermined` when people could not tell and it does not know that."""
     known = classifier.attribute.classes
-    if all((people.classes < len(known)).all() for people in plan.labels.values()):
+    if all((people.classes < len(known)).all() for people in aim.labels.values()):
         return known
-    blind = [side for side in sources if side not in plan.labels]
+    blind = [side for side in sources if side not in aim.labels]
     if blind:
         raise InputError(
             f"people found {UNDETERMINED} images, which {classifier.name} does not know, and {blind[0]} has no labels; "
@@ -271,11 +271,11 @@ def _classes(classifier: AttributeClassifier, plan: AuditPlan, sources: Mapping[
     return (*known, UNDETERMINED)
 
 
-def _target(plan: AuditPlan, before: ShareEstimate, size: int) -> npt.NDArray[np.float64] | None:
+def _target(aim: Aim, before: ShareEstimate, size: int) -> npt.NDArray[np.float64] | None:
     """Shares `(K,)`; nothing is wanted of `undetermined` where only people know it."""
-    if plan.target is None:
+    if aim.target is None:
         return None
-    given = plan.target.resolve(before.share) if isinstance(plan.target, Target) else np.asarray(plan.target)
+    given = aim.target.resolve(before.share) if isinstance(aim.target, Target) else np.asarray(aim.target)
     return np.append(given, np.zeros(size - len(given)))
 
 
@@ -294,7 +294,7 @@ def _measures(reading: Reading, side: Side) -> Measures:
 
 def _labels(reading: Reading, side: Side) -> PeopleLabelled:
     """What people labelled: how many of each class, and whether that fits the errors that tier B would rest on."""
-    people, labelled = reading.plan.labels[side], reading.labelled[side]
+    people, labelled = reading.aim.labels[side], reading.labelled[side]
     counts = np.bincount(labelled.true, minlength=len(reading.classes))
     return PeopleLabelled(
         file=str(people.path),

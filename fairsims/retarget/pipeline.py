@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fairsims import engine
-from fairsims.audit.compare import AuditPlan, audit
+from fairsims.audit.compare import Aim, audit
 from fairsims.audit.joint import joint_shares, rake, smoothed
 from fairsims.audit.result import AuditResult, load_audit, save_audit
 from fairsims.audit.targets import as_mapping, resampling_cost
@@ -209,7 +209,7 @@ def _audit(
         rule = selected_shares(job, candidates, after)
         facts["method"]["generated"] = _by_attribute(goal, goal.measured(predicted(candidates, job)))
     plans = [
-        AuditPlan(
+        Aim(
             target=goal.wanted[k] if k < len(job.targets) else None,
             tolerance=config.tolerance, drift=config.drift,
         )

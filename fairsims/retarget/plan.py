@@ -7,7 +7,7 @@ from typing import Any
 
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.intervals import ALPHA
-from fairsims.audit.plan import planned_attribute, planned_metrics, planned_reference, planned_shares
+from fairsims.audit.preregistration import planned_attribute, planned_metrics, planned_reference, planned_shares
 from fairsims.errors import InputError
 from fairsims.files import sha256_json
 from fairsims.retarget.config import RetargetConfig

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from fairsims import __version__, engine
+from fairsims.audit.neighbours import K
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.audit.targets import as_mapping
@@ -261,6 +262,6 @@ def _result(
         result["quality"] = {
             "metric": f"FD ({job.classifier.name} features)",
             "reference": named | real.facts(),
-            "precision_recall": {"k": real.k, "n": min(config.images, len(real.features))},
+            "precision_recall": {"k": K, "n": min(config.images, len(real.features))},
         }
     return result

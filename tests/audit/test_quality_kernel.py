@@ -104,7 +104,7 @@ def test_groups_at_equal_numbers() -> None:
     groups = GroupCalls(
         classifier=PARITY, calls={"before": np.repeat([0, 1], [420, 80]), "after": np.repeat([0, 1], [200, 100])}
     )
-    found = group_distances(real, calls, {"before": before, "after": after}, groups, 0)
+    found = group_distances(real, calls, {"before": before, "after": after}, groups)
     assert {g.n for sides in found.values() for g in sides.values()} == {80}
     assert all(d.low <= 0 <= d.high for d in found["even"].values())
     assert found["odd"]["before"].low <= 0 <= found["odd"]["before"].high
@@ -114,7 +114,7 @@ def test_groups_at_equal_numbers() -> None:
 def test_a_group_of_few_is_refused_and_holds_back_nobody() -> None:
     groups = GroupCalls(classifier=PARITY, calls={"before": np.repeat([0, 1, -1], [120, 49, 31])})
     calls = np.repeat([0, 1], [100, 100])
-    found = group_distances(cloud(200, 4, 8), calls, {"before": cloud(200, 4, 9)}, groups, 0)
+    found = group_distances(cloud(200, 4, 8), calls, {"before": cloud(200, 4, 9)}, groups)
     assert found["odd"]["before"] == GroupDistance(
         refused="49 generated and 100 real images; expected 50 or more of both"
     )

@@ -1,12 +1,12 @@
-"""What is going to be measured, and how, as `plan.json` fixes it before anything is."""
+"""The pre-registration: what is going to be measured, and how, as `plan.json` fixes it before anything is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairsims.audit.intervals import ALPHA
+from fairsims.audit.intervals import LEVEL
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers import AttributeClassifier
 from fairsims.data import ImageDataset
@@ -37,18 +37,10 @@ def planned_shares(
         by = split or classifier.default_split
         called = f"tier B, calls of {classifier.name} corrected for its errors on the held-out split {by!r}"
     people = "tier A, labels by people together with the classifier's calls"
-    ways = {when: people if by else called for when, by in (labelled or {"": False}).items()}
+    ways = {side: people if by else called for side, by in (labelled or {"": False}).items()}
     same = len(set(ways.values())) == 1
-    how = next(iter(ways.values())) if same else "; ".join(f"{when}: {way}" for when, way in ways.items())
+    how = next(iter(ways.values())) if same else "; ".join(f"{side}: {way}" for side, way in ways.items())
     return f"shares of {classifier.attribute.name} ({how})"
-
-
-def planned_metrics(
-    shares: Sequence[str], *, targets: bool, change: bool, held: bool, distances: Sequence[str],
-    reference: ImageDataset | Path | None,
-) -> list[str]:  # fmt: skip
-    """Everything that will be measured, in words; `distances` are the names of the Fréchet distances."""
-    return list(_metrics(shares, targets, change, held, distances, reference))
 
 
 def planned_reference(reference: ImageDataset | Path | None) -> dict[str, str] | None:
@@ -58,24 +50,37 @@ def planned_reference(reference: ImageDataset | Path | None) -> dict[str, str] |
     return None if reference is None else {"name": reference.name, "digest": reference.digest}
 
 
-def _metrics(
-    shares: Sequence[str], targets: bool, change: bool, held: bool, distances: Sequence[str],
+def planned_metrics(
+    shares: Sequence[str],
+    *,
+    targets: bool,
+    change: bool,
+    held: bool,
+    distances: Sequence[str],
     reference: ImageDataset | Path | None,
-) -> Iterator[str]:  # fmt: skip
-    yield from (f"{s}, with {1 - ALPHA:.0%} intervals" for s in shares)
+) -> list[str]:
+    """Everything that will be measured, in words; `distances` are the names of the Fréchet distances."""
+    found = [f"{s}, with {LEVEL:.0%} intervals" for s in shares]
     if change:
-        yield "change of every share from before to after, with intervals"
+        found.append("change of every share from before to after, with intervals")
     if targets:
-        yield "reached: every interval of a share inside target ± tolerance; not reached: one wholly outside; else open"
-        yield "distance of the shares from the target (total variation, Jensen–Shannon, fairness discrepancy, ratios)"
+        found.append(
+            "reached: every interval of a share inside target ± tolerance; not reached: one wholly outside; else open"
+        )
+        found.append(
+            "distance of the shares from the target (total variation, Jensen–Shannon, fairness discrepancy, ratios)"
+        )
     if held:
-        yield "held: every share's change, with its interval, inside ± drift; not held: one wholly outside; else open"
+        found.append(
+            "held: every share's change, with its interval, inside ± drift; not held: one wholly outside; else open"
+        )
     if len(shares) > 1:
-        yield "shares of every pair of attributes together"
+        found.append("shares of every pair of attributes together")
     if reference is None:
-        return
+        return found
     images = isinstance(reference, ImageDataset)
-    for distance in distances:
-        yield f"{distance} to the reference as given" + (" and re-weighted to the target" if targets and images else "")
+    both = " and re-weighted to the target" if targets and images else ""
+    found += [f"{distance} to the reference as given{both}" for distance in distances]
     if images:
-        yield "kernel distance, precision, recall, density, coverage, authenticity, nearest real images"
+        found.append("kernel distance, precision, recall, density, coverage, authenticity, nearest real images")
+    return found
