@@ -29,7 +29,8 @@ from fairsims.data.ahead import READERS, read_ahead
 from fairsims.data.base import HeldSource, ImageDataset, to_uint8
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
-from fairsims.models.base import Denoiser
+from fairsims.models.base import Denoiser, compile_networks
+from fairsims.models.checkpoints import checkpoint_digest, load_checkpoint
 from fairsims.models.sampling import SamplerConfig, generate_batches
 from fairsims.run import refuse_foreign, settle_settings
 
@@ -379,3 +380,24 @@ def export_folder(pool: Pool, folder: Path) -> None:
             temporary.write_bytes(encode_png(pool.read([i])[0]))
     with atomic(folder / "metadata.csv") as temporary:
         table.to_csv(temporary, index=False)
+
+
+def generate_pool(
+    model: str,
+    out: Path,
+    seeds: range,
+    *,
+    sampler: SamplerConfig,
+    batch_size: int,
+    precision: str,
+    compiled: bool = False,
+) -> Iterator[int]:
+    """Sample a checkpoint's images into a pool; yields the number finished."""
+    with engine.main_first():
+        denoiser = load_checkpoint(model).to(engine.device())
+    denoiser.precision = precision
+    made_by: dict[str, Any] = {"kind": "checkpoint", "digest": checkpoint_digest(model)}
+    if compiled:
+        compile_networks(denoiser)
+        made_by["compiled"] = True  # rounds differently
+    yield from write_pool(out, denoiser, seeds, made_by=made_by, sampler=sampler, batch_size=batch_size)

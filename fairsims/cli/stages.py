@@ -50,12 +50,12 @@ def generate(
     as_json: bool,
 ) -> None:
     """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
-    from fairsims import engine, jobs, pools
+    from fairsims import engine, pools
     from fairsims.models.sampling import SamplerConfig
 
     sampler = SamplerConfig(steps=steps, solver=solver, S_churn=S_churn)
     pools.check_exports(seeds, export_zip, export_folder)
-    made = jobs.generate_pool(
+    made = pools.generate_pool(
         model, out, seeds, sampler=sampler, batch_size=sample_batch, precision=precision, compiled=compiled
     )
     with Bars() as bars:
@@ -132,6 +132,6 @@ def complement(
 @json_option
 def merge(model: str, aux: Path, strength: float, mode: str, out: Path, as_json: bool) -> None:
     """Write base and auxiliary as one network (merged) or as a guided pair."""
-    from fairsims import jobs
+    from fairsims.models.combining import combine
 
-    show({"checkpoint": str(out), "digest": jobs.combine(model, aux, strength, out, mode=mode)}, as_json)
+    show({"checkpoint": str(out), "digest": combine(model, aux, strength, out, mode=mode)}, as_json)

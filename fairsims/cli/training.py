@@ -82,8 +82,8 @@ def train(
 
     A setting that is not given is the preset's, or the library's.
     """
-    from fairsims import jobs
     from fairsims.models.precondition import resolve_precision
+    from fairsims.training.base import train_base
     from fairsims.training.presets import ARCHITECTURES
 
     if init is not None:
@@ -93,7 +93,7 @@ def train(
     network = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items()}
     # A preset knows its own precision; without one the hardware decides.
     asked = None if precision == "auto" and preset else resolve_precision(precision)
-    ticks = jobs.train_base(
+    ticks = train_base(
         out,
         preset_name=preset,
         data=data,
@@ -129,14 +129,15 @@ def finetune(
     """Fine-tune a copy of a model into an auxiliary, at a constant rate. torchrun shares each batch."""
     from fairsims import jobs
     from fairsims.models.precondition import resolve_precision
-    from fairsims.pools import Pool
+    from fairsims.pools import Pool, pool_dataset
+    from fairsims.training.auxiliary import finetune as tuned
 
+    opened = Pool(pool)
+    data = pool_dataset(opened)
+    if table is not None:
+        data = data.subset(jobs.complement_positions(opened, table), name="complement")
     asked = given(options | {"precision": resolve_precision(precision)})
-    follow(
-        jobs.finetune_pool(model, Pool(pool), table, out, budget=budget, settings=asked, compiled=compiled),
-        out,
-        as_json,
-    )
+    follow(tuned(model, data, out, budget=budget, settings=asked, compiled=compiled), out, as_json)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

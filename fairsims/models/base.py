@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from fairsims.errors import InputError
 
 
 class Denoiser(nn.Module):
@@ -81,3 +85,15 @@ class NetworkDenoiser(Denoiser):
 def sigma_column(sigma: Tensor, x: Tensor) -> Tensor:
     """sigma `()` or `(B,)` as `(B or 1, 1, ..., 1)` in x's dtype, so that it broadcasts over x."""
     return sigma.to(x).reshape(-1, *([1] * (x.ndim - 1)))
+
+
+def compile_networks(denoiser: Denoiser) -> None:
+    """Have torch.compile translate the raw networks at their first use; names of weights stay as they are.
+
+    Raises InputError without a C++ compiler, which it needs for GPUs too.
+    """
+    if not any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise InputError("found no C++ compiler, which torch.compile needs; install g++, or leave --compile out")
+    for part in denoiser.modules():
+        if isinstance(part, NetworkDenoiser):
+            part.get_submodule("model").compile()

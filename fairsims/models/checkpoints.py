@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsims import engine
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
 from fairsims.models.base import Denoiser, NetworkDenoiser
@@ -94,6 +95,12 @@ def load_network(path: str | Path) -> NetworkDenoiser:
     except RuntimeError as e:
         raise InputError(f"{weights} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
     return denoiser.eval().requires_grad_(False)
+
+
+def load_on_device(model: str) -> NetworkDenoiser:
+    """A single network on this process's device; under torchrun rank 0 fills the cache of imported ones first."""
+    with engine.main_first():
+        return load_network(model).to(engine.device())
 
 
 def checkpoint_recipe(path: str | Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from fairsims.models import (
 from fairsims.models.sampling import SamplerConfig
 from fairsims.retarget.config import RetargetConfig
 from fairsims.training import TrainConfig, check_settings
+from fairsims.training.auxiliary import learnt_mirrored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +121,6 @@ def combine_networks(
 def finetune_settings(config: RetargetConfig, kimg: float) -> TrainConfig:
     """How an auxiliary is trained for `kimg` thousand images."""
     return config.fine_tuning(kimg, xflip=learnt_mirrored(config.model))
-
-
-def learnt_mirrored(model: str) -> bool:
-    """Whether a base learnt mirrored images too: then its fine-tunes do."""
-    return bool(checkpoint_recipe(model).get("train", {}).get("xflip", False))
 
 
 def _classifier(config: RetargetConfig, name: str, base: NetworkDenoiser) -> AttributeClassifier:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairsims.errors import InputError, closest
-from fairsims.training import TrainConfig
+from fairsims.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

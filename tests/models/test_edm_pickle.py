@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner
 from edm_snapshots import dumps, snapshot, tiny, write_snapshot
 
-from fairsims import jobs
 from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file
@@ -25,6 +24,7 @@ from fairsims.models import (
     load_checkpoint,
     load_network,
 )
+from fairsims.models.combining import combine
 from fairsims.models.edm_pickle import import_edm, read_snapshot
 from fairsims.models.sampling import SamplerConfig, solve
 
@@ -185,7 +185,7 @@ def test_a_snapshot_is_the_base_of_a_guided_pair(tmp_path: Path, monkeypatch: py
     (tmp_path / "base.pkl").write_bytes((EDM / "songunet-ddpmpp.pkl").read_bytes())
     import_edm(tmp_path / "base.pkl", tmp_path / "aux")
     monkeypatch.chdir(tmp_path)
-    jobs.combine("base.pkl", Path("aux"), 0.5, Path("guided"), mode="guided")
+    combine("base.pkl", Path("aux"), 0.5, Path("guided"), mode="guided")
     monkeypatch.chdir("/")
     assert load_checkpoint(tmp_path / "guided").img_resolution == 16
 

@@ -12,12 +12,12 @@ import torch
 from click.testing import CliRunner
 from support import MakeNetwork, MakePool
 
-from fairsims import jobs
 from fairsims.cli import main
 from fairsims.data import open_dataset, to_float
 from fairsims.errors import InputError
 from fairsims.files import read_json, read_jsonl
 from fairsims.models import SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network, save_checkpoint
+from fairsims.models.base import compile_networks
 
 SMALL = ["--channels", "8", "--channel-mult", "1,2", "--blocks", "1", "--attention", "none", "--dropout", "0"]
 SHORT = ["--kimg", "0.04", "--batch-size", "10"]
@@ -160,10 +160,10 @@ def test_compiling_changes_no_names(make_network: MakeNetwork, monkeypatch: pyte
     base, aux = make_network(), make_network(1)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match="no C\\+\\+ compiler, which torch.compile needs; install"):
-        jobs.compile_networks(base)
+        compile_networks(base)
     monkeypatch.setattr("shutil.which", lambda name: name)
     names = list(base.state_dict())
-    jobs.compile_networks(SIMSGuidance(base, aux, 1.0))
+    compile_networks(SIMSGuidance(base, aux, 1.0))
     for network in (base, aux):
         assert network.model._compiled_call_impl is not None
         assert list(network.state_dict()) == names

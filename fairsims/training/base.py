@@ -1,0 +1,93 @@
+"""Training a base model: by a preset, or on data of one's own with a network of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fairsims import engine
+from fairsims.data import ImageDataset, open_dataset, to_float
+from fairsims.errors import InputError
+from fairsims.models.base import compile_networks
+from fairsims.models.checkpoints import checkpoint_digest, load_on_device
+from fairsims.models.precondition import EDMDenoiser
+from fairsims.seeds import derive
+from fairsims.training.augmentation import AUGMENT_DIM
+from fairsims.training.config import TrainConfig
+from fairsims.training.folder import train_folder
+from fairsims.training.loop import Tick
+from fairsims.training.presets import preset
+
+
+def train_base(
+    out: Path,
+    *,
+    preset_name: str | None = None,
+    data: str | None = None,
+    resolution: int | None = None,
+    init: str | None = None,
+    network: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    compiled: bool = False,
+) -> Iterator[Tick]:
+    """Train a base into a checkpoint folder, resuming what a killed run left.
+
+    From a preset, or on any `data`; `network` (arguments of EDMDenoiser) and `settings` (fields of TrainConfig) change
+    what the preset says. With `init` training starts from that checkpoint's network.
+    Raises InputError when something needed is not given or does not fit.
+    """
+    recipe = preset(preset_name) if preset_name else None
+    data = data or (recipe.data if recipe else None)
+    if data is None:
+        raise InputError(
+            f"no data for preset {preset_name!r}; give --data"
+            if recipe
+            else "nothing to train on; give --preset or --data"
+        )
+    settings, network = dict(settings or {}), dict(network or {})
+    if recipe is None and "kimg" not in settings:
+        raise InputError("no budget; give --kimg, thousands of images")
+    if init is not None:
+        # A ramp is for weights that start at random; an inherited one would starve a short training.
+        settings = {"warmup_kimg": 0.0} | settings
+    config = replace(recipe.train, **settings) if recipe else TrainConfig(**(_rhythm(settings["kimg"]) | settings))
+    dataset = open_dataset(data, resolution=resolution or (recipe.resolution if recipe else None))
+    facts: dict[str, Any] = ({"preset": preset_name} if recipe else {}) | {"data": data}
+    if init is not None:
+        if network:
+            raise InputError(f"found {', '.join(network)} beside --init; its network is taken as it is, give only one")
+        denoiser, facts["init_digest"] = load_on_device(init), checkpoint_digest(init)
+    else:
+        if network or recipe is None:
+            facts["network"] = network
+        network = (recipe.network if recipe else {}) | network
+        torch.manual_seed(derive(config.seed, "init"))
+        denoiser = new_network(dataset, config, network).to(engine.device())
+    if compiled:
+        compile_networks(denoiser)
+    yield from train_folder(denoiser, dataset, config, out, recipe=facts)
+
+
+def _rhythm(kimg: float) -> dict[str, float]:
+    """How often a training without a preset reports and saves its state."""
+    return {"tick_kimg": max(0.05, min(4, kimg / 40)), "state_kimg": max(0.05, min(16, kimg / 8), kimg / 1000)}
+
+
+def new_network(dataset: ImageDataset, config: TrainConfig, network: Mapping[str, Any]) -> EDMDenoiser:
+    """An untrained network for a data set. Raises InputError when the arguments do not fit each other or the images."""
+    arguments = {"img_resolution": dataset.resolution, "img_channels": dataset.channels, **network}
+    if config.augment:
+        arguments["augment_dim"] = AUGMENT_DIM
+    if "sigma_data" not in arguments:
+        # The deviation of the pixels from evenly spaced images; rounded, since it ends up in a configuration.
+        sample = np.unique(np.linspace(0, len(dataset) - 1, 2048).astype(int))
+        arguments["sigma_data"] = max(0.05, round(float(to_float(dataset.read(sample)).std()), 2))
+    try:
+        return EDMDenoiser(**arguments)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"the options make no network ({e}); change them") from None
