@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from fairsims.options import check_choices, choice, from_mapping
@@ -100,12 +100,10 @@ class CollapseConfig:
         highest = 1.0 if self.loop == "fresh" else 1e4
         if not all(0 <= v <= highest for v in self.levels):
             raise ValueError(f"levels is {self.levels}; expected numbers from 0 to {highest:g}")
-        for name, least in (("generations", 1), ("repeats", 1), ("steps", 2), ("samples", 50)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
-        for name, least in (("n", 10), ("width", 2)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        least = {"generations": 1, "repeats": 1, "steps": 2, "samples": 50, "n": 10, "width": 2}
+        for name, number in least.items():
+            if getattr(self, name) is not None and getattr(self, name) < number:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {number} or more")
         for name in ("omega", "budget", "kimg", "h", "auxiliary_size"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
@@ -151,10 +149,6 @@ class CollapseConfig:
         if self.loop == "augmentation":
             return Composition(fixed=n, synthetic=round(level * n))
         return Composition(fresh=round(level * n), synthetic=n - round(level * n))
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self) | {"levels": list(self.levels), "methods": list(self.methods)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from fairsims.audit.neighbours import Nearest, manifold, nearest_training
 from fairsims.audit.quality import FrechetReference, frechet_distance, moments_of
 from fairsims.audit.shares import corrected_shares
-from fairsims.classifiers import AttributeClassifier, classifier_for, features_of, label_batches, load_classifier
+from fairsims.classifiers import classifier_for, features_of, label_batches, load_classifier
 from fairsims.collapse.config import EXACT, Cell, CollapseConfig, Composition
 from fairsims.collapse.loop import Loop, Row, State
 from fairsims.data import ImageDataset, embedded, open_dataset, to_float
@@ -44,20 +44,9 @@ SMALL = 16
 """Up to this resolution the network is that of the digits at half its width, above it that of the emoji people."""
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """What an embedded name stands for."""
-
-    data: str
-    attribute: str
-    resolution: int
-
-
-EMBEDDED = {
-    "digits": Embedded("digits-skewed", "parity", 8),
-    "emoji-people": Embedded("emoji-people-skewed", "gender", 32),
-}
-"""The skewed sets: one in four images is of the second class, the minority that a loop may lose."""
+EMBEDDED = {"digits": ("digits-skewed", "parity", 8), "emoji-people": ("emoji-people-skewed", "gender", 32)}
+"""Data set, attribute and resolution: of the skewed sets, where one in four images is of the second class, the minority
+that a loop may lose."""
 
 
 class ImageLoop(Loop):
@@ -69,15 +58,18 @@ class ImageLoop(Loop):
         """Raises InputError when data, classifier and sizes do not fit each other."""
         super().__init__(config)
         self.root, self.progress = out / "images", progress
-        known = EMBEDDED.get(config.setting)
-        if config.setting not in embedded.EMBEDDED and not known and not Path(config.setting).exists():
-            raise InputError(
-                f"found no setting or path {config.setting!r}{closest(config.setting, [*EXACT, *EMBEDDED])}"
-            )
-        self.data = open_dataset(
-            known.data if known else config.setting, resolution=known.resolution if known else None
+        data, attribute, resolution = EMBEDDED.get(config.setting, (config.setting, None, None))
+        if data not in embedded.EMBEDDED and not Path(data).exists():
+            known = closest(config.setting, [*EXACT, *EMBEDDED])
+            raise InputError(f"found no setting or path {config.setting!r}{known}")
+        self.data = open_dataset(data, resolution=resolution)
+        if attribute is None and config.classifier is None:
+            raise InputError(f"no classifier for {self.data.name}; give --classifier, its features measure the drift")
+        self.classifier = (
+            load_classifier(config.classifier)
+            if config.classifier is not None
+            else classifier_for(str(attribute), self.data.resolution, self.data.channels)
         )
-        self.classifier = _classifier(config, known, self.data)
         small = self.data.resolution <= SMALL
         self.preset = PRESETS["digits-8" if small else "emoji-people-32"]
         # Loops train many networks: the small images' preset is wider than their drift needs.
@@ -89,8 +81,9 @@ class ImageLoop(Loop):
         self.n = self._size()
         sample = np.unique(np.linspace(0, len(self.data) - 1, 2048).astype(int))
         self.sigma_data = max(0.05, round(float(to_float(self.data.read(sample)).std()), 2))
-        real = self._features(self.data.read(part) for part in np.array_split(np.arange(len(self.data)), 16))
-        self.real, self.reference = real, FrechetReference.of(moments_of(real))
+        parts = np.array_split(np.arange(len(self.data)), 16)
+        self.real = features_of(self.classifier, (self.data.read(part) for part in parts))
+        self.reference = FrechetReference.of(moments_of(self.real))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -132,20 +125,20 @@ class ImageLoop(Loop):
         return self.root / cell.name / f"repeat-{r}" / f"generation-{g:03d}"
 
     def _repeat(self, g: int, cell: Cell, r: int) -> Row:
-        config, folder = self.config, self._folder(cell, r, g)
+        config, folder, seed = self.config, self._folder(cell, r, g), self._seed(r, g)
         # Before there is anything synthetic all cells are alike: they share the first base.
         trained = self.root / "first" / f"repeat-{r}" if g == 1 else folder
-        parts = config.composition(cell.level, g, self.n)
-        base = self._train(self._training_set(parts, g, cell, r), trained / "base", self._seed(r, g))
-        made_by: dict[str, Any] = {"kind": "base", "digest": checkpoint_digest(trained / "base")}
-        model: Denoiser = base
+        data = self._training_set(config.composition(cell.level, g, self.n), g, cell, r)
+        base = self._trained(trained / "base", data, seed, config.kimg, self.width)
+        model, made_by = base, dict[str, Any](kind="base", digest=checkpoint_digest(trained / "base"))
         if cell.method == "sims":
-            aux = self._auxiliary(base, trained, r, g)
+            size = max(2, round(config.auxiliary_size * self.n))
+            own = self._pool(trained / "own", base, self._seeds(r, g, size, offset=STRIDE // 2), made_by)
+            aux = self._auxiliary(trained, pool_dataset(own), derive(seed, "auxiliary"))
             model = SIMSGuidance(base, aux, config.omega)
             made_by |= {"kind": "guided", "aux": checkpoint_digest(trained / "auxiliary"), "strength": config.omega}
         size = max(config.samples, config.composition(cell.level, 2, self.n).synthetic)
-        pool = self._pool(folder / "pool", model, self._seeds(r, g, size), made_by)
-        return self._measure(pool)
+        return self._measure(self._pool(folder / "pool", model, self._seeds(r, g, size), made_by))
 
     def _training_set(self, parts: Composition, g: int, cell: Cell, r: int) -> ImageDataset:
         """Fixed, fresh and synthetic images of a generation. Repeats differ in which real ones they have, if any are
@@ -158,41 +151,40 @@ class ImageLoop(Loop):
             sets.append(made.subset(np.arange(parts.synthetic)))
         return joined([s for s in sets if len(s)], name=f"generation {g}")
 
-    def _train(self, data: ImageDataset, folder: Path, seed: int) -> Denoiser:
-        network = self._network(self.width)
-        settings = {"kimg": self.config.kimg, "seed": seed, "precision": self.precision, "state_kimg": 16.0}
-        return self._fit(network, data, replace(self.preset.train, **_short(settings, self.preset.train)), folder)
+    def _auxiliary(self, folder: Path, own: ImageDataset, seed: int) -> Denoiser:
+        """The auxiliary of a base, trained on the base's own samples: a copy, or a new network of half the width."""
+        config, base = self.config, folder / "base"
+        if config.auxiliary == "narrow":
+            return self._trained(folder / "auxiliary", own, seed, config.budget, self.width // 2)
+        xflip = self.preset.train.xflip
+        settings = finetune_config(config.budget, seed=seed, precision=self.precision, xflip=xflip)
+        recipe = {"kind": "auxiliary", "base_digest": checkpoint_digest(base)}
+        return self._fit(load_network(base), own, settings, folder / "auxiliary", recipe)
 
-    def _auxiliary(self, base: Denoiser, folder: Path, r: int, g: int) -> Denoiser:
-        """The auxiliary of a base, trained on the base's own samples."""
-        config = self.config
-        size = max(2, round(config.auxiliary_size * self.n))
-        seeds = self._seeds(r, g, size, offset=STRIDE // 2)
-        digest = checkpoint_digest(folder / "base")
-        own = self._pool(folder / "own", base, seeds, {"kind": "base", "digest": digest})
-        seed, flip = derive(self._seed(r, g), "auxiliary"), self.preset.train.xflip
-        if config.auxiliary == "copy":
-            settings = finetune_config(config.budget, seed=seed, precision=self.precision, xflip=flip)
-            return self._fit(folder / "base", pool_dataset(own), settings, folder / "auxiliary")
-        network = self._network(self.width // 2)
-        changes = {"kimg": config.budget, "seed": seed, "precision": self.precision}
-        settings = replace(self.preset.train, **_short(changes, self.preset.train))
-        return self._fit(network, pool_dataset(own), settings, folder / "auxiliary")
+    def _trained(self, folder: Path, data: ImageDataset, seed: int, kimg: float, width: int) -> Denoiser:
+        """A new network; its ramp and its averaging are as much shorter than the preset's as its training is."""
+        preset, shorter = self.preset.train, min(1.0, kimg / self.preset.train.kimg)
+        settings = replace(
+            preset,
+            kimg=kimg,
+            seed=seed,
+            precision=self.precision,
+            warmup_kimg=preset.warmup_kimg * shorter,
+            ema_halflife_kimg=preset.ema_halflife_kimg * shorter,
+            tick_kimg=max(0.5, kimg / 8),
+            state_kimg=16.0,
+        )
+        network = self.preset.network | {"sigma_data": self.sigma_data, "model_channels": width}
+        torch.manual_seed(derive(seed, "init"))
+        start = EDMDenoiser(img_resolution=self.data.resolution, img_channels=self.data.channels, **network)
+        recipe = {"kind": "generation", "data": self.data.name, "network": network}
+        return self._fit(start, data, settings, folder, recipe)
 
-    def _network(self, width: int) -> dict[str, Any]:
-        return self.preset.network | {"sigma_data": self.sigma_data, "model_channels": width}
-
-    def _fit(self, start: dict[str, Any] | Path, data: ImageDataset, settings: TrainConfig, folder: Path) -> Denoiser:
-        """Train into a checkpoint folder, a new network or a copy; read it when it is finished."""
-        network: NetworkDenoiser
-        recipe: dict[str, Any]
-        if isinstance(start, Path):
-            network, recipe = load_network(start), {"kind": "auxiliary", "base_digest": checkpoint_digest(start)}
-        else:
-            torch.manual_seed(derive(settings.seed, "init"))
-            network = EDMDenoiser(img_resolution=self.data.resolution, img_channels=self.data.channels, **start)
-            recipe = {"kind": "generation", "data": self.data.name, "network": start}
-        for tick in train_folder(network.to(self.device), data, settings, folder, recipe=recipe):
+    def _fit(
+        self, start: NetworkDenoiser, data: ImageDataset, settings: TrainConfig, folder: Path, recipe: dict[str, Any]
+    ) -> Denoiser:
+        """Train into a checkpoint folder; read it when it is finished."""
+        for tick in train_folder(start.to(self.device), data, settings, folder, recipe=recipe):
             self.progress("/".join(folder.parts[-4:]), tick.nimg, settings.steps * settings.batch_size)
         trained = load_network(folder).to(self.device)
         trained.precision = self.precision
@@ -207,7 +199,7 @@ class ImageLoop(Loop):
         """Distances on the classifier's features and shares of its attribute, of the first `samples` images."""
         count = min(self.config.samples, len(pool))
         images = [pool.read(part) for part in np.array_split(np.arange(count), max(1, count // 256))]
-        features, classes = self._features(images), self.classifier.attribute.classes
+        features, classes = features_of(self.classifier, images), self.classifier.attribute.classes
         found = label_batches(self.classifier, images).argmax(axis=1)
         counts = np.bincount(found, minlength=len(classes)).tolist()
         shares = corrected_shares(classes, counts, self.classifier.confusions.get(self.classifier.default_split))
@@ -215,14 +207,11 @@ class ImageLoop(Loop):
         chosen = numpy_generator(0, "real", len(self.real)).permutation(len(self.real))[:few]
         inside = manifold(self.real[chosen], features[:few])
         near = Nearest.of(nearest_training(features, self.real)[0])
-        row = {"fd": frechet_distance(self.reference, moments_of(features))} | asdict(inside)
-        row |= {"nearest_median": near.median}
+        row: Row = {"fd": frechet_distance(self.reference, moments_of(features))} | asdict(inside)
+        row["nearest_median"] = near.median
         for k, name in enumerate(classes):
             row |= {f"share.{name}": shares.share[k], f"low.{name}": shares.low[k], f"high.{name}": shares.high[k]}
         return row
-
-    def _features(self, batches: Any) -> Any:
-        return features_of(self.classifier, batches)
 
     def _seed(self, r: int, g: int) -> int:
         return derive(self.config.seed, "repeat", r, "generation", g)
@@ -266,18 +255,3 @@ def joined(parts: Sequence[ImageDataset], *, name: str) -> ImageDataset:
         table=pd.DataFrame({"part": [str(k) for k, p in enumerate(parts) for _ in range(len(p))]}),
         attributes={},
     )
-
-
-def _short(changes: dict[str, Any], of: TrainConfig) -> dict[str, Any]:
-    """The changes, with the ramp and the averaging scaled down as the budget is."""
-    scale = min(1.0, changes["kimg"] / of.kimg)
-    rhythm = {"warmup_kimg": of.warmup_kimg * scale, "ema_halflife_kimg": of.ema_halflife_kimg * scale}
-    return rhythm | {"tick_kimg": max(0.5, changes["kimg"] / 8)} | changes
-
-
-def _classifier(config: CollapseConfig, known: Embedded | None, data: ImageDataset) -> AttributeClassifier:
-    if config.classifier is not None:
-        return load_classifier(config.classifier)
-    if known is None:
-        raise InputError(f"no classifier for {data.name}; give --classifier, its features measure the drift")
-    return classifier_for(known.attribute, data.resolution, data.channels)

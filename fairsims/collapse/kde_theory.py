@@ -131,11 +131,18 @@ def generation_bounds(alpha: float, generation: int, h: float, *, pairs: int = 4
     eta, se = observability(trained, learned, pairs, seed) if pairs else (math.nan, math.nan)
     energy, energy_learned = energies(grid, trained, learned)
     return GenerationBounds(
-        alpha=alpha, generation=generation, kl=kl(grid, learned.at(T0), trained.at(T0)),
-        kl_rest=kl(grid, learned.at(T), trained.at(T)), energy=energy, energy_learned=energy_learned,
-        chi2=chi2(learned.at(T0), trained.at(T0)), observability=eta, observability_se=se,
-        refreshed=chi2(trained.at(T0), data.at(T0)), drift=chi2(made.at(T0), data.at(T0)),
-    )  # fmt: skip
+        alpha=alpha,
+        generation=generation,
+        kl=kl(grid, learned.at(T0), trained.at(T0)),
+        kl_rest=kl(grid, learned.at(T), trained.at(T)),
+        energy=energy,
+        energy_learned=energy_learned,
+        chi2=chi2(learned.at(T0), trained.at(T0)),
+        observability=eta,
+        observability_se=se,
+        refreshed=chi2(trained.at(T0), data.at(T0)),
+        drift=chi2(made.at(T0), data.at(T0)),
+    )
 
 
 def law_of(alpha: float, generation: int, h: float) -> Ages:
