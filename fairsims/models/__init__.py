@@ -1,20 +1,32 @@
 """D(x; sigma): networks, preconditioning, guidance, exact mixtures and checkpoints."""
 
-from fairsims.models.base import Denoiser, NetworkDenoiser
+from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
 from fairsims.models.checkpoints import (
+    Checkpoint,
     checkpoint_digest,
     checkpoint_recipe,
     load_checkpoint,
     load_network,
+    open_checkpoint,
     save_checkpoint,
     save_guided,
 )
+from fairsims.models.conditions import Conditions
 from fairsims.models.edm_pickle import import_edm
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.mixtures import GaussianMixtureDenoiser
+from fairsims.models.model import DenoiserModel, Model, ModelSpec, open_model
 from fairsims.models.precondition import EDMDenoiser, fastest_precision
 
 __all__ = [
+    "Checkpoint",
+    "Conditions",
+    "DenoiserModel",
+    "Model",
+    "ModelSpec",
+    "compile_networks",
+    "open_checkpoint",
+    "open_model",
     "Denoiser",
     "EDMDenoiser",
     "GaussianMixtureDenoiser",

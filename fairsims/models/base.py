@@ -96,4 +96,6 @@ def compile_networks(denoiser: Denoiser) -> None:
         raise InputError("found no C++ compiler, which torch.compile needs; install g++, or leave --compile out")
     for part in denoiser.modules():
         if isinstance(part, NetworkDenoiser):
-            part.get_submodule("model").compile()
+            network = part.get_submodule("model")
+            if network._compiled_call_impl is None:
+                network.compile()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairsims import engine
 from fairsims.errors import InputError, closest
-from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
+from fairsims.files import atomic, read_json, sha256_json, write_json
 from fairsims.models.base import Denoiser, NetworkDenoiser
 from fairsims.models.guidance import SIMSGuidance
 
@@ -24,13 +26,10 @@ NETWORKS = {
 
 def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
     """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
-    from safetensors.torch import save
-
     folder = Path(folder)
-    state = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:
         # As bytes, so that a full disk is an OSError like everywhere else.
-        temporary.write_bytes(save(state))
+        temporary.write_bytes(_state_bytes(denoiser))
     write_json(
         folder / "config.json",
         {"format": FORMAT, "class": type(denoiser).__name__, "config": denoiser.config, "recipe": dict(recipe or {})},
@@ -57,43 +56,76 @@ def save_guided(
     )
 
 
-def load_checkpoint(path: str | Path) -> Denoiser:
-    """The denoiser in a checkpoint folder (or the embedded one of that name), in evaluation mode.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint folder holds, read once: network or guided pair, digest and recipe are of the same bytes."""
+
+    name: str
+    """What it was opened by: a path or the name of an embedded model."""
+    denoiser: Denoiser
+    """In evaluation mode, on the CPU."""
+    digest: str
+    """SHA-256 over what decides the samples: the weights and the networks' configuration."""
+    recipe: dict[str, Any]
+    """How it was made, as far as it says."""
+
+    @property
+    def network(self) -> NetworkDenoiser:
+        """The single network. Raises InputError for a guided pair."""
+        if not isinstance(self.denoiser, NetworkDenoiser):
+            raise InputError(f"{self.name} holds a guided pair; expected a single network's checkpoint")
+        return self.denoiser
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint in a folder, of an EDM snapshot (`.pkl`) or the embedded one of that name.
 
     Raises InputError, naming the file, when something is missing, corrupt or does not fit its configuration.
     """
     folder = find_checkpoint(path)
     meta = _meta(folder)
+    recipe = dict(meta.get("recipe") or {})
     if meta.get("class") == "SIMSGuidance":
-        base, aux = _guided_parts(folder, meta)
-        config = meta["config"]
-        return SIMSGuidance(load_network(base), load_network(aux), config["omega"], interval=config["interval"]).eval()
-    return load_network(folder)
-
-
-def load_network(path: str | Path) -> NetworkDenoiser:
-    """A single network's checkpoint. Raises InputError as `load_checkpoint`, and for a guided checkpoint."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = find_checkpoint(path)
-    meta = _meta(folder)
+        base, aux = map(open_checkpoint, _guided_parts(folder, meta))
+        omega, interval = meta["config"]["omega"], meta["config"]["interval"]
+        guided = SIMSGuidance(base.network, aux.network, omega, interval=interval).eval()
+        digest = guided_digest(base.digest, aux.digest, omega, interval)
+        return Checkpoint(name=str(path), denoiser=guided, digest=digest, recipe=recipe)
     if meta.get("class") not in NETWORKS:
         raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
+    weights = _read_weights(folder)
+    denoiser = _built(folder, meta, weights)
+    digest = sha256_json([hashlib.sha256(weights).hexdigest(), meta["class"], meta["config"]])
+    return Checkpoint(name=str(path), denoiser=denoiser, digest=digest, recipe=recipe)
+
+
+def _read_weights(folder: Path) -> bytes:
     weights = folder / "model.safetensors"
     try:
-        denoiser = _network_class(meta["class"])(**meta["config"])
-        state = load_file(weights)
+        return weights.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{weights} is missing; restore it or train the model again") from None
-    except (SafetensorError, OSError) as e:
+    except OSError as e:
         raise InputError(f"{weights} is corrupt ({e}); restore it or train the model again") from None
+
+
+def _built(folder: Path, meta: Mapping[str, Any], weights: bytes) -> NetworkDenoiser:
+    """The network of a configuration with these weights."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    file = folder / "model.safetensors"
+    try:
+        denoiser: NetworkDenoiser = _network_class(meta["class"])(**meta["config"])
+        state = load(weights)
+    except SafetensorError as e:
+        raise InputError(f"{file} is corrupt ({e}); restore it or train the model again") from None
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise InputError(f"{folder}/config.json does not describe a model ({e}); restore it") from None
     try:
         denoiser.load_state_dict(state, strict=True)
     except RuntimeError as e:
-        raise InputError(f"{weights} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
+        raise InputError(f"{file} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
     return denoiser.eval().requires_grad_(False)
 
 
@@ -101,6 +133,26 @@ def load_on_device(model: str) -> NetworkDenoiser:
     """A single network on this process's device; under torchrun rank 0 fills the cache of imported ones first."""
     with engine.main_first():
         return load_network(model).to(engine.device())
+
+
+def network_digest(denoiser: NetworkDenoiser) -> str:
+    """The digest that the checkpoint of a network in memory would have."""
+    return sha256_json([hashlib.sha256(_state_bytes(denoiser)).hexdigest(), type(denoiser).__name__, denoiser.config])
+
+
+def guided_digest(base: str, aux: str, omega: float, interval: Sequence[float] | None) -> str:
+    """The digest of a guided pair, from those of its networks."""
+    return sha256_json([base, aux, omega, None if interval is None else list(interval)])
+
+
+def load_checkpoint(path: str | Path) -> Denoiser:
+    """The denoiser of `open_checkpoint`."""
+    return open_checkpoint(path).denoiser
+
+
+def load_network(path: str | Path) -> NetworkDenoiser:
+    """A single network's checkpoint. Raises InputError as `open_checkpoint`, and for a guided pair."""
+    return open_checkpoint(path).network
 
 
 def checkpoint_recipe(path: str | Path) -> dict[str, Any]:
@@ -138,16 +190,14 @@ def embedded_models() -> list[str]:
 
 
 def checkpoint_digest(path: str | Path) -> str:
-    """SHA-256 over what decides the samples: the weights and the networks' configuration."""
-    folder = find_checkpoint(path)
-    meta = _meta(folder)
-    if meta.get("class") == "SIMSGuidance":
-        config = meta["config"]
-        return sha256_json([*map(checkpoint_digest, _guided_parts(folder, meta)), config["omega"], config["interval"]])
-    weights = folder / "model.safetensors"
-    if not weights.exists():
-        raise InputError(f"{weights} is missing; restore it or train the model again")
-    return sha256_json([sha256_file(weights), meta.get("class"), meta.get("config")])
+    """The digest of `open_checkpoint`."""
+    return open_checkpoint(path).digest
+
+
+def _state_bytes(denoiser: NetworkDenoiser) -> bytes:
+    from safetensors.torch import save
+
+    return save({k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()})
 
 
 def _network_class(name: str) -> type[NetworkDenoiser]:

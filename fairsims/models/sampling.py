@@ -129,7 +129,7 @@ def solve(
         if gamma == 0:
             return x, sigma
         raised = denoiser.round_sigma(sigma * (1 + gamma))
-        fresh = noise_for([derive("churn", int(s), step) for s in seeds], x.shape[1:]).to(x)
+        fresh = noise_for([derive("churn", int(s), step) % 2**32 for s in seeds], x.shape[1:]).to(x)
         return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * sampler.S_noise * fresh, raised
 
     x = noise.double() * sigmas[0]
@@ -168,10 +168,8 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def labels_for(seeds: Sequence[int], label_dim: int) -> Tensor | None:
-    """One-hot classes for a class-conditional network, `(B, label_dim)`: class i is a function of `seeds[i]`."""
-    if not label_dim:
-        return None
-    return torch.eye(label_dim)[[derive("class", int(s)) % label_dim for s in seeds]]
+    """One-hot classes for a class-conditional network, `(B, label_dim)`: those of the seeds' conditions."""
+    return torch.eye(label_dim)[[int(s) % label_dim for s in seeds]] if label_dim else None
 
 
 def generate(
@@ -179,7 +177,7 @@ def generate(
 ) -> Iterator[SampleBatch]:
     """Sample images, one per seed, batch by batch. Image k depends on seed k alone, up to kernel rounding.
 
-    A class-conditional denoiser gets classes drawn uniformly, also by seed.
+    A class-conditional denoiser gets the classes in turn, also by seed.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")

@@ -157,8 +157,8 @@ def test_other_formats_and_kinds_are_refused(folder: Path, tmp_path: Path) -> No
     (folder / "config.json").write_text("{not json")
     with pytest.raises(InputError, match="not valid JSON"):
         load_checkpoint(folder)
-    save_guided(tmp_path / "guided", "a", "b", 1.0)
-    with pytest.raises(InputError, match="holds a SIMSGuidance; expected a single network"):
+    save_guided(tmp_path / "guided", "digits-8", "digits-8", 1.0)
+    with pytest.raises(InputError, match="holds a guided pair; expected a single network"):
         load_network(tmp_path / "guided")
 
 

@@ -15,7 +15,7 @@ from fairsims.models.edm_pickle import read_snapshot
 from fairsims.models.sampling import SampleBatch, SamplerConfig, generate, labels_for, sigma_schedule, solve
 from fairsims.seeds import noise_for
 
-EDM = Path(__file__).parent / "fixtures" / "edm"
+EDM = Path(__file__).parents[1] / "fixtures" / "edm"
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +162,9 @@ def test_discrete_noise_levels_are_visited_once() -> None:
 
 
 def test_classes_of_a_conditional_network_belong_to_the_seeds() -> None:
-    labels = labels_for(range(400), 4)
+    labels = labels_for(range(7, 15), 4)
     assert labels is not None
-    assert torch.equal(labels[7:9], labels_for([7, 8], 4))  # type: ignore[arg-type]
-    assert (labels.sum(dim=0) > 60).all()
+    assert labels.argmax(dim=1).tolist() == [3, 0, 1, 2, 3, 0, 1, 2]
     assert labels_for([1], 0) is None
 
 

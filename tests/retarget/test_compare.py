@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from fairsims.recipes.comparison import Comparison
 from PIL import Image
 from support import killed_and_gone_on
 
@@ -23,7 +24,6 @@ from fairsims.files import read_json
 from fairsims.models import SIMSGuidance, load_network, merge
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
-from fairsims.recipes.comparison import Comparison
 from fairsims.recipes.repeating import table_of
 from fairsims.report.comparison import comparison_alt, comparison_table, write_comparison
 from fairsims.retarget.arms import ARMS, equal_steps

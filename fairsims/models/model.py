@@ -1,0 +1,271 @@
+"""A model: what makes images from seeds. Named by a spec, which is JSON, and opened once."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fairsims import engine
+from fairsims.data.base import to_uint8
+from fairsims.files import read_json
+from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
+from fairsims.models.checkpoints import (
+    Checkpoint,
+    guided_digest,
+    network_digest,
+    open_checkpoint,
+    save_checkpoint,
+    save_guided,
+)
+from fairsims.models.conditions import Conditions
+from fairsims.models.guidance import SIMSGuidance, merge
+from fairsims.models.precondition import PRECISIONS
+from fairsims.models.sampling import SamplerConfig, generate_batches
+from fairsims.options import check_choices, choice, from_mapping, to_json
+from fairsims.run import refuse_foreign
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What opens a model in any process: where its networks are, how they act together, how they are sampled."""
+
+    base: str
+    """Checkpoint folder, EDM snapshot (.pkl) or name of an embedded model."""
+    auxiliary: str | None = None
+    """Checkpoint of the auxiliary, where there is one."""
+    strength: float = 0.0
+    """w: (1 + w) base - w auxiliary."""
+    mode: str = choice("base", "merged", "guided")
+    """base: as it is. merged: one network of extrapolated weights. guided: both networks at every step."""
+    interval: tuple[float, float] | None = None
+    """guided: noise levels between which the auxiliary is called; all of them by default."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How the denoiser is turned into images."""
+    precision: str = choice(*PRECISIONS)
+    """Type of the networks' matrix products."""
+    batch_size: int = 128
+    """Most images at once."""
+    compiled: bool = False
+    """Translate the networks with torch.compile at their first use."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if (self.mode == "base") != (self.auxiliary is None):
+            raise ValueError(f"auxiliary is {self.auxiliary!r}; expected one for merged and guided, none for base")
+        if not (np.isfinite(self.strength) and self.strength >= 0):
+            raise ValueError(f"strength is {self.strength}; expected 0 or more")
+        if self.interval is not None and self.mode != "guided":
+            raise ValueError(f"interval is {self.interval}; expected none with {self.mode}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; expected 1 or more")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; of the sampler what is not at its default."""
+        given = {f.name: getattr(self.sampler, f.name) for f in fields(self.sampler)}
+        changed = {f.name: given[f.name] for f in fields(self.sampler) if given[f.name] != f.default}
+        found: dict[str, Any] = to_json(replace(self, sampler=SamplerConfig()))
+        return found | {"sampler": changed}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """The spec that `to_json` gave. Raises InputError or ValueError as `from_mapping`."""
+        return from_mapping(cls, values)
+
+
+class Model(Protocol):
+    """What makes images: all that is above this room sees."""
+
+    spec: ModelSpec
+    conditions: Conditions
+    recipe: dict[str, Any]
+    """How the base was made, as far as its checkpoint says."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise that an image begins with."""
+
+    @property
+    def evaluations_per_image(self) -> int:
+        """Network forwards an image costs (NFE), two networks counted as two where both are called."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what decides the outputs: the digest of the checkpoint that `export` writes."""
+
+    def images(self, batches: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Images of each batch of seeds, `(B, C, H, W)` uint8 on the CPU. Image k depends on seed k alone."""
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies images of this model, for `pool.json`."""
+
+    def retargeted(
+        self, auxiliary: str | Path, strength: float, mode: str, interval: tuple[float, float] | None = None
+    ) -> Model:
+        """This base with an auxiliary at a strength."""
+
+    def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
+        """Write the model as a checkpoint folder of its own."""
+
+
+class DenoiserModel:
+    """A model of pixels: a denoiser D(x; sigma) and our solvers."""
+
+    def __init__(self, spec: ModelSpec, base: Checkpoint, auxiliary: Checkpoint | None = None) -> None:
+        """`base` and `auxiliary` are what the spec names, opened."""
+        self.spec, self.base, self.auxiliary, self.recipe = spec, base, auxiliary, base.recipe
+        device = engine.device()
+        if auxiliary is None:
+            self.denoiser = base.denoiser.to(device)
+        else:
+            first, second = base.network.to(device), auxiliary.network.to(device)
+            if spec.mode == "merged":
+                self.denoiser = merge(first, second, spec.strength)
+            else:
+                self.denoiser = SIMSGuidance(first, second, spec.strength, interval=spec.interval)
+        self.denoiser.precision = spec.precision
+        if spec.compiled:
+            compile_networks(self.denoiser)
+        self.conditions = conditions_of(self.denoiser, self.recipe)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.denoiser.shape
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return self.denoiser.shape
+
+    @property
+    def evaluations_per_image(self) -> int:
+        return self.spec.sampler.evaluations(self.denoiser)
+
+    @cached_property
+    def digest(self) -> str:
+        if self.auxiliary is None:
+            return self.base.digest
+        if isinstance(self.denoiser, NetworkDenoiser):
+            return network_digest(self.denoiser)
+        return guided_digest(self.base.digest, self.auxiliary.digest, self.spec.strength, self.spec.interval)
+
+    def images(self, batches: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        sampled = generate_batches(self.denoiser, batches, sampler=self.spec.sampler)
+        yield from (to_uint8(batch.images).cpu() for batch in sampled)
+
+    def facts(self) -> dict[str, Any]:
+        """The entries `made_by`, `sampler`, `evaluations_per_image`, `precision`, `batch_size` and `shape`.
+
+        Also `conditions` where there are any. Networks are named by their digests, so that folders can be moved.
+        """
+        spec, levels = self.spec, self.spec.sampler.sigmas(self.denoiser)[[0, -2]]
+        facts: dict[str, Any] = {
+            "made_by": self.made_by(),
+            "sampler": spec.sampler.facts() | {"sigmas": [float(f"{s:.6g}") for s in levels]},
+            "evaluations_per_image": self.evaluations_per_image,
+            "precision": spec.precision,
+            "batch_size": spec.batch_size,
+            "shape": list(self.image_shape),
+        }
+        if not self.conditions.unconditional:
+            facts["conditions"] = {"names": list(self.conditions.names), "digest": self.conditions.digest}
+        return facts
+
+    def made_by(self) -> dict[str, Any]:
+        """Which networks, and what became of them: `kind` is base, auxiliary, merged or guided."""
+        spec, kind = self.spec, self.recipe.get("kind")
+        facts: dict[str, Any] = {"kind": kind if kind in ("auxiliary", "merged", "guided") else "base"}
+        if self.auxiliary is not None:
+            facts = {"kind": spec.mode, "base": self.base.digest, "aux": self.auxiliary.digest}
+            facts |= {"strength": spec.strength} | ({"interval": list(spec.interval)} if spec.interval else {})
+        facts["digest"] = self.digest
+        return facts | ({"compiled": True} if spec.compiled else {})  # which rounds differently
+
+    def retargeted(
+        self, auxiliary: str | Path, strength: float, mode: str, interval: tuple[float, float] | None = None
+    ) -> DenoiserModel:
+        """This base with an auxiliary at a strength: strength 0 is the base, bit for bit.
+
+        Raises InputError for an auxiliary that is not a fine-tuned copy of the base, ValueError as `ModelSpec`.
+        """
+        spec = replace(self.spec, auxiliary=str(auxiliary), strength=float(strength), mode=mode, interval=interval)
+        return DenoiserModel(spec, self.base, self.opened(spec))
+
+    def opened(self, spec: ModelSpec) -> Checkpoint:
+        """The auxiliary of a spec; the last one is kept, for the next strength."""
+        assert spec.auxiliary is not None
+        last: Checkpoint | None = getattr(self, "_last", None)
+        if last is None or last.name != spec.auxiliary:
+            last = self._last = open_checkpoint(spec.auxiliary)
+        return last
+
+    def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
+        """Write the merged network or the guided pair as a checkpoint folder; a base as a copy of its network.
+
+        `recipe` adds to how it was made. A folder that holds the same already is left as it is. Raises InputError when
+        it holds anything else.
+        """
+        facts = self._recipe() | dict(recipe or {})
+        if self.auxiliary is not None:
+            facts["data"] = self.recipe.get("data")
+        config = folder / "config.json"
+        if config.is_file() and read_json(config).get("recipe") == facts:
+            return
+        # Weights without a config are what a kill left of this.
+        refuse_foreign(folder, () if config.exists() else ("model.safetensors",))
+        if isinstance(self.denoiser, NetworkDenoiser):
+            save_checkpoint(folder, self.denoiser, recipe=facts)
+            return
+        given = Path(self.spec.base)
+        base, omega = (str(given.resolve()) if given.exists() else self.spec.base), self.spec.strength
+        save_guided(folder, base, self._place(folder), omega, interval=self.spec.interval, recipe=facts)
+
+    def trainable(self) -> NetworkDenoiser:
+        """A copy of what is trained to make an auxiliary, on this process's device: the whole network.
+
+        Raises InputError for a guided pair, which has no single one.
+        """
+        return copy.deepcopy(self.base.network)
+
+    def _recipe(self) -> dict[str, Any]:
+        if self.auxiliary is None:
+            return dict(self.recipe)
+        return {"kind": self.spec.mode, "strength": self.spec.strength, "base_digest": self.base.digest}
+
+    def _place(self, folder: Path) -> str:
+        """How a guided pair in `folder` names its auxiliary: beside it relatively, so that both can be moved."""
+        assert self.spec.auxiliary is not None
+        given = Path(self.spec.auxiliary)
+        if not given.exists():
+            return self.spec.auxiliary
+        beside = given.resolve().parent == folder.resolve().parent
+        return os.path.relpath(given.resolve(), folder.resolve()) if beside else str(given.resolve())
+
+
+def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any]) -> Conditions:
+    """The classes of a class-conditional network, named in the recipe's `classes`, else by their numbers."""
+    if not denoiser.label_dim:
+        return Conditions()
+    names = recipe.get("classes")
+    if isinstance(names, list) and len(names) == denoiser.label_dim:
+        return Conditions(tuple(map(str, names)))
+    return Conditions(tuple(map(str, range(denoiser.label_dim))))
+
+
+def open_model(spec: ModelSpec) -> DenoiserModel:
+    """Open what a spec names, on this process's device; guided checkpoints, too.
+
+    Raises InputError, naming the file, for what is missing, corrupt or does not fit.
+    """
+    base = open_checkpoint(spec.base)
+    return DenoiserModel(spec, base, None if spec.auxiliary is None else open_checkpoint(spec.auxiliary))
