@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 from fairsims.files import cache_folder
+from fairsims.options import to_json
 from fairsims.pools import Pool
 from fairsims.run import PLAN, Progress, refuse_foreign, silent, write_manifest, write_plan
 
@@ -199,7 +200,7 @@ def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
         progress=progress,
     )
     return Measured(
-        result=replace(result, settings=_settings(config), cost=_cost(sources, result.attributes[config.attr[0]])),
+        result=replace(result, settings=to_json(config), cost=_cost(sources, result.attributes[config.attr[0]])),
         before=sources["before"],
         after=sources.get("after"),
         reference=reference if isinstance(reference, ImageDataset) else None,
@@ -321,13 +322,6 @@ def _extractors(config: AuditConfig, classifiers: Sequence[AttributeClassifier])
         open_extractor(f, classifier=first, weights=config.inception_weights if f == "inception" else None)
         for f in config.features
     ]
-
-
-def _settings(config: AuditConfig) -> dict[str, Any]:
-    """The configuration as JSON."""
-    return {
-        k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()
-    }
 
 
 def _labels_used(

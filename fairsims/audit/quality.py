@@ -196,29 +196,6 @@ def frechet_infinity(reference: FrechetReference, features: npt.NDArray[np.float
     return float(np.linalg.lstsq(line, np.array(found), rcond=None)[0][0])
 
 
-def target_weights(class_indices: npt.ArrayLike, tau: npt.ArrayLike) -> FloatArray:
-    """Weights `tau_k / p_k`, `(N,)`, that give images of class k the share `tau[k]`; mean 1 over labelled images.
-
-    `class_indices` `(N,)` holds the class of each image, -1 for none (weight 0); p are the shares among the labelled.
-    Raises InputError when tau is no distribution or asks for a class without images.
-    """
-    classes, target = np.asarray(class_indices), np.asarray(tau, dtype=np.float64)
-    valid = np.isfinite(target).all() and (target >= 0).all() and abs(target.sum() - 1) <= 1e-6
-    if target.ndim != 1 or not valid:
-        raise InputError(f"the target shares are {target.tolist()}; expected numbers >= 0 that sum to 1")
-    if classes.ndim != 1 or (classes < -1).any() or (classes >= len(target)).any():
-        raise InputError(f"class indices must lie in 0..{len(target) - 1}, or be -1 for no label")
-    counts = np.bincount(classes[classes >= 0], minlength=len(target)).astype(np.float64)
-    missing = np.flatnonzero((counts == 0) & (target > 0))
-    if len(missing):
-        raise InputError(
-            f"class {missing[0]} has the target share {target[missing[0]]:g} and no image in the reference; "
-            "use a reference that shows every class"
-        )
-    factors = np.divide(target * counts.sum(), counts, out=np.zeros_like(target), where=counts > 0)
-    return np.where(classes >= 0, factors[classes], 0.0)
-
-
 def moments_of(
     features: npt.NDArray[np.floating[Any]], weights: FloatArray | None = None, rows: IntArray | None = None
 ) -> Moments:

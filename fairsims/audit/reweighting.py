@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairsims.audit.joint import Cells, raked_weights
-from fairsims.audit.quality import FloatArray, target_weights
+from fairsims.audit.quality import FloatArray
 from fairsims.audit.sources import label_source
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import ImageDataset
@@ -31,8 +31,6 @@ def reference_weights(
     labelled_by = "; ".join(dict.fromkeys(by for _, by in labels))
     places = [p for p, _ in labels]
     wanted = [_of_shown(c.attribute, t, p, reference) for (c, t), p in zip(targets, places, strict=True)]
-    if len(targets) == 1:
-        return target_weights(places[0], wanted[0]), labelled_by
     return raked_weights(Cells(attributes=tuple(c.attribute for c, _ in targets)), places, wanted), labelled_by
 
 

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
+from fairsims.audit.joint import Cells, raked_weights
 from fairsims.audit.quality import (
     FrechetReference,
     Moments,
     frechet_distance,
     frechet_infinity,
     moments_of,
-    target_weights,
 )
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 
 
@@ -174,32 +175,10 @@ def test_moments_refuse() -> None:
         frechet_distance(reference, Moments().update(features(9, 2, 1)))
 
 
-def test_target_weights_reach_the_target() -> None:
-    classes = np.array([0] * 75 + [1] * 25 + [-1] * 10)
-    weights = target_weights(classes, [0.5, 0.5])
-    assert weights[0] == pytest.approx(2 / 3)
-    assert weights[80] == pytest.approx(2)
-    assert (weights[100:] == 0).all()
-    assert weights.sum() == pytest.approx(100)
-
-
 def test_reweighted_reference_is_the_target_population() -> None:
     rng = np.random.default_rng(9)
     men, women = rng.normal(0, 1, (7500, 3)), rng.normal(2, 0.5, (2500, 3))
     classes = np.repeat([0, 1], [7500, 2500])
-    moments = Moments().update(np.concatenate([men, women]), target_weights(classes, [0.5, 0.5]))
+    gender = Cells(attributes=(Attribute(name="gender", classes=("man", "woman")),))
+    moments = Moments().update(np.concatenate([men, women]), raked_weights(gender, [classes], [[0.5, 0.5]]))
     np.testing.assert_allclose(moments.mean, (men.mean(0) + women.mean(0)) / 2)
-
-
-@pytest.mark.parametrize(
-    ("classes", "tau", "words"),
-    [
-        ([0, 1], [0.7, 0.7], "sum to 1"),
-        ([0, 0], [0.5, 0.5], "no image in the reference"),
-        ([0, 2], [0.5, 0.5], "0..1"),
-        ([0, 1], [np.nan, 1.0], "sum to 1"),
-    ],
-)
-def test_target_weights_refuse(classes: list[int], tau: list[float], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        target_weights(classes, tau)
