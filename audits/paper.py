@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fairsims import engine, jobs
+from fairsims import engine
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
@@ -36,12 +36,15 @@ from fairsims.errors import FairsimsError, InputError
 from fairsims.models import fastest_precision
 from fairsims.models.precondition import resolve_precision
 from fairsims.options import from_mapping
+from fairsims.report.publish import publish
+from fairsims.report.sweep_figures import sweep_figures
 from fairsims.report.sweep_table import sweep_table
 from fairsims.report.terminal import terminal_table
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
-from fairsims.retarget.pipeline import prepare
-from fairsims.retarget.sweep import begin_run
+from fairsims.retarget.opening import prepare
+from fairsims.retarget.retarget import retarget
+from fairsims.retarget.sweep import begin_run, sweep
 
 HERE = Path(__file__).parent
 FILES = ("model", "reference", "classifier")
@@ -100,14 +103,16 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
         files = files | {"classifier": classifier_for_features(recipe, files, out)}
     config = sweep_config(recipe, files, load_classifier(str(files["classifier"])).attribute.name)
     with Bars() as bars:
-        swept = jobs.run_sweep(config, out / "sweep", report=bars.report, command=command)
+        swept = sweep(config, out / "sweep", progress=bars.report, publish=sweep_figures, command=command)
     say(sweep_table(pd.read_parquet(out / "sweep" / "sweep.parquet"), swept))
     if config.steer:
         point = next(p for p in config.points() if p.name == swept["best"]["at_target"]["point"])
         with engine.main_first():
             chosen = begin_run(config, out / "sweep", point, out / "retarget")
         with Bars() as bars:
-            audit = jobs.run_retarget(prepare(chosen), out / "retarget", report=bars.report, command=command).to_json()
+            audit = retarget(
+                prepare(chosen), out / "retarget", progress=bars.report, publish=publish, command=command
+            ).to_json()
         say(f"\n{terminal_table(audit)}")
     for when, row in swept["confirmed"].items():
         distances = ", ".join(f"{k} {row[k]:.4g}" for k in ("fd_reference", "fd_target") if k in row)

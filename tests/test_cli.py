@@ -20,9 +20,9 @@ from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.cli import main
 from fairsims.data import open_dataset
 from fairsims.data.attributes import Attribute
-from fairsims.jobs import dry_run
 from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.job import prepare
+from fairsims.retarget.cost import dry_run
+from fairsims.retarget.opening import prepare
 
 MODEL = ["retarget", "--model", "digits-8"]
 RETARGET = [*MODEL, "--attr", "parity"]

@@ -22,9 +22,8 @@ from fairsims.cli import main
 from fairsims.data import open_dataset
 from fairsims.errors import NoResponse
 from fairsims.pools import Pool
-from fairsims.retarget import pipeline
 from fairsims.retarget.calibration import Calibration
-from fairsims.retarget.stages import calibrate_strength
+from fairsims.retarget.retargeting import Retargeting
 
 TINY = [
     "--pool", "300", "--pilots", "100,150", "--audit", "100", "--steps", "4", "--solver", "dpmpp2m", "--budget", "0.48",
@@ -202,13 +201,15 @@ def test_a_round_that_moves_nothing_leaves_the_earlier_ones(
         (cut / gone).unlink()
     (cut / "status.json").write_text('{"stage": "calibration-2", "state": "running", "message": ""}')
 
-    def calibrated(job: Any, goal: Any, aux: Any, planned: float, pool: Any, folder: Path, report: Any) -> Calibration:
+    calibrate = Retargeting.calibrate
+
+    def calibrated(work: Retargeting, at: Any, planned: float, folder: Path) -> Calibration:
         starts.append(planned)
         if folder.name == "calibration-2":
             raise NoResponse("the share does not rise with the strength (0.250 at 0, 0.240 at 1)")
-        return calibrate_strength(job, goal, aux, planned, pool, folder, report)
+        return calibrate(work, at, planned, folder)
 
-    monkeypatch.setattr(pipeline, "calibrate_strength", calibrated)
+    monkeypatch.setattr(Retargeting, "calibrate", calibrated)
     result = retarget(cut, half, *HELD)
     first, second = result["rounds"]
     assert (first["kept"], second["kept"], second["strength"], second["error"]) == (True, False, None, None)

@@ -43,10 +43,12 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
 
     torchrun shares sampling and training between processes.
     """
-    from fairsims import jobs
+    import fairsims.retarget.retarget as retargeting
+    from fairsims.report.publish import publish
     from fairsims.report.terminal import terminal_table
     from fairsims.retarget.config import RetargetConfig
-    from fairsims.retarget.pipeline import prepare
+    from fairsims.retarget.cost import dry_run as estimated
+    from fairsims.retarget.opening import find_run, prepare
 
     if len(options["attr"]) != len(options["target"]):
         raise InputError(
@@ -58,13 +60,14 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
     if not options["hold"]:
         refuse_idle("without --hold", "drift")
     config = RetargetConfig(**options)
-    job = prepare(config)
+    work = prepare(config)
     if dry_run:
-        show(jobs.dry_run(job), as_json)
+        show(estimated(work), as_json)
         return
-    run = out or jobs.find_run(job, runs)
+    run = out or find_run(work, runs)
     with Bars() as bars:
-        result = jobs.run_retarget(job, run, report=bars.report, command=command_line()).to_json()
+        found = retargeting.retarget(work, run, progress=bars.report, publish=publish, command=command_line())
+    result = found.to_json()
     table = f"{terminal_table(result)}\n\nreport  {run / 'report.html'}\nmodel   {run / config.mode}"
     say(json.dumps({"run": str(run), **result}) if as_json else table)
 
@@ -88,14 +91,16 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     At equal network evaluations per kept image: the guided arm samples with --steps, every other arm with the steps
     that cost as much. The same command again resumes. torchrun shares sampling and training between processes.
     """
-    from fairsims import jobs
-    from fairsims.report.comparison import comparison_table
+    import fairsims.retarget.compare as comparing
+    from fairsims.report.comparison import comparison_table, write_comparison
     from fairsims.retarget.config import RetargetConfig
-    from fairsims.retarget.job import prepare
+    from fairsims.retarget.opening import prepare
 
     config = RetargetConfig(**options, mode="guided")
     with Bars() as bars:
-        result = jobs.run_compare(prepare(config), out, report=bars.report, command=command_line())
+        result = comparing.compare(
+            prepare(config), out, progress=bars.report, publish=write_comparison, command=command_line()
+        )
     text = f"{comparison_table(result)}\n\ntable   {out / 'compare.parquet'}\npage    {out / 'compare.md'}"
     say(json.dumps({"comparison": str(out), **result}) if as_json else text)
 
@@ -122,8 +127,9 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
     """Measure share and quality over budgets, strengths and set sizes. The same command again resumes."""
     import pandas as pd
 
-    from fairsims import jobs
+    import fairsims.retarget.sweep as sweeping
     from fairsims.options import settings_of
+    from fairsims.report.sweep_figures import sweep_figures
     from fairsims.report.sweep_table import sweep_table
     from fairsims.retarget.config import RetargetConfig
     from fairsims.retarget.grid import SweepConfig
@@ -139,7 +145,7 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
     )
     config = SweepConfig(run=run, steer=target != "base", **grid)
     with Bars() as bars:
-        result = jobs.run_sweep(config, out, report=bars.report, command=command_line())
+        result = sweeping.sweep(config, out, progress=bars.report, publish=sweep_figures, command=command_line())
     table = sweep_table(pd.read_parquet(out / "sweep.parquet"), result)
     table += f"\n\ntable   {out / 'sweep.parquet'}\nfigures {' '.join(map(str, sorted(out.glob('*.png'))))}"
     say(json.dumps({"sweep": str(out), **result}) if as_json else table)

@@ -111,13 +111,13 @@ def complement(
     as_json: bool,
 ) -> None:
     """Plan the complement of a target and draw it from a pool."""
-    from fairsims import jobs
     from fairsims.audit.command import classifier_of
     from fairsims.pools import Pool
+    from fairsims.retarget.drawing import make_complement
 
     opened = Pool(pool)
     known = classifier_of(opened, attr, classifier)
-    _, facts = jobs.make_complement(
+    facts = make_complement(
         opened, known, target, out, omega=omega, cap=cap, floor=floor, size=complement_size, seed=seed
     )
     show(facts | {"table": str(out)}, as_json)

@@ -127,15 +127,15 @@ def finetune(
     **options: Any,
 ) -> None:
     """Fine-tune a copy of a model into an auxiliary, at a constant rate. torchrun shares each batch."""
-    from fairsims import jobs
     from fairsims.models.precondition import resolve_precision
     from fairsims.pools import Pool, pool_dataset
+    from fairsims.retarget.drawing import set_positions
     from fairsims.training.auxiliary import finetune as tuned
 
     opened = Pool(pool)
     data = pool_dataset(opened)
     if table is not None:
-        data = data.subset(jobs.complement_positions(opened, table), name="complement")
+        data = data.subset(set_positions(opened, table), name="complement")
     asked = given(options | {"precision": resolve_precision(precision)})
     follow(tuned(model, data, out, budget=budget, settings=asked, compiled=compiled), out, as_json)
 

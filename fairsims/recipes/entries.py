@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from fairsims import jobs
 from fairsims.collapse.config import CollapseConfig
 from fairsims.collapse.loops import run_loops
 from fairsims.files import read_json
@@ -18,9 +17,13 @@ from fairsims.models.precondition import resolve_precision
 from fairsims.options import from_mapping
 from fairsims.report.collapse_figures import collapse_figures
 from fairsims.report.collapse_report import write_collapse_report
+from fairsims.report.comparison import write_comparison
+from fairsims.report.sweep_figures import sweep_figures
+from fairsims.retarget.compare import compare
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
-from fairsims.retarget.job import prepare
+from fairsims.retarget.opening import prepare
+from fairsims.retarget.sweep import sweep
 from fairsims.run import Progress
 
 Row = dict[str, Any]
@@ -93,7 +96,8 @@ class Comparison(Entry):
         return cls(folder=root / f"{config.label}-seed{config.seed}", config=config)
 
     def carry_out(self, earlier: Sequence[Entry], *, progress: Progress, command: str) -> None:
-        jobs.run_compare(prepare(self.config), self.folder, report=progress, command=command)
+        work = prepare(self.config)
+        compare(work, self.folder, progress=progress, publish=write_comparison, command=command)
 
     def _rows(self, result: Table) -> list[Row]:
         """A row for each way to the target: where the class that ends up furthest off lies, quality, cost."""
@@ -131,7 +135,7 @@ class Sweep(Entry):
         return self.config.run.seed
 
     def carry_out(self, earlier: Sequence[Entry], *, progress: Progress, command: str) -> None:
-        jobs.run_sweep(self.config, self.folder, report=progress, command=command)
+        sweep(self.config, self.folder, progress=progress, publish=sweep_figures, command=command)
 
     def _rows(self, result: Table) -> list[Row]:
         """A row per point, and one for each that was confirmed on audit seeds."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fairsims import jobs
 from fairsims.audit.facts import SIDES
 from fairsims.audit.result import AuditResult
 from fairsims.errors import ChangedSettings
 from fairsims.recipes.entries import Comparison, Entry, Row, Table, retarget_config
+from fairsims.report.publish import publish
 from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.job import prepare
+from fairsims.retarget.opening import prepare
+from fairsims.retarget.retarget import retarget
 from fairsims.run import PLAN, Progress
 
 SAMPLED_BY = ("model", "steps", "solver", "precision", "sample_batch")
@@ -41,9 +42,9 @@ class Retargeting(Entry):
         for other in earlier:
             if isinstance(other, Retargeting) and other.seed == self.seed:
                 self._take_over(other)
-        job = prepare(self.config)
+        work = prepare(self.config)
         try:
-            jobs.run_retarget(job, self.folder, report=progress, command=command)
+            retarget(work, self.folder, progress=progress, publish=publish, command=command)
         except ChangedSettings as e:
             if str(self.folder / "auxiliary") not in str(e):
                 raise
@@ -51,7 +52,7 @@ class Retargeting(Entry):
             shutil.rmtree(self.folder / "auxiliary")
             for name in (PLAN, "complement.parquet"):
                 (self.folder / name).unlink(missing_ok=True)
-            jobs.run_retarget(job, self.folder, report=progress, command=command)
+            retarget(work, self.folder, progress=progress, publish=publish, command=command)
 
     def _take_over(self, other: Retargeting) -> None:
         """Runs of one seed that sample alike share their base pool and, trained alike, their auxiliary."""

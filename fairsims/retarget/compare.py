@@ -25,126 +25,99 @@ from fairsims.audit.sources import predicted_counts
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
-from fairsims.pools import Pool
-from fairsims.retarget.arms import ARMS, Arm, Ground
-from fairsims.retarget.complement import draw_complement
-from fairsims.retarget.goal import Goal
-from fairsims.retarget.job import Job
-from fairsims.retarget.plan import comparison_metrics, fix_plan
-from fairsims.retarget.stages import (
-    base_facts,
-    draw_set,
-    fine_tune,
-    first_plan,
-    labels,
-    load_auxiliary,
-    sample,
-    selected_shares,
-    selection_for,
-    write_set,
-)
+from fairsims.retarget.arms import ARMS, Arm, Trained, make_arms
+from fairsims.retarget.preregistration import begin, comparison_metrics
+from fairsims.retarget.retargeting import Retargeting
+from fairsims.retarget.rounds import draw_complement_set
+from fairsims.retarget.selection import selection_for
 from fairsims.run import Progress, Run, silent
 
 FORMAT = "fairsims-compare/1"
 
-Publish = Callable[[Path, dict[str, Any]], None]
+Publish = Callable[[Path, dict[str, Any]], object]
 """(folder, result)"""
 Row = dict[str, Any]
 
 
 def compare(
-    job: Job, folder: Path, *, progress: Progress = silent, publish: Publish = lambda *_: None, command: str = ""
+    work: Retargeting,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    publish: Publish = lambda *_: None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Carry out a comparison in `folder`; returns the content of its `compare.json`.
 
-    The job is of one attribute and of the guided mode; as many images as its audit has are kept of every arm, on the
-    audit seeds. `publish` makes table and figure of the result. What is finished is read: the same call goes on after
-    a kill. Under torchrun every process samples and trains its part. Raises ChangedSettings when the folder was begun
-    with other settings, InputError or InfeasibleTarget as `retarget`.
+    The retargeting is of one attribute and of the guided mode; as many images as its audit has are kept of every arm,
+    on the audit seeds. `publish` makes table and figure of the result. A finished comparison is read, not repeated; one
+    that was killed goes on. Under torchrun every process samples and trains its part. Raises ChangedSettings when the
+    folder was begun with other settings, InputError or InfeasibleTarget as `retarget`.
     """
-    config = job.config
-    if config.mode != "guided" or len(job.classifiers) != 1:
+    config = work.config
+    if config.mode != "guided" or len(work.classifiers) != 1:
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
-    with engine.main_first():
-        run = Run(folder, job.settings, progress=progress, main=engine.is_main())
-        fixed = fix_plan(folder, job, rounds=1, arms=list(ARMS), metrics=comparison_metrics(job))
-    with run:
-        with run.stage("pool"):
-            pool = sample(folder / "pool", job.base, job, "pool", config.pool, base_facts(job), progress, "pool")
+    if Run.is_finished(folder, work.settings):
+        return read_json(folder / "compare.json")
+    fixed = begin(work, folder, progress, rounds=1, arms=list(ARMS), metrics=comparison_metrics(work))
+    with work.run as run:
+        _ = work.pool
         with run.stage("complement"):
-            goal, plan = first_plan(job, pool)
-            complement = draw_set(folder, job, goal, pool, plan)
-            mix = _draw_target_mix(folder, job, goal, pool)
+            plan = work.first_plan()
+            sets = {"auxiliary": draw_complement_set(work, plan, "complement")}
+            sets["target-mix"] = work.draw_set("target-mix", work.goal.target, config.complement_size)
             # Refused before anything is trained where the classifier cannot do it.
-            resampling = selection_for(goal, goal.base)
-        sets = {"auxiliary": complement, "target-mix": mix}
+            resampling = selection_for(work.goal, work.goal.base)
         for name, chosen in sets.items():
             with run.stage(name):
-                fine_tune(job, pool, chosen, folder / name, progress, kimg=config.budget, kind=name)
-        ground = Ground(
-            run=run, job=job, goal=goal, omega=plan.omega, resampling=resampling, pool=pool,
-            auxiliary=load_auxiliary(job, folder / "auxiliary"), finetuned=load_auxiliary(job, folder / "target-mix"),
-        )  # fmt: skip
-        arms = ground.arms()
+                work.fine_tune(folder / name, chosen, kimg=config.budget, kind=name)
+        auxiliary, finetuned = (work.tuned(folder / name, kind=name) for name in sets)
+        trained = Trained(omega=plan.omega, auxiliary=auxiliary, finetuned=finetuned, resampling=resampling)
+        arms = make_arms(work, trained)
         with run.stage("audit"):
-            if engine.is_main():
+            if run.main:
                 sizes = {name: len(chosen) for name, chosen in sets.items()}
-                result = _result(ground, arms, sizes, command) | {"plan": fixed, "complement": asdict(plan)}
+                result = _result(work, arms, sizes, command) | {"plan": fixed, "complement": asdict(plan)}
                 write_json(folder / "compare.json", result)
                 with atomic(folder / "compare.parquet") as temporary:
                     pd.DataFrame(result["arms"]).to_parquet(temporary, index=False)
                 publish(folder, result)
             progress("audit", 1, 1)
-        if engine.is_main():
-            run.finish()
+        run.finish()
         engine.barrier()
     return read_json(folder / "compare.json")
 
 
-def _draw_target_mix(folder: Path, job: Job, goal: Goal, pool: Pool) -> np.ndarray:
-    """Positions of the pool's images that make a set in the target's mix, drawn as the complement is; its table."""
-    config, of = job.config, labels(pool, job)
-    chosen = draw_complement(
-        job.cells.probabilities(of), goal.target, size=config.complement_size, floor=config.floor, seed=config.seed,
-        names=job.cells.names,
-    )  # fmt: skip
-    if engine.is_main():
-        write_set(folder / "target-mix.parquet", pool, job.cells, of, chosen)
-    return chosen
-
-
-def _result(ground: Ground, arms: dict[str, Arm], sizes: dict[str, int], command: str) -> dict[str, Any]:
+def _result(work: Retargeting, arms: Mapping[str, Arm], sizes: Mapping[str, int], command: str) -> dict[str, Any]:
     """What `compare.json` says: what all arms share, and a row for each."""
-    job, goal = ground.job, ground.goal
-    classes = job.classifier.attribute.classes
+    classifier, goal = work.classifier, work.goal
+    classes = classifier.attribute.classes
     measured = QualityResult()
-    if job.reference is not None:
-        measured = quality(
-                {n: a.images for n, a in arms.items()}, classifier_features(job.classifier), job.reference,
-                [(job.classifier, goal.target)],
-            )  # fmt: skip
+    if work.reference is not None:
+        images = {name: arm.images for name, arm in arms.items()}
+        measured = quality(images, classifier_features(classifier), work.reference, [(classifier, goal.target)])
     return {
         "format": FORMAT,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "fairsims": __version__,
         "command": command,
-        "settings": job.settings,
-        "attribute": job.classifier.attribute.name,
+        "settings": work.settings,
+        "attribute": classifier.attribute.name,
         "classes": list(classes),
         "target": as_mapping(goal.target, classes),
-        "tolerance": job.config.tolerance,
-        "split": job.classifier.default_split,
+        "tolerance": work.config.tolerance,
+        "split": classifier.default_split,
         "pool_shares": as_mapping(goal.base, classes),
         "evaluations_per_kept": arms["guided"].evaluations_per_kept,
-        "quality": None if job.reference is None else to_json(replace(measured, numbers={})),
-        "arms": [_row(ground, arm, sizes) | _numbers(measured.numbers.get(name, {})) for name, arm in arms.items()],
-    }  # fmt: skip
+        "quality": None if work.reference is None else to_json(replace(measured, numbers={})),
+        "arms": [_row(work, arm, sizes) | _numbers(measured.numbers.get(name, {})) for name, arm in arms.items()],
+    }
 
 
-def _row(ground: Ground, arm: Arm, sizes: dict[str, int]) -> Row:
+def _row(work: Retargeting, arm: Arm, sizes: Mapping[str, int]) -> Row:
     """An arm's shares and what it costs; where training or calibration is none of its own, 0 and no strength."""
-    goal, config, seconds = ground.goal, ground.job.config, ground.run.seconds
-    shares, classes = _shares(ground.job, arm), ground.job.classifier.attribute.classes
+    goal, config, seconds = work.goal, work.config, work.run.seconds
+    shares, classes = _shares(work, arm), work.classifier.attribute.classes
     off = np.subtract(shares.share, goal.target)
     # The worst share; of two, whose errors mirror each other, the one that has to grow.
     k = int(np.argmax(np.abs(off) + 1e-9 * goal.focus))
@@ -173,13 +146,13 @@ def _row(ground: Ground, arm: Arm, sizes: dict[str, int]) -> Row:
     }
 
 
-def _shares(job: Job, arm: Arm) -> ShareEstimate:
+def _shares(work: Retargeting, arm: Arm) -> ShareEstimate:
     """Corrected for the classifier's errors; of images that it selected, from what they were selected from."""
-    classifier = job.classifier
+    classifier = work.classifier
     if arm.candidates is not None:
-        return selected_shares(job, arm.candidates, arm.images)(classifier, classifier.default_split)
-    counts = predicted_counts(labels(arm.images, job)[0])
-    return corrected_shares(classifier.attribute.classes, counts, job.confusions[0])
+        return work.selected_shares(arm.candidates, arm.images)(classifier, classifier.default_split)
+    counts = predicted_counts(work.labels(arm.images)[0])
+    return corrected_shares(classifier.attribute.classes, counts, work.confusions[0])
 
 
 def _numbers(section: Mapping[str, float]) -> Row:

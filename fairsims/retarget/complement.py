@@ -1,4 +1,4 @@
-"""The complement rule: which mix the auxiliary is trained on, and how its images are drawn from the pool.
+"""The complement rule: which mix the auxiliary is trained on.
 
 pi = shares in the base's pool, tau = target, rho = shares in the auxiliary's training set. Under the deterministic
 sampler the guided share follows `tau = (1 + omega) pi - omega rho` closely, so `rho = ((1 + omega) pi - tau) / omega`.
@@ -8,14 +8,12 @@ The rule is this project's derivation; SIMS (arXiv 2408.16333) states the idea w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fairsims.audit.joint import Cells, rake
 from fairsims.errors import InfeasibleTarget, InputError
-from fairsims.seeds import numpy_generator
 
 FLOOR = 0.9
 """Least class probability of an image that enters the complement set."""
@@ -182,74 +180,3 @@ def _named(classes: tuple[str, ...], rho: np.ndarray) -> str:
     negative = [classes[k] for k in np.argsort(rho) if rho[k] < -1e-9]
     more = f" and {len(negative) - 5} more" if len(negative) > 5 else ""
     return ", ".join(negative[:5]) + more
-
-
-def draw_complement(
-    probabilities: np.ndarray,
-    shares: np.ndarray,
-    *,
-    size: int | None = None,
-    floor: float = FLOOR,
-    seed: int = 0,
-    scarce: int = 0,
-    names: Sequence[str] = (),
-) -> np.ndarray:
-    """Positions in the pool that make the complement set, `(size,)` int64, sorted.
-
-    probabilities `(N, K)`, shares `(K,)`. Stratified: class c gets its share of `size` (largest remainders). Candidates
-    are the images whose most probable class is c with at least `floor`; they are drawn with that probability as
-    weight, without replacement while they last, then again from the start. With the same seed a smaller set lies inside
-    a larger one; of three classes or more, but for one image a class, which rounding may take away as the size grows.
-    `size` None takes as many as there are without replacement; only the images of a class with fewer than `scarce`
-    candidates may repeat, lest a rare joint cell make the set small. With `scarce`, a class without a candidate gives
-    its share to the others.
-    Raises InputError when a class that the complement needs has no candidate; `names` are those of the classes.
-    """
-    winner, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    candidates = [np.flatnonzero((winner == c) & (confidence >= floor)) for c in range(len(shares))]
-    if scarce:
-        shares = np.where([len(found) > 0 for found in candidates], shares, 0.0)
-        if shares.sum() == 0:
-            raise InputError(
-                f"no image in the pool has probabilities of {floor:g} or more for what the complement needs; "
-                "lower --floor, make the pool larger or use better classifiers"
-            )
-        shares = shares / shares.sum()
-    for c, (found, share) in enumerate(zip(candidates, shares, strict=True)):
-        if share > 0 and len(found) == 0:
-            name = names[c] if names else f"class {c}"
-            raise InputError(
-                f"no image of {name} in the pool has a probability of {floor:g} or more; "
-                "lower --floor, make the pool larger or use a better classifier"
-            )
-    if size is None:
-        needed = [(len(f), s) for f, s in zip(candidates, shares, strict=True) if s > 0]
-        plenty = [(n, s) for n, s in needed if n >= scarce] or needed
-        size = int(min(n / s for n, s in plenty))
-    if size < 1:
-        raise InputError(f"the complement set would have {size} images; expected at least 1")
-    rng = numpy_generator(seed, "complement")
-    # A class with a share has keys drawn even where it gets no image: those of the classes after it are then the same
-    # at every size. One without a share has none at any size.
-    drawn = [
-        _weighted_draw(found, confidence[found], int(n), rng)
-        for found, n, share in zip(candidates, largest_remainders(shares, size), shares, strict=True)
-        if share > 0
-    ]
-    return np.sort(np.concatenate(drawn))
-
-
-def largest_remainders(shares: np.ndarray, size: int) -> np.ndarray:
-    """Whole numbers that sum to `size` and follow `shares` as closely as possible, `(K,)` int64."""
-    exact = shares / shares.sum() * size
-    counts = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[: size - counts.sum()]] += 1
-    return np.asarray(counts)
-
-
-def _weighted_draw(items: np.ndarray, weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    whole, rest = divmod(n, len(items))
-    # The largest of u**(1/w) are a weighted draw without replacement (Efraimidis and Spirakis 2006).
-    keys = np.log(rng.random(len(items))) / weights
-    return np.concatenate([np.repeat(items, whole), items[np.argsort(-keys)[:rest]]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,12 @@ from fairsims.audit.joint import Cells
 from fairsims.audit.shares import assumption
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InfeasibleTarget
+from fairsims.retarget.calibration import Calibration
+from fairsims.retarget.goal import Goal
 from fairsims.seeds import derive
+
+SLACK = 0.01
+"""How far selecting may leave the share of one of more than two cells off its target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,25 @@ def plan_selection(shares: np.ndarray, confusion: np.ndarray, target: np.ndarray
     rates = np.divide(np.clip(mix, 0, None), q, out=np.zeros_like(q), where=possible)
     keep = rates / rates.max()
     return Selection(keep=tuple(map(float, keep)), images_per_kept=float(1 / (keep @ q)))
+
+
+def selection_for(goal: Goal, shares: np.ndarray) -> Selection:
+    """What classifier resampling has to keep of images with these shares over the cells."""
+    return plan_selection(shares, goal.confusion, goal.target, slack=SLACK if goal.cells.size > 2 else 0.0)
+
+
+def remainder(goal: Goal, calibration: Calibration, shares: np.ndarray, noise: list[np.ndarray]) -> Selection | None:
+    """What resampling has to add to the strength, for shares over the cells measured with this noise; None for nothing.
+
+    That is where no strength reaches the target, and where one strength left some of several shares clearly off.
+    Raises InfeasibleTarget when the classifier cannot select what no strength reaches.
+    """
+    if calibration.at_cap:
+        return selection_for(goal, shares)
+    if goal.cells.size > 2 and goal.clearly_off(shares, noise):
+        with contextlib.suppress(InfeasibleTarget):
+            return selection_for(goal, shares)
+    return None
 
 
 def accept(seeds: np.ndarray, predicted: np.ndarray, selection: Selection) -> np.ndarray:

@@ -7,12 +7,13 @@ import shutil
 import pytest
 from dashboard_pages import rerun, shown, texts
 
-from fairsims import jobs
 from fairsims.dashboard.widgets import plain
 from fairsims.files import write_json
 from fairsims.report.comparison import NAMES, write_comparison
+from fairsims.report.sweep_figures import sweep_figures
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
+from fairsims.retarget.sweep import sweep
 from fairsims.run import write_plan
 
 ARM = {
@@ -45,7 +46,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept") / "00001-sweep"
     run = RetargetConfig(model="digits-8", attr="parity", target="0.5", pool=256, steps=3, batch_size=16, lr=1e-3)
     config = SweepConfig(run=run, budgets=(0.16,), omegas=(1.0,), images=50, auxiliary=False)
-    jobs.run_sweep(config, folder, report=lambda *_: None, command="fairsims sweep")
+    sweep(config, folder, publish=sweep_figures, command="fairsims sweep")
     return folder
 
 

@@ -21,10 +21,10 @@ from fairsims.data import ImageDataset
 from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 from fairsims.retarget.calibration import focus_values
-from fairsims.retarget.complement import draw_complement
 from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.drawing import draw_complement
 from fairsims.retarget.goal import set_goal
-from fairsims.retarget.job import prepare
+from fairsims.retarget.opening import prepare
 from fairsims.retarget.selection import accept, plan_selection
 
 ABSTAINS = Confusion(counts=((90, 4, 6), (2, 88, 10), (0, 0, 0)), split="variant", description="")

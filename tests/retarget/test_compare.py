@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from fairsims.recipes.comparison import Comparison
 from PIL import Image
 from support import killed_and_gone_on
 
@@ -24,12 +23,14 @@ from fairsims.files import read_json
 from fairsims.models import SIMSGuidance, load_network, merge
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
+from fairsims.recipes.entries import Comparison
 from fairsims.recipes.repeating import table_of
 from fairsims.report.comparison import comparison_alt, comparison_table, write_comparison
 from fairsims.retarget.arms import ARMS, equal_steps
 from fairsims.retarget.compare import compare
 from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.job import Job, prepare
+from fairsims.retarget.opening import prepare
+from fairsims.retarget.retargeting import Generator, Retargeting
 
 OPTIONS = {
     "model": "digits-8", "attr": "parity", "target": "0.5", "pool": 256, "pilots": "64", "audit": 64, "steps": 3,
@@ -43,14 +44,14 @@ TIMES = ("sampling_seconds", "training_seconds", "calibration_seconds")
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
+def work() -> Retargeting:
     return prepare(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory, job: Job) -> tuple[Path, dict[str, Any]]:
+def compared(tmp_path_factory: pytest.TempPathFactory, work: Retargeting) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("compare") / "out"
-    return folder, compare(job, folder, publish=write_comparison, command="fairsims compare")
+    return folder, compare(work, folder, publish=write_comparison, command="fairsims compare")
 
 
 def rows(folder: Path) -> pd.DataFrame:
@@ -81,13 +82,18 @@ def test_every_arm_costs_the_same(compared: tuple[Path, dict[str, Any]]) -> None
 
 def test_steps_are_the_nearest() -> None:
     base = load_network("digits-8")
-    heun, fast = SamplerConfig(steps=3), SamplerConfig(steps=3, solver="dpmpp2m")
-    assert [equal_steps(heun, base, e).steps for e in (0.5, 8.9, 9.0, 11.1)] == [2, 5, 5, 6]
-    assert [equal_steps(fast, base, e).steps for e in (0.5, 8.9, 17.4)] == [2, 9, 17]
-    assert equal_steps(fast, SIMSGuidance(base, base, 1.0), 17.4).steps == 9
+    heun, fast = (
+        Generator(denoiser=base, sampler=SamplerConfig(steps=3, solver=s), facts={}) for s in ("heun", "dpmpp2m")
+    )
+    guided = replace(fast, denoiser=SIMSGuidance(base, base, 1.0))
+    assert [equal_steps(heun, e).steps for e in (0.5, 8.9, 9.0, 11.1)] == [2, 5, 5, 6]
+    assert [equal_steps(fast, e).steps for e in (0.5, 8.9, 17.4)] == [2, 9, 17]
+    assert equal_steps(guided, 17.4).steps == 9
 
 
-def test_rows_are_of_the_images_they_say(compared: tuple[Path, dict[str, Any]], job: Job, tmp_path: Path) -> None:
+def test_rows_are_of_the_images_they_say(
+    compared: tuple[Path, dict[str, Any]], work: Retargeting, tmp_path: Path
+) -> None:
     """Merged and fine-tuned images made by hand from the two networks, and the share counted from them."""
     folder, _ = compared
     table = rows(folder)
@@ -100,8 +106,8 @@ def test_rows_are_of_the_images_they_say(compared: tuple[Path, dict[str, Any]], 
         pool, theirs = Pool(tmp_path / arm), Pool(folder / arm / "images")
         assert (pool.seeds == theirs.seeds).all()
         assert (pool.read(range(64)) == theirs.read(range(64))).all()
-        counts = predicted_counts(label_source(pool, job.classifier))
-        found = corrected_shares(("even", "odd"), counts, job.confusions[0])
+        counts = predicted_counts(label_source(pool, work.classifier))
+        found = corrected_shares(("even", "odd"), counts, work.confusions[0])
         assert table.loc[arm, "share.odd"] == found.share[1]
         assert table.loc[arm, ["error", "error_low", "error_high"]].tolist() == pytest.approx(
             [found.share[1] - 0.5, found.low[1] - 0.5, found.high[1] - 0.5]
@@ -172,16 +178,16 @@ def test_page_and_figure(compared: tuple[Path, dict[str, Any]], tmp_path: Path) 
     assert "FD" not in (tmp_path / "compare.md").read_text()
 
 
-def test_what_is_finished_is_read(compared: tuple[Path, dict[str, Any]], job: Job, tmp_path: Path) -> None:
+def test_what_is_finished_is_read(compared: tuple[Path, dict[str, Any]], work: Retargeting, tmp_path: Path) -> None:
     """Stopped before its last arms, the same call makes those alone, and ends the same."""
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     for gone in ("base", "finetuned", "resampled/images"):
         shutil.rmtree(folder / gone)
-    for gone in ("compare.json", "compare.parquet", "compare.md", "compare.png", "manifest.json"):
+    for gone in ("compare.json", "compare.parquet", "compare.md", "compare.png", "manifest.json", "status.json"):
         (folder / gone).unlink()
     before = files(folder)
-    compare(job, folder, publish=write_comparison)
+    compare(work, folder, publish=write_comparison)
     pd.testing.assert_frame_equal(rows(folder).drop(columns=[*TIMES]), rows(compared[0]).drop(columns=[*TIMES]))
     touched = {name.split("/")[0] for name, written in files(folder).items() if before.get(name) != written}
     made = {"base", "finetuned", "resampled", "compare.json", "compare.parquet", "compare.md", "compare.png"}
@@ -219,8 +225,8 @@ def test_the_command(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> N
     assert "audit = 64, now audit = 80" in refused.stderr
 
 
-def test_refusals(compared: tuple[Path, dict[str, Any]], job: Job, tmp_path: Path) -> None:
-    merged = replace(job, config=replace(CONFIG, mode="merged"))
+def test_refusals(compared: tuple[Path, dict[str, Any]], work: Retargeting, tmp_path: Path) -> None:
+    merged = replace(work, config=replace(CONFIG, mode="merged"))
     with pytest.raises(InputError, match="found merged for parity; expected guided for one attribute"):
         compare(merged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -232,7 +238,7 @@ def test_a_recipe_can_compare(compared: tuple[Path, dict[str, Any]]) -> None:
     """Its table holds each arm's worst share with its interval; a finished comparison is read, not repeated."""
     folder, result = compared
     run, before = Comparison(folder=folder, config=CONFIG), files(folder)
-    run.carry_out([], report=lambda *_: None, command="")
+    run.carry_out([], progress=lambda *_: None, command="")
     assert files(folder) == before
     table = table_of([run]).set_index("arm")
     assert tuple(table.index) == ARMS

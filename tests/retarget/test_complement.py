@@ -10,13 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fairsims.errors import InfeasibleTarget, InputError
-from fairsims.retarget.complement import (
-    complement_shares,
-    draw_complement,
-    largest_remainders,
-    least_omega,
-    plan_complement,
-)
+from fairsims.retarget.complement import complement_shares, least_omega, plan_complement
+from fairsims.retarget.drawing import draw_complement, largest_remainders
 
 TWO, THREE = ("man", "woman"), ("light", "medium", "dark")
 

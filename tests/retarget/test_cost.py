@@ -23,6 +23,7 @@ def test_every_pilot_is_counted(tmp_path: Path, digits_pool: MakePool) -> None:
         for stage in ("pool", "calibration", "calibration-2"):
             with run.stage(stage):
                 pass
-    made = {s["stage"]: s for s in stage_costs(run)["stages"]}
-    assert (made["calibration"]["images"], made["calibration"]["evaluations"]) == (50, 350)
-    assert made["calibration-2"]["images"] == 10
+    made = {s.stage: s for s in stage_costs(run).stages}
+    assert (made["pool"].images, made["pool"].evaluations) == (300, 2100)
+    assert (made["calibration"].images, made["calibration"].evaluations) == (50, 350)
+    assert made["calibration-2"].images == 10

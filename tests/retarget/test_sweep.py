@@ -29,7 +29,7 @@ from fairsims.report.sweep_figures import sweep_figures
 from fairsims.report.sweep_table import sweep_table
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig
-from fairsims.retarget.rows import best_points, linear_rule
+from fairsims.retarget.points import best_points, linear_rule
 from fairsims.retarget.sweep import begin_run, sweep
 
 RUN = RetargetConfig(model="digits-8", attr="parity", target="0.5", pool=256, steps=3, batch_size=16, lr=1e-3)
@@ -191,17 +191,17 @@ def test_figures_and_table(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -
 
 def test_a_run_starts_from_a_point(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """Pool and auxiliary of the point are those that the run itself would make: it takes them and goes on."""
-    from fairsims import jobs
-    from fairsims.retarget.pipeline import prepare
+    from fairsims.retarget.opening import prepare
+    from fairsims.retarget.retarget import retarget
 
     folder, _ = swept
     point = Point(mode="merged", size=64, budget=0.16, omega=1.0)
     chosen = begin_run(replace(GRID, run=replace(RUN, pilots=(64,), audit=64)), folder, point, tmp_path / "run")
     assert (chosen.budget, chosen.complement_size, chosen.mode) == (0.16, 64, "merged")
-    jobs.run_retarget(prepare(chosen), tmp_path / "run", report=lambda *_: None, command="")
+    retarget(prepare(chosen), tmp_path / "run")
     # Nothing was trained: the state was taken as it is.
     assert not (tmp_path / "run" / "auxiliary" / "stats.jsonl").exists()
-    jobs.run_retarget(prepare(chosen), tmp_path / "whole", report=lambda *_: None, command="")
+    retarget(prepare(chosen), tmp_path / "whole")
     for part in ("complement.parquet", "calibration.parquet", "merged/model.safetensors", "after/shard-00000.parquet"):
         assert (tmp_path / "run" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes(), part
 

@@ -1,126 +1,79 @@
-"""A retargeting's settings with everything that they name opened and checked."""
+"""Opening what a retargeting's settings name, with every check that can be made before anything is computed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from fairsims import engine
-from fairsims.audit.joint import Cells
 from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.shares import check_confusion
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
-from fairsims.classifiers.base import Confusion
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.errors import InputError
-from fairsims.models import (
-    Denoiser,
-    NetworkDenoiser,
-    SIMSGuidance,
-    checkpoint_digest,
-    checkpoint_recipe,
-    load_network,
-    merge,
-)
-from fairsims.models.sampling import SamplerConfig
+from fairsims.files import read_json
+from fairsims.models import NetworkDenoiser, SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network
 from fairsims.retarget.config import RetargetConfig
-from fairsims.training import TrainConfig, check_settings
-from fairsims.training.auxiliary import learnt_mirrored
+from fairsims.retarget.retargeting import Retargeting, fine_tuning
+from fairsims.run import new_run_folder
+from fairsims.training import check_settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A configuration with everything it names opened and checked."""
-
-    config: RetargetConfig
-    base: NetworkDenoiser
-    classifiers: tuple[AttributeClassifier, ...]
-    """One per attribute: first those with a target, then those held."""
-    targets: tuple[Target, ...]
-    """Of the first attributes, in order."""
-    reference: ImageDataset | None
-    settings: dict[str, Any]
-    sampler: SamplerConfig
-    device: torch.device
-
-    @property
-    def classifier(self) -> AttributeClassifier:
-        """The first attribute's."""
-        return self.classifiers[0]
-
-    @property
-    def cells(self) -> Cells:
-        """The joint cells of all attributes; of a single one, its classes."""
-        return Cells(attributes=tuple(c.attribute for c in self.classifiers))
-
-    @property
-    def confusions(self) -> list[Confusion]:
-        """Each classifier's errors on its default split."""
-        return [c.confusions[c.default_split] for c in self.classifiers]
-
-
-def prepare(config: RetargetConfig) -> Job:
+def prepare(config: RetargetConfig) -> Retargeting:
     """Open what the configuration names. Raises InputError for what cannot work, before any file is written."""
     base = load_network(config.model)
     classifiers = tuple(_classifier(config, name, base) for name in config.names)
     targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
     reference = _reference(config, base)
     _check_reference(reference, classifiers, targets)
-    device = engine.device()
-    base.to(device).precision = config.precision
-    check_settings(base, finetune_settings(config, config.budget))
-    digests: dict[str, Any] = {
-        "base_digest": checkpoint_digest(config.model), "classifier_digest": classifiers[0].digest
-    } | {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}  # fmt: skip
+    base.to(engine.device()).precision = config.precision
+    check_settings(base, fine_tuning(config, config.budget))
+    digests: dict[str, Any] = {"base_digest": checkpoint_digest(config.model)}
+    digests["classifier_digest"] = classifiers[0].digest
+    digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}
     digests["reference_digest"] = reference.digest if reference else None
-    job = Job(
+    work = Retargeting(
         config=config,
         base=base,
         classifiers=classifiers,
         targets=targets,
         reference=reference,
         settings=json.loads(json.dumps(config.as_dict() | digests)),
-        sampler=config.sampler(),
-        device=device,
     )
     # Refuses more joint cells than shares can be measured of.
-    _ = job.cells
-    check_interval(job, config.interval)
-    return job
+    _ = work.cells
+    check_interval(work, config.interval)
+    return work
 
 
-def check_interval(job: Job, interval: tuple[float, float] | None) -> None:
+def find_run(work: Retargeting, root: Path) -> Path:
+    """The run under `root` that these settings began, else a new numbered folder."""
+    for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{work.config.label}")):
+        path = folder / "config.json"
+        if not path.exists() or read_json(path) == work.settings:
+            return folder
+    return new_run_folder(root, work.config.label)
+
+
+def check_interval(work: Retargeting, interval: tuple[float, float] | None) -> None:
     """Raises InputError where guidance would never call the auxiliary, so that selection would do all the work."""
     if interval is None:
         return
-    guided = SIMSGuidance(job.base, job.base, 1.0, interval=interval)
-    if job.sampler.evaluations(guided) > job.sampler.evaluations(job.base):
+    sampler = work.config.sampler()
+    guided = SIMSGuidance(work.base, work.base, 1.0, interval=interval)
+    if sampler.evaluations(guided) > sampler.evaluations(work.base):
         return
-    levels = job.sampler.sigmas(job.base)[:-1]
+    levels = sampler.sigmas(work.base)[:-1]
     raise InputError(
         f"--interval {interval[0]:g},{interval[1]:g} holds none of the {len(levels)} noise levels that the sampler "
         f"visits, {float(levels[-1]):g} to {float(levels[0]):g}; give a wider one"
     )
-
-
-def combine_networks(
-    job: Job, aux: NetworkDenoiser, strength: float, *, mode: str, interval: tuple[float, float] | None = None
-) -> Denoiser:
-    """Base and auxiliary at a strength: merged into one network, or guided, inside `interval` if there is one."""
-    if mode == "merged":
-        return merge(job.base, aux, strength)
-    return SIMSGuidance(job.base, aux, strength, interval=interval)
-
-
-def finetune_settings(config: RetargetConfig, kimg: float) -> TrainConfig:
-    """How an auxiliary is trained for `kimg` thousand images."""
-    return config.fine_tuning(kimg, xflip=learnt_mirrored(config.model))
 
 
 def _classifier(config: RetargetConfig, name: str, base: NetworkDenoiser) -> AttributeClassifier:

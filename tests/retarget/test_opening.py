@@ -11,7 +11,7 @@ from fairsims.data import ImageDataset
 from fairsims.errors import InputError
 from fairsims.pools import encode_png
 from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.job import prepare
+from fairsims.retarget.opening import prepare
 
 
 def reference(folder: Path, digits: ImageDataset, labels: list[str]) -> str:

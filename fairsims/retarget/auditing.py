@@ -1,0 +1,184 @@
+"""The audit of a retargeting: shares and quality before and after, how it was reached, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from fairsims.audit.compare import Aim, audit
+from fairsims.audit.extractors import classifier_features
+from fairsims.audit.facts import (
+    CalibrationPoint,
+    Controlled,
+    ControlledShare,
+    Cost,
+    Method,
+    RoundResult,
+    SideCost,
+)
+from fairsims.audit.fidelity import open_reference
+from fairsims.audit.joint import joint_shares, rake, smoothed
+from fairsims.audit.result import AuditResult
+from fairsims.audit.targets import as_mapping, resampling_cost
+from fairsims.classifiers.base import AttributeClassifier, batch_size, features_of
+from fairsims.data import ImageDataset
+from fairsims.pools import Pool
+from fairsims.retarget.calibration import Pilot, as_pilot, focus_values
+from fairsims.retarget.cost import stage_costs
+from fairsims.retarget.goal import Goal
+from fairsims.retarget.retargeting import Retargeting, pilot_folder
+from fairsims.retarget.rounds import Response, Round, best_round
+from fairsims.retarget.selection import Selection
+
+
+def audit_run(
+    work: Retargeting, rounds: Sequence[Round], before: Pool, after: Pool, selection: Selection | None
+) -> AuditResult:
+    """Audit both sides of a run; `selection` is what the after side was kept by, if it was."""
+    config, targets = work.config, work.goal.wanted[: len(work.targets)]
+    best, response = best_round(rounds)
+    wanted = [*targets, *(None for _ in config.hold)]
+    aims = [Aim(target=t, tolerance=config.tolerance, drift=config.drift) for t in wanted]
+    candidates = None if selection is None else Pool(work.run.folder / "candidates")
+    with TemporaryDirectory(prefix="fairsims-") as store:
+        result = audit(
+            before,
+            after,
+            work.classifier,
+            aims[0],
+            others=list(zip(work.classifiers, aims, strict=True))[1:],
+            reference=work.reference,
+            after_shares=None if candidates is None else work.selected_shares(candidates, after),
+            store=Path(store),
+        )
+        calibration = tuple(_point(p) for p in response.calibration.pilots)
+        if work.reference is not None:
+            tried = [Pool(pilot_folder(best.pilots, p.strength, p.n)) for p in response.calibration.pilots[1:]]
+            judged = list(zip(work.classifiers, targets, strict=False))
+            calibration = _with_quality(calibration, [work.pool, *tried], work.reference, judged, Path(store))
+    return replace(
+        result,
+        method=_method(work, best, response, candidates),
+        calibration=calibration,
+        controlled=_controlled(work, response, after if selection is None else None),
+        rounds=tuple(_round(work.goal, r, kept=r is best) for r in rounds) if work.cells.size > 2 else (),
+        cost=_cost(work, before, after, selection),
+    )
+
+
+def images_per_kept(goal: Goal, predicted: np.ndarray) -> float:
+    """Images per kept one, were those predicted to be of these cells `(N,)` resampled to the target."""
+    cells = goal.cells
+    have = joint_shares(cells, np.bincount(predicted, minlength=cells.size), goal.confusions)
+    if len(cells.attributes) == 1:
+        return resampling_cost(have, goal.target)
+    # A class that is rare may be measured as absent; its target can not be raked onto nothing.
+    have = 0.999 * smoothed(cells, have, len(predicted)) + 0.001 * goal.target
+    return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))
+
+
+def _cost(work: Retargeting, before: Pool, after: Pool, selection: Selection | None) -> Cost:
+    """What the images and the run cost, and what resampling the base to the target would."""
+    each, kept = before.meta["evaluations_per_image"], images_per_kept(work.goal, work.predicted(before))
+    resampled = SideCost(images_per_kept=kept, evaluations_per_kept=kept * each) if np.isfinite(kept) else SideCost()
+    return replace(
+        stage_costs(work.run),
+        before=SideCost(evaluations_per_image=each),
+        after=SideCost(
+            evaluations_per_image=after.meta["evaluations_per_image"],
+            images_per_kept=selection.images_per_kept if selection else 1.0,
+        ),
+        resampling_base=resampled,
+    )
+
+
+def _method(work: Retargeting, best: Round, response: Response, candidates: Pool | None) -> Method:
+    config, plan, goal = work.config, best.plan, work.goal
+    generated = {} if candidates is None else _by_attribute(goal, goal.measured(work.predicted(candidates)))
+    return Method(
+        mode=config.mode,
+        strength=response.calibration.strength,
+        expected_share=response.calibration.share,
+        planned_omega=plan.omega,
+        least_omega=plan.least_omega,
+        cap=config.cap,
+        complement=as_mapping(plan.complement, work.cells.names),
+        complement_size=best.size,
+        budget_kimg=config.budget,
+        reason=plan.reason,
+        resampled=candidates is not None,
+        interval=config.interval,
+        generated=generated,
+    )
+
+
+def _controlled(work: Retargeting, response: Response, after: Pool | None) -> Controlled | None:
+    """What the calibration steers by where there are more than two shares; `after` if its images were not selected."""
+    goal, reached = work.goal, None
+    if goal.cells.size == 2:
+        return None
+    if after is not None:
+        values = focus_values(work.predicted(after), goal.confusion, goal.focus)
+        share, low, high = _interval(as_pilot(values, response.calibration.strength))
+        reached = ControlledShare(share=share, low=low, high=high)
+    cells = np.array(goal.cells.names)[goal.focus].tolist()
+    return Controlled(cells=tuple(cells), target=float(goal.target[goal.focus].sum()), after=reached)
+
+
+def _round(goal: Goal, of: Round, *, kept: bool) -> RoundResult:
+    result = RoundResult(
+        round=of.number,
+        kept=kept,
+        planned_omega=of.plan.omega,
+        complement=as_mapping(of.plan.complement, goal.cells.names),
+        complement_size=of.size,
+        reason=of.plan.reason,
+    )
+    if of.response is None:
+        return replace(result, reason=f"{of.plan.reason}; not kept: {of.why}")
+    found, shares = of.response, _by_attribute(goal, of.response.shares)
+    return replace(result, strength=found.calibration.strength, error=found.error, shares=shares)
+
+
+def _point(pilot: Pilot) -> CalibrationPoint:
+    share, low, high = _interval(pilot)
+    return CalibrationPoint(strength=pilot.strength, share=share, low=low, high=high, n=pilot.n)
+
+
+def _with_quality(
+    points: Sequence[CalibrationPoint],
+    pools: Sequence[Pool],
+    reference: ImageDataset,
+    targets: Sequence[tuple[AttributeClassifier, np.ndarray]],
+    store: Path,
+) -> tuple[CalibrationPoint, ...]:
+    """The points with the quality of their images, on the features of the first target's classifier.
+
+    Fréchet distances fall with the number of images, so all are of the same: the first n of every pool, n being the
+    size of the smallest. `store` keeps what is computed of the reference. Raises InputError as `quality` does.
+    """
+    classifier, n = targets[0][0], min(map(len, pools))
+    real, _ = open_reference(reference, classifier_features(classifier), targets, store)
+    found = []
+    for point, pool in zip(points, pools, strict=True):
+        size = batch_size(pool)
+        first = (pool.read(range(i, min(i + size, n))) for i in range(0, n, size))
+        fd = real.distances(features_of(classifier, first))
+        found.append(replace(point, fd_reference=fd["fd_reference"], fd_target=fd.get("fd_target"), quality_n=n))
+    return tuple(found)
+
+
+def _interval(pilot: Pilot) -> tuple[float, float, float]:
+    """Share, low and high."""
+    half = 1.96 * pilot.se
+    return pilot.share, pilot.share - half, pilot.share + half
+
+
+def _by_attribute(goal: Goal, shares: np.ndarray) -> dict[str, Mapping[str, float]]:
+    """Shares over the cells `(cells,)` as those of each attribute's classes."""
+    marginals = zip(goal.cells.attributes, goal.cells.marginals(shares), strict=True)
+    return {a.name: as_mapping(marginal, a.classes) for a, marginal in marginals}

@@ -1,0 +1,214 @@
+"""The points of a sweep: what makes their images, and what is measured of these."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fairsims import engine
+from fairsims.audit.extractors import classifier_features
+from fairsims.audit.fidelity import QualityReference
+from fairsims.audit.joint import FloatArray
+from fairsims.audit.references import stored_features
+from fairsims.audit.reweighting import reference_weights
+from fairsims.audit.shares import corrected_shares
+from fairsims.audit.sources import label_source, predicted_counts
+from fairsims.classifiers.base import features_of
+from fairsims.errors import InputError
+from fairsims.files import atomic, read_json, write_json
+from fairsims.pools import Pool
+from fairsims.retarget.complement import ComplementPlan
+from fairsims.retarget.config import MODES
+from fairsims.retarget.grid import Point, SweepConfig, interval_name, size_name
+from fairsims.retarget.retargeting import Generator, Retargeting
+from fairsims.training.folder import snapshot_folder
+
+Row = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Points:
+    """Measures points into the folder of a run: rows that are there are read, the others made."""
+
+    config: SweepConfig
+    work: Retargeting
+    base: FloatArray
+    """pi: corrected shares of the pool, `(K,)`."""
+    target: FloatArray | None
+    """tau, `(K,)`; None when nothing is steered."""
+    complement: ComplementPlan | None
+    """What the auxiliaries are trained on; None: on the pool as it is."""
+
+    @classmethod
+    def of(cls, config: SweepConfig, work: Retargeting) -> Points:
+        """Plan what the auxiliaries of the sweep are trained on, from the pool of the run."""
+        if config.steer:
+            plan = work.first_plan()
+            return cls(config=config, work=work, base=work.goal.base, target=work.goal.target, complement=plan)
+        counts = predicted_counts(label_source(work.pool, work.classifier))
+        shares = corrected_shares(work.classifier.attribute.classes, counts, work.confusions[0]).share
+        return cls(config=config, work=work, base=np.array(shares), target=None, complement=None)
+
+    @property
+    def focus(self) -> np.ndarray:
+        """The classes that have to grow, `(K,)` booleans; none when nothing is steered."""
+        return np.zeros(len(self.base), dtype=bool) if self.target is None else np.asarray(self.target > self.base)
+
+    @property
+    def target_share(self) -> float | None:
+        """The share that the classes which have to grow are to reach together."""
+        return None if self.target is None else float(self.target[self.focus].sum())
+
+    @cached_property
+    def weights(self) -> tuple[np.ndarray | None, str | None]:
+        """What weighs the reference's images to the target, and whose labels they rest on."""
+        if self.work.reference is None or self.target is None:
+            return None, None
+        return reference_weights(self.work.reference, [(self.work.classifier, self.target)])
+
+    @cached_property
+    def reference(self) -> QualityReference | None:
+        """The real data with its features, kept in the run's folder; None when there is none."""
+        if self.work.reference is None:
+            return None
+        extractor = classifier_features(self.work.classifier)
+        features = stored_features(self.work.reference, extractor, self.work.run.folder)
+        return QualityReference(features=features, weights=self.weights[0])
+
+    def measure(self, points: Sequence[Point], into: Path, use: str, n: int) -> dict[Point, Row]:
+        """Rows of the points, of `n` images each on the seeds of a use in `into`."""
+        run = self.work.run
+        with engine.main_first():
+            wanted = [p for p in points if not row_file(into, p).exists()]
+        for point, model in self._models(wanted):
+            started, fresh = time.perf_counter(), not (into / point.name).exists()
+            images = self.work.images(into / point.name, model, use, n)
+            # Of a point that a kill cut in two the time is not known.
+            seconds = round(time.perf_counter() - started, 2) if fresh else None
+            if run.main:
+                row = self._row(point, images) | {"size": model.facts.get("size"), "seconds": seconds}
+                write_json(row_file(into, point), row)
+                if use == "calibration":
+                    write_table(run.folder, [self._read(into, p) for p in points if row_file(into, p).exists()])
+        engine.barrier()
+        return {p: self._read(into, p) for p in points}
+
+    def _models(self, points: Iterable[Point]) -> Iterator[tuple[Point, Generator]]:
+        """Each point with what makes its images; auxiliaries are fine-tuned when first needed."""
+        work, loaded = self.work, None
+        for point in points:
+            if point.mode == "base":
+                yield point, work.model
+                continue
+            if loaded != (point.size, point.budget):
+                chosen = self._synthetic_set(point.size)
+                folder = work.run.folder / f"auxiliary-{size_name(point.size)}"
+                work.fine_tune(folder, chosen, kimg=self.config.budgets[-1], snapshots=self.config.budgets)
+                auxiliary = work.tuned(snapshot_folder(folder, point.budget))
+                loaded = (point.size, point.budget)
+            model = auxiliary
+            if point.mode != "auxiliary":
+                model = work.retargeted(auxiliary, point.omega, mode=point.mode, interval=point.interval)
+            yield point, replace(model, facts=model.facts | {"size": len(chosen)})
+
+    def _synthetic_set(self, size: int | None) -> np.ndarray:
+        """Positions in the pool of a synthetic set of this size, and its table; nested as `draw_complement` says."""
+        name, images = f"set-{size_name(size)}", len(self.work.pool)
+        if self.complement is not None:
+            return self.work.draw_set(name, self.complement.complement, size)
+        if size is not None and size > images:
+            raise InputError(f"the size {size} was asked for and the pool has {images} images; give a larger --pool")
+        chosen = np.arange(images if size is None else size)
+        self.work.write_set(name, chosen)
+        return chosen
+
+    def _row(self, point: Point, images: Pool) -> Row:
+        """Every column of a point; its auxiliary, where that is measured by itself, comes before it."""
+        classifier = self.work.classifier
+        classes, confusion = classifier.attribute.classes, classifier.confusions[classifier.default_split]
+        found = corrected_shares(classes, predicted_counts(label_source(images, classifier)), confusion)
+        row: Row = {"point": point.name, "mode": point.mode, "budget_kimg": point.budget, "omega": point.omega}
+        row |= {"size": None, "interval": interval_name(point.interval)}
+        for k, c in enumerate(classes):
+            row |= {f"share.{c}": found.share[k], f"low.{c}": found.low[k], f"high.{c}": found.high[k]}
+        if self.target is not None:
+            row["share"] = float(np.array(found.share)[self.focus].sum())
+            # Of the auxiliary itself the rule says the mix it was trained on: omega is -1 there.
+            row["linear"] = self._linear(self._trained_on, point.omega)
+            row["linear_measured"] = self._linear(self._auxiliary_shares(point), point.omega)
+        if self.reference is not None:
+            features = features_of(classifier, images.batches())
+            numbers = self.reference.measure(features, min(len(features), len(self.reference.features)))
+            row |= {k: v for k, v in numbers.items() if k != "n"}
+        return row | {"nfe": images.meta["evaluations_per_image"], "images": len(images)}
+
+    def _read(self, into: Path, point: Point) -> Row:
+        """A finished point's row."""
+        row = read_json(row_file(into, point))
+        # Its auxiliary may have been measured after it.
+        if self.target is not None and row["linear_measured"] is None:
+            row["linear_measured"] = self._linear(self._auxiliary_shares(point), point.omega)
+        return row
+
+    @property
+    def _trained_on(self) -> FloatArray:
+        """rho: shares in the auxiliaries' training set, `(K,)`."""
+        return self.base if self.complement is None else np.array(self.complement.complement)
+
+    def _auxiliary_shares(self, point: Point) -> FloatArray | None:
+        """Shares that the point's auxiliary makes by itself, `(K,)`, where that was measured."""
+        auxiliary = Point(mode="auxiliary", size=point.size, budget=point.budget, omega=-1.0)
+        path = row_file(self.work.run.folder / "points", auxiliary)
+        if point.mode not in MODES or not path.exists():
+            return None
+        row = read_json(path)
+        return np.array([row[f"share.{c}"] for c in self.work.classifier.attribute.classes])
+
+    def _linear(self, auxiliary: FloatArray | None, omega: float) -> float | None:
+        """The share of the classes that have to grow, as the linear rule promises it."""
+        return None if auxiliary is None else float(linear_rule(self.base, auxiliary, omega)[self.focus].sum())
+
+
+def linear_rule(base: FloatArray, auxiliary: FloatArray, omega: float) -> FloatArray:
+    """(1 + omega) pi - omega a, `(K,)`: shares promised by those of the base and of the auxiliary.
+
+    With the mix that the auxiliary was trained on it is the plan; with its measured shares, the plan at the fraction
+    kappa of the way that its training took it. Not cut to [0, 1].
+    """
+    return np.asarray((1 + omega) * base - omega * auxiliary)
+
+
+def best_points(rows: Mapping[Point, Row], target: float | None, tolerance: float) -> dict[str, Point]:
+    """`quality`: the point of best quality; `at_target`: the best within `tolerance` of the target, else the nearest.
+
+    Quality is the distance to the reference in the target's mix, to the reference as given without a target. Only what
+    could be measured is there.
+    """
+    measure = "fd_reference" if target is None else "fd_target"
+    combined = {p: r for p, r in rows.items() if p.mode in MODES}
+    found: dict[str, Point] = {}
+    if all(r.get(measure) is not None for r in combined.values()) and combined:
+        found["quality"] = min(combined, key=lambda p: float(combined[p][measure]))
+    if target is not None and combined:
+        error = {p: abs(r["share"] - target) for p, r in combined.items()}
+        near = [p for p in combined if error[p] <= max(tolerance, min(error.values()))]
+        found["at_target"] = min(near, key=lambda p: float(combined[p].get(measure, error[p])))
+    return found
+
+
+def row_file(folder: Path, point: Point) -> Path:
+    """Where a finished point's row is, beside its images."""
+    return folder / f"{point.name}.json"
+
+
+def write_table(folder: Path, rows: Sequence[Row]) -> None:
+    """`sweep.parquet`: a row per point."""
+    with atomic(folder / "sweep.parquet") as temporary:
+        pd.DataFrame(rows).astype({"size": "Int64", "seconds": "float64"}).to_parquet(temporary, index=False)

@@ -1,0 +1,311 @@
+"""One retargeting: what its settings name, opened, and the stages of which retarget, compare and sweep consist.
+
+Each stage leaves whole files in the run's folder and reads what is finished there: called again after a kill, it goes
+on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fairsims import engine
+from fairsims.audit.compare import ShareRule
+from fairsims.audit.estimates import ShareEstimate
+from fairsims.audit.joint import Cells
+from fairsims.audit.sources import label_source
+from fairsims.audit.targets import Target
+from fairsims.classifiers import AttributeClassifier
+from fairsims.classifiers.base import Confusion
+from fairsims.data import ImageDataset
+from fairsims.files import atomic
+from fairsims.models import (
+    Denoiser,
+    NetworkDenoiser,
+    SIMSGuidance,
+    checkpoint_digest,
+    load_network,
+    merge,
+)
+from fairsims.models.sampling import SamplerConfig
+from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
+from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
+from fairsims.retarget.complement import ComplementPlan, plan_complement
+from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.drawing import draw_complement, write_set
+from fairsims.retarget.goal import Goal, set_goal
+from fairsims.retarget.selection import Selection, accept, selected_joint_shares
+from fairsims.run import Progress, Run
+from fairsims.training import TrainConfig, train_folder
+from fairsims.training.auxiliary import learnt_mirrored
+
+SCARCE = 20
+"""Joint cells with fewer candidates than this do not limit the size of the complement set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """What makes images: a denoiser, how it is sampled, and what identifies it in a pool."""
+
+    denoiser: Denoiser
+    sampler: SamplerConfig
+    facts: dict[str, Any]
+
+    @property
+    def evaluations(self) -> int:
+        """Of networks, per image."""
+        return self.sampler.evaluations(self.denoiser)
+
+
+At = Callable[[float], Generator]
+"""The retargeted model at a strength."""
+
+
+@dataclass(kw_only=True)
+class Retargeting:
+    """Settings with everything that they name opened and checked; in a run also the stages of it."""
+
+    config: RetargetConfig
+    base: NetworkDenoiser
+    classifiers: tuple[AttributeClassifier, ...]
+    """One per attribute: first those with a target, then those preserved."""
+    targets: tuple[Target, ...]
+    """Of the first attributes, in order."""
+    reference: ImageDataset | None
+    settings: dict[str, Any]
+    """The configuration and the digests of what it names: what a run's `config.json` has."""
+    run: Run = field(init=False)
+    """The run that the stages below belong to, once it has begun."""
+
+    @property
+    def classifier(self) -> AttributeClassifier:
+        """The first attribute's."""
+        return self.classifiers[0]
+
+    @property
+    def cells(self) -> Cells:
+        """The joint cells of all attributes; of a single one, its classes."""
+        return Cells(attributes=tuple(c.attribute for c in self.classifiers))
+
+    @property
+    def confusions(self) -> list[Confusion]:
+        """Each classifier's errors on its default split."""
+        return [c.confusions[c.default_split] for c in self.classifiers]
+
+    @property
+    def most_rounds(self) -> int:
+        """Fine-tunes at most: two shares are one number, which one strength serves."""
+        return self.config.rounds if self.cells.size > 2 else 1
+
+    # What generates.
+
+    @property
+    def model(self) -> Generator:
+        """The base as it is."""
+        facts = {"kind": "base", "digest": self.settings["base_digest"]}
+        return Generator(denoiser=self.base, sampler=self.config.sampler(), facts=facts)
+
+    def tuned(self, folder: Path, kind: str = "auxiliary") -> Generator:
+        """The network that `fine_tune` left in `folder`, by itself."""
+        network = load_network(folder).to(engine.device())
+        network.precision = self.config.precision
+        facts = self.model.facts | {"kind": kind, "aux": checkpoint_digest(folder)}
+        return Generator(denoiser=network, sampler=self.config.sampler(), facts=facts)
+
+    def retargeted(
+        self, auxiliary: Generator, strength: float, *, mode: str, interval: tuple[float, float] | None = None
+    ) -> Generator:
+        """Base and auxiliary at a strength: merged into one network, or guided, inside `interval` if there is one."""
+        facts = self.model.facts | {"kind": mode, "aux": auxiliary.facts["aux"], "strength": strength}
+        facts |= {"interval": list(interval)} if interval else {}
+        if mode == "merged":
+            combined: Denoiser = self.merged(auxiliary, strength)
+        else:
+            combined = SIMSGuidance(self.base, auxiliary.denoiser, strength, interval=interval)
+        return Generator(denoiser=combined, sampler=self.config.sampler(), facts=facts)
+
+    def merged(self, auxiliary: Generator, strength: float) -> NetworkDenoiser:
+        """Base and auxiliary as one network."""
+        assert isinstance(auxiliary.denoiser, NetworkDenoiser)
+        return merge(self.base, auxiliary.denoiser, strength)
+
+    # Images and their labels.
+
+    def images(
+        self, folder: Path, model: Generator, use: str, n: int, *, stage: str = "", progress: Progress | None = None
+    ) -> Pool:
+        """The first `n` images on the seeds of a use, labelled for every attribute."""
+        progress, stage = progress or self.run.progress, stage or folder.name
+        for done in write_pool(
+            folder, model.denoiser, self.config.seeds(use, n), made_by=model.facts, sampler=model.sampler,
+            batch_size=self.config.sample_batch,
+        ):  # fmt: skip
+            progress(stage, done, n)
+        pool = Pool(folder)
+        with engine.main_first():
+            self.labels(pool)
+        return pool
+
+    def labels(self, pool: Pool) -> list[np.ndarray]:
+        """Probabilities `(N, K)` of every attribute's classes."""
+        return [label_source(pool, c) for c in self.classifiers]
+
+    def predicted(self, pool: Pool) -> np.ndarray:
+        """Predicted cell of each image, `(N,)`."""
+        return self.cells.place([p.argmax(axis=1) for p in self.labels(pool)])
+
+    def kept_images(self, folder: Path, model: Generator, selection: Selection | None, *, stage: str = "") -> Pool:
+        """A model's images on the audit seeds in `folder`; with a selection, what it keeps of more of them.
+
+        Those that it is drawn from are then in `candidates` beside the folder.
+        """
+        n, stage = self.config.audit, stage or folder.name
+        if selection is None:
+            return self.images(folder, model, "audit", n, stage=stage)
+        place, wanted = folder.with_name("candidates"), int(np.ceil(n * selection.images_per_kept * 1.08)) + 50
+        if (place / "pool.json").exists():
+            [[first, last]] = Pool(place).meta["seeds"]
+            wanted = max(wanted, last - first + 1)
+        while True:
+            candidates = self.images(place, model, "audit", wanted, stage=stage)
+            kept = np.flatnonzero(accept(candidates.seeds, self.predicted(candidates), selection))[:n]
+            if len(kept) == n:
+                break
+            # The acceptance rates rest on measured shares: now and then fewer images are kept than they promise.
+            wanted = int(np.ceil(wanted * n / max(len(kept), n // 4) * 1.05)) + 50
+            engine.barrier()  # growing drops the labels, which every process has to have read
+            with engine.main_first():
+                if self.run.main:
+                    grow_pool(place, wanted)
+        with engine.main_first():
+            if self.run.main:
+                select_pool(candidates, kept, folder, made_by=model.facts | {"selection": list(selection.keep)})
+        return Pool(folder)
+
+    def selected_shares(self, candidates: Pool, kept: Pool) -> ShareRule:
+        """How to estimate the shares of images that were kept by their labels."""
+        seen, left = (np.bincount(self.predicted(p), minlength=self.cells.size) for p in (candidates, kept))
+
+        def rule(classifier: AttributeClassifier, by: str) -> ShareEstimate:
+            own = [c.confusions.get(by, c.confusions[c.default_split]) for c in self.classifiers]
+            return selected_joint_shares(self.cells, seen, left, own)[self.classifiers.index(classifier)]
+
+        return rule
+
+    # The stages.
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The images of the base that all else is planned on and drawn from; made when first asked for."""
+        with self.run.stage("pool"):
+            return self.images(self.run.folder / "pool", self.model, "pool", self.config.pool)
+
+    @cached_property
+    def goal(self) -> Goal:
+        """Where the base's shares are and where they have to go. Raises as `set_goal`."""
+        return set_goal(
+            self.cells, [p.argmax(axis=1) for p in self.labels(self.pool)], self.confusions, self.targets,
+            tolerance=self.config.tolerance, drift=self.config.drift,
+        )  # fmt: skip
+
+    def first_plan(self) -> ComplementPlan:
+        """The complement that the rule plans. Raises InputError or InfeasibleTarget as `plan_complement`."""
+        cells = self.cells if len(self.classifiers) > 1 else None
+        return plan_complement(
+            self.goal.base,
+            self.goal.target,
+            self.cells.names,
+            omega=self.config.omega,
+            cap=self.config.cap,
+            cells=cells,
+        )
+
+    def draw_set(self, name: str, shares: Sequence[float] | np.ndarray, size: int | None) -> np.ndarray:
+        """Draw a set in this mix of cells from the pool; its positions there, and a table of it."""
+        of = self.labels(self.pool)
+        chosen = draw_complement(
+            self.cells.probabilities(of), np.array(shares), size=size, seed=self.config.seed, names=self.cells.names,
+            # Every attribute's class has to be that sure.
+            floor=self.config.floor ** len(of), scarce=SCARCE if len(of) > 1 else 0,
+        )  # fmt: skip
+        self.write_set(name, chosen)
+        return chosen
+
+    def write_set(self, name: str, chosen: np.ndarray) -> None:
+        """The table of a set of images at these positions in the pool."""
+        path = self.run.folder / f"{name}.parquet"
+        with engine.main_first():
+            if not path.exists():
+                write_set(path, self.pool, self.cells, self.labels(self.pool), chosen)
+
+    def fine_tune(
+        self, folder: Path, chosen: np.ndarray, *, kimg: float, kind: str = "auxiliary", snapshots: Sequence[float] = ()
+    ) -> None:
+        """Train a copy of the base into `folder`, on the images at these positions in the pool."""
+        network, settings = load_network(self.config.model).to(engine.device()), fine_tuning(self.config, kimg)
+        recipe = {"kind": kind, "base_digest": self.settings["base_digest"]}
+        data = pool_dataset(self.pool).subset(chosen, name=f"the set drawn from {self.pool.folder}")
+        for tick in train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots):
+            self.run.progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
+
+    def calibrate(self, at: At, planned: float, folder: Path) -> Calibration:
+        """The strength that reaches the goal, from pilots in `folder` and a table of them beside it.
+
+        `planned` is where to start; the pool is the pilot at strength 0. Raises NoResponse as `calibrate` does.
+        """
+        goal, planned_images, done_before = self.goal, sum(self.config.pilots), 0
+
+        def values(images: Pool) -> np.ndarray:
+            return focus_values(self.predicted(images), goal.confusion, goal.focus)
+
+        def measure(strength: float, n: int) -> np.ndarray:
+            nonlocal done_before
+            start = done_before
+
+            def progress(stage: str, done: int, _: int) -> None:
+                self.run.progress(stage, start + done, max(start + n, planned_images))
+
+            place = pilot_folder(folder, strength, n)
+            images = self.images(place, at(strength), "calibration", n, stage=folder.name, progress=progress)
+            done_before += n
+            return values(images)
+
+        found = calibrate(
+            measure, target=float(goal.target[goal.focus].sum()), base=as_pilot(values(self.pool), 0.0), start=planned,
+            cap=self.config.cap, sizes=self.config.pilots, confirm=goal.cells.size > 2,
+        )  # fmt: skip
+        if self.run.main:
+            with atomic(folder.with_name(f"{folder.name}.parquet")) as temporary:
+                pd.DataFrame([asdict(p) for p in found.pilots]).to_parquet(temporary, index=False)
+        return found
+
+    def shares_at(self, calibration: Calibration, folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Shares over the cells at the chosen strength, and the standard errors of each attribute's shares.
+
+        They are those of the largest pilot in `folder`, moved along the line to the base's.
+        """
+        # Of several as large, the nearest to the chosen strength says most; at the cap that is the cap itself.
+        pilot = max(
+            (p for p in calibration.pilots if p.strength > 0),
+            key=lambda p: (p.n, -abs(p.strength - calibration.strength)),
+        )
+        found, goal = self.predicted(Pool(pilot_folder(folder, pilot.strength, pilot.n))), self.goal
+        moved = goal.base + (goal.measured(found) - goal.base) * (calibration.strength / pilot.strength)
+        inside = np.clip(moved, 0, None)
+        return np.asarray(inside / inside.sum()), goal.noise(found)
+
+
+def pilot_folder(folder: Path, strength: float, n: int) -> Path:
+    """Where `Retargeting.calibrate` leaves the images of a pilot."""
+    return folder / f"{strength:.6f}-{n}"
+
+
+def fine_tuning(config: RetargetConfig, kimg: float) -> TrainConfig:
+    """How an auxiliary is trained for `kimg` thousand images: with mirrored ones where the base learnt them too."""
+    return config.fine_tuning(kimg, xflip=learnt_mirrored(config.model))
