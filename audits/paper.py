@@ -25,10 +25,11 @@ import torch
 
 from fairsims import engine
 from fairsims.classifiers import load_classifier
-from fairsims.classifiers.cnn import CNNTrainer
+from fairsims.classifiers.cnn import NetworkConfig
 from fairsims.classifiers.evaluation import HeldOut
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import build_classifier
+from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli.common import Bars, say
 from fairsims.data import open_dataset
@@ -83,11 +84,17 @@ def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None]
                 f"{data.name} has no labels for {plan['attribute']!r} to train a classifier on; give --classifier"
             )
         found = labelled(data, plan["attribute"])
+        network = NetworkConfig(
+            input_size=data.resolution,
+            channels=data.channels,
+            classes=len(found.attribute.classes),
+            widths=tuple(plan["widths"]),
+        )
         settings = ClassifierRecipe(kimg=plan["kimg"], precision=fastest_precision(torch.device("cpu")))
         build_classifier(
             folder,
             found,
-            CNNTrainer(widths=tuple(plan["widths"]), recipe=settings),
+            CNNTrainer(config=network, recipe=settings),
             name=plan["name"],
             splits=[HeldOut(name="variant", description="single images held out", folds=plan["folds"])],
             command="python audits/paper.py",
@@ -110,9 +117,7 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
         with engine.main_first():
             chosen = begin_run(config, out / "sweep", point, out / "retarget")
         with Bars() as bars:
-            audit = retarget(
-                prepare(chosen), out / "retarget", progress=bars.report, publish=publish, command=command
-            ).to_json()
+            audit = retarget(prepare(chosen), out / "retarget", progress=bars.report, publish=publish, command=command)
         say(f"\n{terminal_table(audit)}")
     for when, row in swept["confirmed"].items():
         distances = ", ".join(f"{k} {row[k]:.4g}" for k in ("fd_reference", "fd_target") if k in row)

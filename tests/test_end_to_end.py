@@ -30,7 +30,7 @@ from fairsims.data import open_dataset
 from fairsims.files import sha256_file, sha256_json
 from fairsims.models import checkpoint_recipe
 from fairsims.pools import Pool, select_pool
-from fairsims.report import write_report
+from fairsims.report.html import write_report
 
 SMALL = [
     "--pool", "500", "--pilots", "128,512", "--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4",

@@ -7,27 +7,24 @@ import time
 
 import streamlit as st
 
+from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.dashboard.charts import calibration_chart, loss_chart, shares_chart
 from fairsims.dashboard.experiments import show_comparison, show_figures, show_sweep
-from fairsims.dashboard.joint_chart import joint_alt, joint_chart, joint_rows
+from fairsims.dashboard.joint_chart import CHANGE, joint_alt, joint_chart
 from fairsims.dashboard.runs_index import RunEntry, progress, read_run
-from fairsims.dashboard.tables import cost_table, quality_table, shares_table, splits_table, stages_table
-from fairsims.dashboard.widgets import BADGES, csv_button, guarded, picked_run, plain, table
+from fairsims.dashboard.widgets import BADGES, guarded, picked_run, plain, show_table
+from fairsims.report import tables
 from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
-from fairsims.report.quality_view import QUALITY_NAMES
-from fairsims.report.view import AttributeView, AuditView
+from fairsims.report.measured import cost_numbers, target_distance
+from fairsims.report.numbers import duration, fixed, percent, points, short_percent
 from fairsims.report.words import (
     LIMIT,
+    SAME_SEEDS,
     assumption_note,
     drift_verdict,
-    duration,
-    fixed,
     headline,
     moved_sentence,
     neighbours_sentence,
-    percent,
-    points,
-    short_percent,
     short_verdict,
     side_name,
     tier_note,
@@ -57,7 +54,7 @@ def show_run(run: RunEntry) -> None:
         show_nothing(run)
 
 
-def show_audit(run: RunEntry, audit: AuditView) -> None:
+def show_audit(run: RunEntry, audit: AuditResult) -> None:
     show_result(audit)
     show_grids(run, audit)
     show_shares(run, audit)
@@ -113,34 +110,35 @@ def show_progress(run: RunEntry) -> None:
             st.altair_chart(chart, width="stretch", alt="Training loss against images seen", key="loss")
 
 
-def show_result(audit: AuditView) -> None:
+def show_result(audit: AuditResult) -> None:
     a, two_sided = audit.main, len(audit.sides) == 2
-    distances = [q for q in audit.quality if q.key in QUALITY_NAMES][-1:]
-    places = iter(st.columns(1 + bool(a.target) + len(distances) + len(audit.cost[-1:])))
-    delta = f"{points(a.difference[a.focus].share)} points" if a.difference else None
+    q, cost = target_distance(audit), cost_numbers(audit.cost)[-1:]
+    places = iter(st.columns(1 + bool(a.target) + (q is not None) + len(cost)))
+    delta = f"{points(a.difference[a.focus].delta)} points" if a.difference else None
     next(places).metric(
         f"{plain(a.focus)} share", percent((a.after or a.before)[a.focus].share), delta, delta_color="off", border=True
     )
     if a.target:
         next(places).metric(
             "Target",
-            short_percent(a.target[a.focus]),
+            short_percent(a.target.get(a.focus)),
             short_verdict(a),
             delta_color="off",
             delta_arrow="off",
             border=True,
         )
-    for q in distances:
-        change = f"{q.after - q.before:+.{q.digits}f}" if q.after is not None and q.before is not None else None
+    if q is not None:
+        change = f"{q.values['after'] - q.values['before']:+.{q.digits}f}" if len(q.values) == 2 else None
+        metric = None if audit.quality is None else audit.quality.metric
         next(places).metric(
-            "FD to the target mix" if "target" in q.name else "Quality",
-            fixed(q.after if two_sided else q.before, q.digits),
+            "FD to the target mix" if q.key == "fd_target" else "Quality",
+            fixed(q.values.get(audit.sides[-1]), q.digits),
             change,
             delta_color="inverse",
             border=True,
-            help=plain(f"{audit.metric}, {q.name}; lower is closer"),
+            help=plain(f"{metric or 'metric not recorded'}, {q.name}; lower is closer"),
         )
-    for row in audit.cost[-1:]:
+    for row in cost:
         next(places).metric(
             "Evaluations per kept image",
             fixed(row.retargeted if two_sided else row.base, row.digits),
@@ -152,93 +150,80 @@ def show_result(audit: AuditView) -> None:
     for t in audit.targeted:
         said = f" · {plain(short_verdict(t) or '')}" if len(audit.targeted) > 1 and t.target else ""
         st.write(f"**{plain(headline(t))}**{said} · brackets are 95% intervals")
-    for held in audit.held:
-        st.write(plain(f"{held.name}: {drift_verdict(held)}"))
+    for kept in audit.preserved:
+        st.write(plain(f"{kept.name}: {drift_verdict(kept)}"))
     if audit.warnings:
         st.warning("  \n".join(map(plain, audit.warnings)), icon=":material/warning:")
 
 
-def show_grids(run: RunEntry, audit: AuditView) -> None:
+def show_grids(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Images", anchor=False, divider="gray")
     grids = [(s, p) for s in audit.sides if (p := run.folder / "audit" / f"grid-{s}.png").exists()]
     if not grids:
         st.write("No image grid was written for this run.")
     elif len(grids) == 2 and audit.same_seeds:
-        st.caption("Both grids come from the same seeds, in the same order.")
+        st.caption(SAME_SEEDS)
     for column, (side, path) in zip(st.columns(2), grids, strict=False):
         column.write(f"**{side_name(side, audit).capitalize()}**")
         with column, guarded():
             st.image(path.read_bytes(), width="stretch", alt=grid_alt(side, audit.model))
 
 
-def show_shares(run: RunEntry, audit: AuditView) -> None:
+def show_shares(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Shares", anchor=False, divider="gray")
-    names = [a.name for a in audit.attributes]
-    shown = names
+    shown = names = list(audit.attributes)
     if len(names) > 1:
         shown = st.pills(
             "Attributes", names, selection_mode="multi", default=names, format_func=plain, key="attributes"
         )
         if not shown:
             st.info("Choose an attribute above.")
-    for a in [a for a in audit.attributes if a.name in shown]:
-        show_attribute(run, audit, a)
+    for name in names:
+        if name in shown:
+            show_attribute(run, audit, audit.attributes[name])
 
 
-def show_attribute(run: RunEntry, audit: AuditView, a: AttributeView) -> None:
+def show_attribute(run: RunEntry, audit: AuditResult, a: AttributeResult) -> None:
     left, right = st.columns([2, 3], gap="large")
     left.write(f"**{plain(a.name)}**")
-    left.altair_chart(shares_chart(a), width="stretch", alt=shares_alt(audit), key=f"shares-{a.name}")
+    left.altair_chart(shares_chart(a), width="stretch", alt=shares_alt(audit, a), key=f"shares-{a.name}")
     with right:
-        rows = shares_table(audit, a)
-        table(rows)
-        csv_button(rows, f"shares-{a.name}", run)
+        show_table(tables.shares_table(a, audit), run, f"shares-{a.name}")
         for note in (tier_note(a), assumption_note(a), *(w for w in a.warnings if w not in audit.warnings)):
             if note:
                 st.caption(plain(note))
         if len(a.by_split) > 1:
-            table(splits_table(audit, a))
+            show_table(tables.splits_table(a, audit), run)
             st.caption(plain(moved_sentence(a, audit.sides) or ""))
 
 
-def show_joint(run: RunEntry, audit: AuditView) -> None:
+def show_joint(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Joint shares", anchor=False, divider="gray")
     left, right = st.columns(2)
     pairs = {" and ".join(j.attributes): j for j in audit.joint}
-    joint = pairs[left.selectbox("Attributes", list(pairs), key="pair")]
-    sides = [s for s in ("before", "after") if joint.cells.get(s)]
-    if not sides:
-        st.write(plain(joint.missing or "No joint shares were measured."))
+    pair = pairs[left.selectbox("Attributes", list(pairs), key="pair")]
+    choices: list[str] = list(pair.sides)
+    if not choices:
+        st.write(plain(pair.missing or "No joint shares were measured."))
         return
-    choices = [*sides, "change"] if len(sides) == 2 else sides
-    shown = right.segmented_control("Shown", choices, default=choices[0], required=True, key="joint-side")
-    chart = joint_chart(joint, shown or choices[0])
-    st.altair_chart(chart, width="stretch", alt=joint_alt(joint, shown or choices[0]), key="joint")
+    choices += [CHANGE] if len(choices) == 2 else []
+    shown = right.segmented_control("Shown", choices, default=choices[0], required=True, key="joint-side") or choices[0]
+    st.altair_chart(joint_chart(pair, shown), width="stretch", alt=joint_alt(pair, shown), key="joint")
     st.caption(
         "Lift is a cell's share over the product of its two classes' shares: 1 where the attributes are independent."
     )
-    for warning in joint.warnings:
+    for warning in dict.fromkeys(w for side in pair.sides.values() for w in side.warnings):
         st.caption(plain(warning))
-    first, second = joint.attributes
-    rows = [
-        {first: str(r["row"]), second: str(r["column"])} | {k: str(r[k]) for k in ("before", "after", "lift")}
-        for r in joint_rows(joint, sides[-1])
-    ]
     with st.expander("As a table"):
-        table(rows)
-        csv_button(rows, "joint", run)
+        show_table(tables.joint_table(pair, audit), run, "joint")
 
 
-def show_quality(run: RunEntry, audit: AuditView) -> None:
+def show_quality(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Quality", anchor=False, divider="gray")
     if not audit.sections:
         st.write("Quality was not measured.")
     for k, section in enumerate(audit.sections):
-        said = f"{section.metric or 'metric not recorded'}; reference {section.reference or 'not recorded'}"
-        st.caption(plain(said))
-        rows = quality_table(audit, section)
-        table(rows)
-        csv_button(rows, f"quality-{k + 1}", run)
+        show_table(tables.quality_table(section, audit), run, f"quality-{k + 1}")
     if sentence := neighbours_sentence(audit):
         st.caption(plain(sentence))
     if audit.calibration:
@@ -246,16 +231,14 @@ def show_quality(run: RunEntry, audit: AuditView) -> None:
         st.altair_chart(calibration_chart(audit), width="stretch", alt=calibration_alt(audit), key="calibration")
 
 
-def show_cost(run: RunEntry, audit: AuditView) -> None:
+def show_cost(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Cost", anchor=False, divider="gray")
-    if audit.cost:
-        table(cost_table(audit))
-    if audit.stages:
-        rows = stages_table(audit)
-        table(rows)
-        csv_button(rows, "stages", run)
-    if audit.seconds is not None:
-        st.write(f"Whole run: **{duration(audit.seconds)}**")
+    if cost_numbers(audit.cost):
+        show_table(tables.cost_table(audit), run)
+    else:
+        st.write("Cost was not recorded.")
+    if stages := tables.stages_table(audit):
+        show_table(stages, run, "stages")
 
 
 with guarded():

@@ -13,7 +13,7 @@ from fairsims.dashboard.runs_index import RunEntry
 from fairsims.dashboard.widgets import BADGES, csv_button, download, guarded, picked_run, plain, table
 from fairsims.files import read_json
 from fairsims.report.collapse_report import threshold_lines
-from fairsims.report.words import number
+from fairsims.report.numbers import number
 
 
 def show_run(run: RunEntry) -> None:

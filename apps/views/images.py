@@ -20,7 +20,7 @@ from fairsims.dashboard.gallery import (
 from fairsims.dashboard.runs_index import RunEntry, pools_of
 from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, table
 from fairsims.pools import Pool
-from fairsims.report.words import percent
+from fairsims.report.numbers import percent
 
 PER_PAGE = (12, 24, 48)
 SIZES = (64, 96, 128, 192)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
+from fairsims.audit.result import Change, Share
 from fairsims.dashboard.gallery import attributes_of, picture
 from fairsims.dashboard.labelling import (
     ADJUDICATION,
@@ -35,8 +36,7 @@ from fairsims.dashboard.widgets import download, guarded, held_calls, opened_poo
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import FairsimsError, InputError
 from fairsims.pools import Pool
-from fairsims.report.view import Share
-from fairsims.report.words import percent, points, points_interval, share_text
+from fairsims.report.numbers import change_text, percent, share_text
 from fairsims.run import SIGNATURE
 
 HEIGHT = 288
@@ -247,9 +247,10 @@ def show_shares(run: RunEntry, session: LabelSession, labels: Mapping[Item, str]
     for side, e in found.items():
         for k, row in enumerate(rows):
             row[side] = share_text(Share(share=e.share[k], low=e.low[k], high=e.high[k]))
-    for k, row in enumerate(rows if change is not None else ()):
-        delta = Share(share=change.delta[k], low=change.low[k], high=change.high[k])
-        row["difference, points"] = f"{points(delta.share)} {points_interval(delta)}"
+    for k, row in enumerate(rows):
+        if change is None:
+            break
+        row["difference, points"] = change_text(Change(delta=change.delta[k], low=change.low[k], high=change.high[k]))
     table(rows)
     estimate = next(iter(found.values()))
     st.caption(plain(f"Tier {estimate.tier}, 95% intervals. {estimate.assumption}"))

@@ -7,16 +7,17 @@ import math
 import numpy as np
 import streamlit as st
 
+from fairsims.audit.facts import Cost
 from fairsims.dashboard.gallery import attributes_of
 from fairsims.dashboard.planning import Way, command, ways
 from fairsims.dashboard.runs_index import RunEntry, pools_of
 from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, settings_of, table
 from fairsims.pools import Pool
-from fairsims.report.words import number, percent, short_percent
+from fairsims.report.numbers import number, percent, short_percent
 from fairsims.retarget.complement import FLOOR, ComplementPlan, plan_complement
 
-DEFAULT_RATE = 1000.0
-ABOUT = {"pool": 3072, "budget": 9.6, "pilots": (512, 1024, 3072), "cap": 2.0, "floor": FLOOR}
+DEFAULT_RATE, CAP = 1000.0, 2.0
+ABOUT = {"pool": 3072, "budget": 9.6, "pilots": (512, 1024, 3072)}
 
 
 def show_run(run: RunEntry) -> None:
@@ -39,7 +40,7 @@ def show_run(run: RunEntry) -> None:
     if tau is None:
         return
     settings = settings_of(run)
-    cap = float(settings.get("cap") or ABOUT["cap"])
+    cap = float(settings.get("cap") or CAP)
     plan = plan_complement(pi, tau, classes, cap=cap)
     with right:
         show_plan(run, pool, attribute, classes, pi, tau, plan, cap, settings)
@@ -56,7 +57,7 @@ def bases(run: RunEntry, pool: Pool | None) -> dict[str, tuple[tuple[str, ...], 
     """Classes and shares `(K,)` of the base by attribute, and where they are from."""
     found: dict[str, tuple[tuple[str, ...], np.ndarray, str]] = {}
     if run.audit is not None:
-        for a in run.audit.attributes:
+        for a in run.audit.attributes.values():
             shares = np.array([a.before[c].share for c in a.classes])
             found[a.name] = (a.classes, shares / shares.sum(), "from the audit")
     elif pool is not None:
@@ -173,10 +174,9 @@ def measured(run: RunEntry, pool: Pool | None) -> tuple[int, float | None]:
     each = 23 if pool is None else int(pool.meta["evaluations_per_image"])
     if run.audit is None:
         return each, None
-    value = run.audit.section("cost", "before").get("evaluations_per_image")
-    each = int(value) if isinstance(value, int | float) and value >= 1 else each
-    timed = [s for s in run.audit.stages if s.evaluations and s.seconds]
-    best = max((s.evaluations / s.seconds for s in timed if s.evaluations and s.seconds), default=None)
+    cost = run.audit.cost or Cost()
+    each = int(cost.before.evaluations_per_image or each)
+    best = max((s.evaluations / s.seconds for s in cost.stages if s.evaluations and s.seconds), default=None)
     return each, None if best is None else float(round(best, 1))
 
 

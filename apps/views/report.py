@@ -14,9 +14,9 @@ import streamlit as st
 from fairsims.dashboard.experiments import offer
 from fairsims.dashboard.runs_index import RunEntry
 from fairsims.dashboard.widgets import download, guarded, picked_run, plain
-from fairsims.report import pdf, write_reports
-from fairsims.report.forms import FORMS
-from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields, write_fields
+from fairsims.report import pdf
+from fairsims.report.forms import FORMS, write_reports
+from fairsims.report.questions import FILE, QUESTIONS, open_ids, read_answers, write_answers
 from fairsims.report.signing import problems, read_public_key, verify
 from fairsims.run import PLAN, SIGNATURE, relisted
 
@@ -95,15 +95,15 @@ def write_again(run: RunEntry, label: str, key: str) -> None:
 
 
 def ask_questions(run: RunEntry) -> None:
-    values = read_fields(run.folder)
+    values = read_answers(run.folder)
     still = open_ids(values)
     st.write(
-        f"What no tool can know. **{len(still)} of {len(FIELDS)} are open**; the report lists open ones as open. "
+        f"What no tool can know. **{len(still)} of {len(QUESTIONS)} are open**; the report lists open ones as open. "
         f"Answers are kept in `{FILE}`."
     )
     with st.form("questions", border=False):
         answers = {}
-        for section, fields in groupby(FIELDS, key=lambda f: f.section):
+        for section, fields in groupby(QUESTIONS, key=lambda f: f.under):
             members = list(fields)
             missing = sum(f.id in still for f in members)
             with st.expander(f"{section} · {f'{missing} open' if missing else 'answered'}", expanded=False):
@@ -114,7 +114,7 @@ def ask_questions(run: RunEntry) -> None:
         saved = st.form_submit_button("Save answers", type="primary", icon=":material/save:")
     if saved:
         with relisted(run.folder):
-            write_fields(run.folder, answers)
+            write_answers(run.folder, answers)
         st.toast("Answers are saved. Write the report again to have them in it.", icon=":material/check:")
         st.rerun()
 

@@ -6,16 +6,17 @@ import time
 
 import streamlit as st
 
+from fairsims.audit.result import AuditResult
 from fairsims.dashboard.launch import runs_root
 from fairsims.dashboard.runs_index import RunEntry, list_runs, pools_of, progress
-from fairsims.dashboard.tables import runs_table
+from fairsims.dashboard.runs_table import distance_text, runs_table
 from fairsims.dashboard.widgets import badge, guarded, no_runs, plain
 from fairsims.files import read_json
 from fairsims.report.collapse_report import loops_headline
 from fairsims.report.comparison import comparison_headline
-from fairsims.report.quality_view import QUALITY_NAMES
-from fairsims.report.view import AuditView
-from fairsims.report.words import duration, fixed, headline, number, short_verdict
+from fairsims.report.measured import target_distance
+from fairsims.report.numbers import duration, number
+from fairsims.report.words import headline, short_verdict
 
 PER_PAGE = 20
 SEARCH_FROM = 8
@@ -90,13 +91,12 @@ def contents(run: RunEntry) -> str:
     }.get(run.kind, f"{len(pools_of(run))} pools")
 
 
-def quality(audit: AuditView) -> str:
-    rows = [q for q in audit.quality if q.key in QUALITY_NAMES and (q.before, q.after) != (None, None)]
-    if not rows:
+def quality(audit: AuditResult) -> str:
+    q = target_distance(audit)
+    if q is None:
         return "quality not measured"
-    q = rows[-1]
-    values = " → ".join(fixed(v, q.digits) for v in (q.before, q.after) if v is not None)
-    return f"{(audit.metric or 'FD').split(' (')[0]} {q.name}: {values}"
+    metric = (audit.quality.metric if audit.quality is not None else None) or "FD"
+    return f"{metric.split(' (')[0]} {q.name}: {distance_text(q)}"
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -121,6 +121,6 @@ with guarded():
         else:
             show_all(runs, sought)
         with st.expander("As a table"):
-            st.dataframe(runs_table(runs), hide_index=True, key="runs")
+            st.dataframe(runs_table(runs).records(), hide_index=True, key="runs")
     else:
         no_runs(root)

@@ -34,9 +34,8 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     config = AuditConfig(**options)
     with Bars() as bars:
         found = run_audit(config, out, publish=publish, progress=bars.report, command=command_line())
-    result = found.to_json()
     where = "" if out is None else f"\n\nreport  {out / 'report.html'}"
-    click.echo(json.dumps(result) if as_json else f"{terminal_table(result)}{where}")
+    click.echo(json.dumps(found.to_json()) if as_json else f"{terminal_table(found)}{where}")
 
 
 @command()
@@ -55,12 +54,12 @@ def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
     What no tool can know is asked in RUN/report.toml and stands as open until it is answered there.
     """
     from fairsims.report.forms import find_run, unwritten, write_reports
-    from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields
+    from fairsims.report.questions import FILE, QUESTIONS, open_ids, read_answers
     from fairsims.run import SIGNATURE
 
     folder = find_run(run)
     written = write_reports(folder, forms)
-    still = open_ids(read_fields(folder))
+    still = open_ids(read_answers(folder))
     if as_json:
         click.echo(json.dumps({"written": [str(p) for p in written], "open": still}))
         return
@@ -69,7 +68,7 @@ def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
     for reason in [] if forms else unwritten(folder):
         click.echo(reason, err=True)
     if still:
-        click.echo(f"{len(still)} of {len(FIELDS)} questions are open; answer them in {folder / FILE}", err=True)
+        click.echo(f"{len(still)} of {len(QUESTIONS)} questions are open; answer them in {folder / FILE}", err=True)
     if (folder / SIGNATURE).exists():
         click.echo("this run was signed before: its signature does not fit the new report; sign it again", err=True)
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import altair as alt
 
-from fairsims.report.view import AttributeView, AuditView, Share
-from fairsims.report.words import share_text
+from fairsims.audit.facts import SIDES
+from fairsims.audit.result import AttributeResult, AuditResult
+from fairsims.report.measured import steered
+from fairsims.report.numbers import ShareLike, share_text
 
 _COLORS = alt.Scale(domain=["before", "after"], range=["#D9792B", "#2E93D1"])
 """Lighter than on paper: they have to stand on white and on Streamlit's dark background."""
@@ -15,12 +17,12 @@ _SHAPES = alt.Scale(domain=["before", "after"], range=["circle", "square"])
 _TARGET = "#888888"
 
 
-def shares_chart(attribute: AttributeView) -> alt.LayerChart:
+def shares_chart(attribute: AttributeResult) -> alt.LayerChart:
     """Share of every class before and after, with 95% intervals and a rule at each target."""
     rows = [
         _row(share, {"class": c, "side": side})
         for c in attribute.classes
-        for side in ("before", "after")
+        for side in SIDES
         if (share := attribute.side(side).get(c)) is not None
     ]
     y = alt.Y("class:N", title=None, sort=list(attribute.classes))
@@ -52,14 +54,12 @@ def shares_chart(attribute: AttributeView) -> alt.LayerChart:
     return alt.LayerChart(layer=layers).properties(height=80 * len(attribute.classes) + 110)
 
 
-def calibration_chart(audit: AuditView) -> alt.LayerChart:
+def calibration_chart(result: AuditResult) -> alt.LayerChart:
     """The controlled share against strength, with the target and the audited result at the chosen strength."""
-    controlled = audit.controlled
-    rows = [
-        _row(p.share, {"strength": p.strength, "side": "before", "seeds": "calibration"}) for p in audit.calibration
-    ]
-    if audit.strength is not None and controlled.after is not None:
-        rows.append(_row(controlled.after, {"strength": audit.strength, "side": "after", "seeds": "audit"}))
+    controlled = steered(result)
+    rows = [_row(p, {"strength": p.strength, "side": "before", "seeds": "calibration"}) for p in result.by_strength]
+    if result.strength is not None and controlled.after is not None:
+        rows.append(_row(controlled.after, {"strength": result.strength, "side": "after", "seeds": "audit"}))
     domain = ["calibration", "audit"]
     color = alt.Color(
         "seeds:N", scale=alt.Scale(domain=domain, range=_COLORS.range), legend=alt.Legend(title="seeds", orient="top")
@@ -108,7 +108,7 @@ def loss_chart(records: list[dict[str, Any]]) -> alt.Chart | None:
     return chart
 
 
-def _row(share: Share, keys: dict[str, Any]) -> dict[str, Any]:
+def _row(share: ShareLike, keys: dict[str, Any]) -> dict[str, Any]:
     return keys | {
         "share": share.share,
         "low": share.share if share.low is None else share.low,

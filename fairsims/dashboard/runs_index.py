@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairsims.audit.result import AuditResult, load_audit
 from fairsims.errors import FairsimsError, InputError
 from fairsims.files import read_json, read_jsonl
 from fairsims.pools import SHARD_SIZE
-from fairsims.report.view import AuditView, load_audit
-from fairsims.report.words import duration
+from fairsims.report.numbers import duration
 from fairsims.run import PLAN, has_ended
 
 STATES = ("running", "stopped", "finished", "failed", "broken", "refused")
@@ -47,7 +47,7 @@ class RunEntry:
     missing or unreadable; refused: not even opened."""
     stage: str
     message: str
-    audit: AuditView | None
+    audit: AuditResult | None
     """The finished audit, if there is a readable one."""
     updated: float
     """When anything in the run last changed, seconds since the epoch."""

@@ -16,6 +16,7 @@ from fairsims.dashboard.runs_index import RunEntry, leads_out, list_runs, pools_
 from fairsims.errors import FairsimsError, InputError
 from fairsims.files import read_json
 from fairsims.pools import Pool
+from fairsims.report.document import Table
 
 BADGES: dict[str, tuple[Literal["blue", "green", "red", "orange"], str]] = {
     "running": ("blue", ":material/progress_activity:"),
@@ -150,6 +151,16 @@ def table(rows: list[dict[str, str]]) -> None:
     """A small table that wraps instead of scrolling, but never inside an interval."""
     cells = [{plain(k): plain(_INTERVAL.sub(_unbroken, v)) for k, v in row.items()} for row in rows]
     st.table(cells, border="horizontal", hide_index=True, hide_header=False)
+
+
+def show_table(block: Table, run: RunEntry, name: str = "") -> None:
+    """A table of the report; with a `name` it is offered as CSV too."""
+    with st.expander(plain(block.folded)) if block.folded else st.container():
+        if said := ": ".join(c for c in (block.caption_name, block.caption) if c):
+            st.caption(plain(said))
+        table(block.records())
+        if name:
+            csv_button(block.records(), name, run)
 
 
 def csv_button(rows: list[dict[str, str]], name: str, run: RunEntry) -> None:

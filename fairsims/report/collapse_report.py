@@ -8,7 +8,7 @@ from typing import Any
 
 from fairsims.files import read_json, write_text
 from fairsims.report.collapse_figures import LEVELS, NAMES, headline_name, minority
-from fairsims.report.words import moment
+from fairsims.report.numbers import moment
 
 
 def collapse_table(result: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fairsims.files import write_text
 from fairsims.report.comparison_figure import comparison_figure
-from fairsims.report.words import NOTHING, duration, fixed, number, percent, points, short_percent
+from fairsims.report.numbers import NOTHING, duration, fixed, number, percent, points, short_percent
 
 NAMES = {
     "base": "base", "resampled": "base, resampled", "finetuned": "base, fine-tuned", "merged": "SIMS, merged",

@@ -1,11 +1,11 @@
-"""A report as a list of sections of a few kinds of blocks: written once, shown as HTML, PDF and Markdown alike."""
+"""A document of a few kinds of blocks: written once, shown on pages, in terminal and dashboard."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,9 @@ class Cell:
     wrap: bool = False
     """Whether a narrow screen may break `small`."""
 
+    def __str__(self) -> str:
+        return " ".join((self.text, *self.small))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -92,6 +95,15 @@ class Table:
     """Text that opens the table, which is closed at first; empty: it is open."""
     small: bool = False
     """No wider than its content, beside its neighbours of the same kind."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Headings with what is said beside them."""
+        return tuple(f"{c.title} ({c.note})" if c.note else c.title for c in self.columns)
+
+    def records(self) -> list[dict[str, str]]:
+        """Heading to text, a dict for each row."""
+        return [dict(zip(self.titles, (r.head, *map(str, r.cells)), strict=True)) for r in self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,17 +145,16 @@ Block = Text | Heading | Notes | Facts | Table | Figure | Code | Answer
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A numbered part of the report."""
+    """A part of the report."""
 
+    id: str
+    """Names it in addresses and wherever another part speaks of it."""
     number: int
+    """Its place in the report."""
     title: str
     blocks: tuple[Block, ...]
     clauses: str = ""
     """Which rules ask for it."""
-
-    @property
-    def anchor(self) -> str:
-        return f"section-{self.number}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,19 +176,30 @@ class Document:
     created: str | None
     version: str | None
     results: tuple[Result, ...]
-    held: tuple[str, ...]
+    preserved: tuple[str, ...]
+    """A line for each attribute that was to stay as it is."""
     summary: str
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
 
 
-def table(columns: Sequence[str | Column], rows: Sequence[Row], **options: object) -> Table:
+def table(columns: Sequence[str | Column], rows: Iterable[Row], **options: Any) -> Table:
     """A table whose columns may be given by their titles."""
     named = tuple(c if isinstance(c, Column) else Column(title=c) for c in columns)
-    return Table(columns=named, rows=tuple(rows), **options)  # type: ignore[arg-type]
+    return Table(columns=named, rows=tuple(rows), **options)
 
 
 def row(head: str, *cells: str | Cell, strong: bool = False, under: str = "") -> Row:
     """A row whose cells may be given as their text."""
     named = tuple(c if isinstance(c, Cell) else Cell(text=c) for c in cells)
     return Row(head=head, cells=named, strong=strong, under=under)
+
+
+def cell(text: str, *small: str, wrap: bool = False) -> Cell:
+    """A cell with those of the small texts that say something."""
+    return Cell(text=text, small=tuple(s for s in small if s), wrap=wrap)
+
+
+def soft(text: str) -> Text:
+    """A remark."""
+    return Text(text=text, soft=True)

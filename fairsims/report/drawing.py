@@ -21,16 +21,17 @@ def draw(context: Context) -> dict[str, Figure]:
     from fairsims.report.figures import calibration_figure, quality_figure, shares_figure
     from fairsims.report.joint_figure import joint_figure
 
-    view, found = context.view, {}
-    distances = any(p.distances for p in view.calibration)
+    result, found = context.result, {}
+    distances = any(p.fd_reference is not None for p in result.calibration)
+    joint = any(pair.sides for pair in result.joint)
     for name, there, figure, alt, caption in (
         ("shares", True, shares_figure, shares_alt, ""),
-        ("calibration", bool(view.calibration), calibration_figure, calibration_alt, CALIBRATION),
+        ("calibration", bool(result.calibration), calibration_figure, calibration_alt, CALIBRATION),
         ("quality", distances, quality_figure, quality_alt, "Quality against strength; lower is closer"),
-        ("joint", bool(view.joint), joint_figure, joint_alt, JOINT),
+        ("joint", joint, joint_figure, joint_alt, JOINT),
     ):
         if there:
             path = context.audit / f"{name}.png"
-            figure(view, path)
-            found[name] = Figure(path=path, alt=alt(view), caption=caption)
+            figure(result, path)
+            found[name] = Figure(path=path, alt=alt(result), caption=caption)
     return found

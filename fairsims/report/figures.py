@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.errors import InputError
 from fairsims.files import atomic
-from fairsims.report.quality_view import QUALITY_NAMES
-from fairsims.report.view import AttributeView, AuditView, Share
-from fairsims.report.words import percent, short_percent
+from fairsims.report.measured import DISTANCES, steered
+from fairsims.report.numbers import ShareLike, percent, short_percent
 
 WIDTH = 4.8
 """Inches. Narrow on purpose: on a phone the report shrinks it by a third and the labels stay legible."""
@@ -33,9 +33,9 @@ BEFORE, AFTER, TARGET = "#B85600", "#003F73", "#222222"
 """Okabe and Ito's vermilion and blue, the blue darkened until the two differ in grey as well, and near-black."""
 
 
-def shares_figure(view: AuditView, path: Path) -> None:
+def shares_figure(result: AuditResult, path: Path) -> None:
     """Write the share of every class before and after, with 95% intervals and the target, as PNG."""
-    attributes = view.attributes
+    attributes = list(result.attributes.values())
     heights = [0.62 * len(a.classes) + 0.45 for a in attributes]
     with canvas(path, sum(heights) + 0.55) as figure:
         panels = figure.subplots(len(attributes), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -45,21 +45,21 @@ def shares_figure(view: AuditView, path: Path) -> None:
         _legend(figure, any(a.after for a in attributes), any(a.target for a in attributes))
 
 
-def calibration_figure(view: AuditView, path: Path) -> None:
+def calibration_figure(result: AuditResult, path: Path) -> None:
     """Write share against strength with 95% intervals, the target, the chosen strength and what the audit then found.
 
     Raises InputError when the audit holds no calibration.
     """
-    if not view.calibration:
+    if not result.calibration:
         raise InputError("the audit has no calibration points; expected at least one to draw them")
-    controlled = view.controlled
+    controlled = steered(result)
     target = controlled.target
     with canvas(path, 3.1) as figure:
         axes: Axes = figure.subplots()
-        x = [p.strength for p in view.calibration]
-        axes.plot(x, [p.share.share for p in view.calibration], color=BEFORE, linewidth=1, alpha=0.6)
-        for p in view.calibration:
-            _error_bar(axes, p.strength, p.share, vertical=True, color=BEFORE, marker="o", fill="white")
+        tried = result.by_strength
+        axes.plot([p.strength for p in tried], [p.share for p in tried], color=BEFORE, linewidth=1, alpha=0.6)
+        for p in tried:
+            _error_bar(axes, p.strength, p, vertical=True, color=BEFORE, marker="o", fill="white")
         handles = [_handle(BEFORE, "o", "white", "calibration seeds")]
         if target is not None:
             if within := controlled.tolerance:
@@ -67,26 +67,26 @@ def calibration_figure(view: AuditView, path: Path) -> None:
             axes.axhline(target, color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2)
             label = f"target {short_percent(target)}" + (" ± tolerance" if controlled.tolerance else "")
             handles.append(Line2D([], [], color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2, label=label))
-        if view.strength is not None:
-            axes.axvline(view.strength, color=AFTER, linestyle=":", linewidth=1.4)
+        if result.strength is not None:
+            axes.axvline(result.strength, color=AFTER, linestyle=":", linewidth=1.4)
             if controlled.after is not None:
-                _error_bar(axes, view.strength, controlled.after, vertical=True, color=AFTER, marker="s", fill=AFTER)
-                resampled = ", resampled" if view.section("method").get("resampled") is True else ""
-                handles.append(_handle(AFTER, "s", AFTER, f"audit seeds at {view.strength:.3g}{resampled}"))
+                _error_bar(axes, result.strength, controlled.after, vertical=True, color=AFTER, marker="s", fill=AFTER)
+                resampled = ", resampled" if result.method is not None and result.method.resampled else ""
+                handles.append(_handle(AFTER, "s", AFTER, f"audit seeds at {result.strength:.3g}{resampled}"))
             else:
-                handles.append(Line2D([], [], color=AFTER, linestyle=":", label=f"chosen: {view.strength:.3g}"))
+                handles.append(Line2D([], [], color=AFTER, linestyle=":", label=f"chosen: {result.strength:.3g}"))
         axes.set_xlabel("strength")
         axes.set_ylabel(short_name(controlled.name, 34))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, **_LEGEND)
 
 
-def quality_figure(view: AuditView, path: Path) -> None:
+def quality_figure(result: AuditResult, path: Path) -> None:
     """Write the Fréchet distances at each strength and the chosen strength, as PNG.
 
     Raises InputError when no strength has any.
     """
-    points = [p for p in view.calibration if p.distances]
+    points = [p for p in result.by_strength if p.fd_reference is not None]
     if not points:
         raise InputError("the audit has no distances by strength; expected at least one to draw them")
     styles = {"fd_reference": (BEFORE, "o", "white"), "fd_target": (AFTER, "s", AFTER)}
@@ -94,24 +94,25 @@ def quality_figure(view: AuditView, path: Path) -> None:
         axes: Axes = figure.subplots()
         handles = []
         for key, (color, marker, fill) in styles.items():
-            found = [(p.strength, p.distances[key]) for p in points if key in p.distances]
+            found = [(p.strength, d) for p in points if (d := getattr(p, key)) is not None]
             if found:
                 x, y = zip(*found, strict=True)
                 axes.plot(x, y, color=color, marker=marker, markerfacecolor=fill, markeredgewidth=1.4, markersize=5)
-                handles.append(_handle(color, marker, fill, QUALITY_NAMES[key]))
-        if view.strength is not None:
-            axes.axvline(view.strength, color=TARGET, linestyle=":", linewidth=1.4)
-            handles.append(Line2D([], [], color=TARGET, linestyle=":", label=f"chosen: {view.strength:.3g}"))
+                handles.append(_handle(color, marker, fill, DISTANCES[key]))
+        if result.strength is not None:
+            axes.axvline(result.strength, color=TARGET, linestyle=":", linewidth=1.4)
+            handles.append(Line2D([], [], color=TARGET, linestyle=":", label=f"chosen: {result.strength:.3g}"))
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"strength, {points[0].n:,} images at each" if points[0].n else "strength")
-        axes.set_ylabel(short_name(view.metric or "distance", 34))
+        axes.set_xlabel(f"strength, {points[0].quality_n:,} images at each" if points[0].quality_n else "strength")
+        metric = result.quality.metric if result.quality is not None else None
+        axes.set_ylabel(short_name(metric or "distance", 34))
         figure.legend(handles=handles, loc="outside upper left", ncols=1, frameon=False, **_LEGEND)
 
 
 _LEGEND: dict[str, Any] = {"handletextpad": 0.5, "columnspacing": 1.2, "borderaxespad": 0.2, "handlelength": 1.6}
 
 
-def _share_panel(a: AttributeView, axes: Axes) -> None:
+def _share_panel(a: AttributeResult, axes: Axes) -> None:
     for row, c in enumerate(a.classes):
         sides = [(a.before[c], BEFORE, "o", "white")]
         sides += [(a.after[c], AFTER, "s", AFTER)] if a.after else []
@@ -139,7 +140,7 @@ def _share_panel(a: AttributeView, axes: Axes) -> None:
     sns.despine(ax=axes, left=True)
 
 
-def _error_bar(axes: Axes, at: float, share: Share, *, vertical: bool, color: str, marker: str, fill: str) -> None:
+def _error_bar(axes: Axes, at: float, share: ShareLike, *, vertical: bool, color: str, marker: str, fill: str) -> None:
     """One share with its interval; `at` is its place on the other axis."""
     low = share.share if share.low is None else share.low
     high = share.share if share.high is None else share.high

@@ -13,7 +13,7 @@ from fairsims.report.drawing import draw
 from fairsims.report.html import as_html
 from fairsims.report.markdown import as_markdown
 from fairsims.report.model_card import as_model_card
-from fairsims.report.open_fields import FILE, write_fields
+from fairsims.report.questions import FILE, write_answers
 from fairsims.report.sections import Context, document, read_context
 from fairsims.run import relisted
 
@@ -56,7 +56,7 @@ def write_reports(run: Path, forms: Sequence[str] = ()) -> list[Path]:
         for form in wanted:
             write[form](run / FORMS[form])
         if not (run / FILE).exists():
-            write_fields(run, context.answers)
+            write_answers(run, context.answers)
         # Answers are written by hand: what the report now says is what the manifest lists.
         (run / FILE).touch()
     return [run / FORMS[f] for f in wanted]
@@ -72,7 +72,7 @@ def _impossible(context: Context) -> dict[str, str]:
     found = {}
     if (lacks := pdf.missing()) is not None:
         found["pdf"] = f"it needs {lacks}"
-    if not context.view.section("method"):
+    if context.result.method is None:
         found["card"] = "no retargeted model to write a card of"
     if pool_of(context) is None:
         found["croissant"] = "no pool of a retargeted model to describe"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fairsims.report import words
@@ -17,7 +17,7 @@ def as_markdown(report: Document, folder: Path) -> str:
     lines += [f"fairsims audit report{created}{f' · model {plain(report.model)}' if report.model else ''}", ""]
     for r in report.results:
         lines += [f"**{plain(r.line)}**", "", *([plain(r.verdict), ""] if r.verdict else [])]
-    for said in (*report.held, report.summary, words.LIMIT):
+    for said in (*report.preserved, report.summary, words.LIMIT):
         lines += [plain(said), ""]
     if report.warnings:
         lines += ["**Warnings**", "", *(f"- {plain(w)}" for w in report.warnings), ""]
@@ -35,7 +35,7 @@ def section_lines(section: Section, folder: Path, level: int = 2) -> list[str]:
     return lines + block_lines(section.blocks, folder, level + 1)
 
 
-def block_lines(blocks: Sequence[Block], folder: Path, level: int = 3) -> list[str]:
+def block_lines(blocks: Iterable[Block], folder: Path, level: int = 3) -> list[str]:
     """Blocks one after the other, an empty line after each."""
     return [line for b in blocks for line in (*_block(b, folder, level), "")]
 
@@ -71,11 +71,10 @@ def _block(block: Block, folder: Path, level: int) -> Iterator[str]:
 def _table(block: Table) -> Iterator[str]:
     caption = ": ".join(plain(c) for c in (block.caption_name, block.caption or block.folded) if c)
     yield from ([caption, ""] if caption else [])
-    titles = [plain(f"{c.title} ({c.note})" if c.note else c.title) for c in block.columns]
-    yield f"| {' | '.join(titles)} |"
+    yield f"| {' | '.join(map(plain, block.titles))} |"
     yield f"|{'|'.join('---' if k == 0 or c.name else '--:' for k, c in enumerate(block.columns))}|"
     for r in block.rows:
-        cells = [r.head, *(" ".join([c.text, *c.small]) for c in r.cells)]
+        cells = [r.head, *map(str, r.cells)]
         shown = [f"**{plain(c)}**" if r.strong and c else plain(c) for c in cells]
         yield f"| {' | '.join(shown)} |"
 

@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from fairsims.audit.result import load_audit
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, sha256_file, write_json
 from fairsims.run import SIGNATURE, UNLISTED, run_files
@@ -214,10 +215,10 @@ def _pre_authentication(payload: bytes) -> bytes:
 def _predicate(run: Path) -> dict[str, Any]:
     """in-toto test-result v0.1: an attribute whose target is reached passes, one that is open is warned of."""
     outcome: dict[str, list[str]] = {"passedTests": [], "warnedTests": [], "failedTests": []}
-    audit = run / "audit" / "audit.json"
-    for name, section in (read_json(audit).get("attributes", {}) if audit.exists() else {}).items():
-        said = section.get("reached", section.get("drift", {}).get("held"))
-        outcome["warnedTests" if said is None else "passedTests" if said else "failedTests"].append(str(name))
+    audited = load_audit(run).attributes.values() if (run / "audit" / "audit.json").exists() else ()
+    for a in audited:
+        said = a.drift.preserved if a.drift is not None and not a.target else a.reached
+        outcome["warnedTests" if said is None else "passedTests" if said else "failedTests"].append(a.name)
     result = "FAILED" if outcome["failedTests"] else "PASSED" if not outcome["warnedTests"] else "WARNED"
     settings = [n for n in ("config.json", "plan.json") if (run / n).exists()]
     configuration = [{"name": n, "digest": {"sha256": sha256_file(run / n)}} for n in settings]

@@ -19,7 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from fairsims.files import read_json
 from fairsims.report.figures import TARGET, canvas
-from fairsims.report.words import short_percent
+from fairsims.report.numbers import short_percent
 
 PANEL = (3.4, 2.6)
 """Inches of one panel."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fairsims.report.words import NOTHING, fixed, percent, short_percent
+from fairsims.report.numbers import NOTHING, fixed, percent, short_percent
 
 WIDTH = 100
 

@@ -1,101 +1,140 @@
-"""The summary that the command line prints at the end: plain text, aligned, at most 100 columns."""
+"""Blocks as plain text, aligned, at most 100 columns wide, and those of an audit that the command line prints."""
 
 from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from fairsims.report.view import AttributeView, AuditView, Share, read_audit
-from fairsims.report.words import NOTHING, drift_verdict, duration, fixed, percent, short_percent, tier_note, verdict
+from fairsims.audit.result import AuditResult
+from fairsims.report import tables, words
+from fairsims.report.document import Answer, Block, Cell, Code, Facts, Figure, Heading, Notes, Table, Text
+from fairsims.report.measured import cost_numbers
+from fairsims.report.numbers import duration
 
 WIDTH = 100
+FIRST = 46
+"""Columns of a table's first column at most: the longest name that the tool itself gives a row."""
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Unicode categories of control characters and of the separators that break a line without being one."""
-NAME = 46
-"""Columns of the first column, wide enough for the longest row name there is."""
 
 
-def terminal_table(audit: Mapping[str, Any]) -> str:
-    """Shares per class with interval and target, FD, evaluations, time; no line is longer than 100 columns.
+def terminal_table(result: AuditResult) -> str:
+    """Shares with intervals, targets and what they rest on, quality, cost, time and warnings of an audit."""
+    return as_text(summary(result))
 
-    Names come from data, so control characters are dropped and long names cut; sentences go on on the next line.
-    Raises InputError on a broken audit.
+
+def summary(result: AuditResult) -> Iterator[Block]:
+    """The blocks of a report that the command line ends with."""
+    for a in result.attributes.values():
+        yield tables.shares_table(a, result)
+        for said in (words.tier_note(a), words.verdict(a), words.drift_verdict(a)):
+            if said:
+                yield Text(text=said)
+    for section in result.sections:
+        yield tables.quality_table(section, result)
+    if cost_numbers(result.cost):
+        yield tables.cost_table(result)
+        if len(result.sides) == 2:
+            yield Text(text=words.RESAMPLING)
+    if result.cost is not None and result.cost.seconds is not None:
+        yield Facts(rows=(("time", duration(result.cost.seconds)),))
+    if result.warnings:
+        yield Notes(lines=result.warnings)
+
+
+def as_text(blocks: Iterable[Block]) -> str:
+    """Blocks one below the other, an empty line between them; what is said of a table stands right under it.
+
+    Names come from data: control characters are dropped, long names cut, sentences go on on the next line.
     """
-    view = read_audit(audit)
-    blocks = [list(_shares(a)) for a in view.attributes]
-    blocks += [b for b in (list(_quality(view)), list(_cost(view)), list(_rest(view))) if b]
-    return "\n\n".join("\n".join(line[:WIDTH].rstrip() for line in block) for block in blocks)
+    lines: list[str] = []
+    table = False
+    for block in blocks:
+        below = table and isinstance(block, Text)
+        lines += [*([""] if lines and not below else []), *_lines(block, "  " if below else "")]
+        table = below or isinstance(block, Table)
+    return "\n".join(line[:WIDTH].rstrip() for line in lines)
 
 
-def _shares(attribute: AttributeView) -> Iterator[str]:
-    sides = ("before", "after") if attribute.after else ("share",)
-    header = [f"{s:>20}" for s in sides]
-    header += [f"{'target':>8}"] if attribute.target else []
-    header += [f"{'difference':>20}"] if attribute.difference else []
-    yield _cut(attribute.name, 26).ljust(26) + " ".join(header)
-    for c in attribute.classes:
-        cells = [_share(attribute.before[c])]
-        cells += [_share(attribute.after[c])] if attribute.after else []
-        cells += [f"{_plain(short_percent(attribute.target.get(c))):>8}"] if attribute.target else []
-        cells += [_delta(attribute.difference[c])] if attribute.difference else []
-        yield f"  {_cut(c, 23):<23} " + " ".join(cells)
-    for sentence in (tier_note(attribute), verdict(attribute), drift_verdict(attribute)):
-        if sentence is not None:
-            yield from _wrapped(f"  {sentence}", "  ")
+def _lines(block: Block, indent: str) -> Iterator[str]:
+    match block:
+        case Text() | Heading():
+            yield from _wrapped(block.text, indent)
+        case Notes():
+            for line in block.lines:
+                yield from _wrapped(f"warning: {line}", "", "  ")
+        case Facts():
+            wide = max(len(_seen(label)) for label, _ in block.rows)
+            for label, text in block.rows:
+                yield from _wrapped(f"{_seen(label).ljust(wide)}  {text}", "", " " * (wide + 2))
+        case Table():
+            yield from _table(block)
+        case Figure():
+            yield from _wrapped(block.alt, indent)
+        case Code():
+            yield from map(_seen, block.text.splitlines())
+        case Answer():
+            yield from _wrapped(f"{block.question} {block.answer or 'Open.'}", indent)
 
 
-def _quality(view: AuditView) -> Iterator[str]:
-    sides = ("before", "after") if "after" in view.sides else ("value",)
-    for section in view.sections:
-        header = (*sides, "real") if section.has_reference else sides
-        yield _cut(section.metric or "quality", NAME - 1).ljust(NAME) + " ".join(f"{s:>10}" for s in header)
-        for row in section.rows:
-            cells = [_plain(fixed(v, row.digits)) for v in (row.before, row.after)[: len(sides)]]
-            yield _row(row.name, [*cells, "" if row.reference is None else fixed(row.reference, row.digits)])
+def _table(block: Table) -> Iterator[str]:
+    caption = ": ".join(c for c in (block.caption_name, block.caption or block.folded) if c)
+    if caption:
+        yield from _wrapped(caption, "")
+    kept = list(range(len(block.columns)))
+    columns = _columns(block, kept)
+    if _width(columns) > WIDTH:
+        kept = [k for k in kept if not block.columns[k].wide_only]
+        columns = _columns(block, kept)
+    room = WIDTH - _width(columns[1:])
+    columns[0] = [_cut(line, min(FIRST, max(12, room - 2))) for line in columns[0]]
+    columns[0] = [line.ljust(max(map(len, columns[0]))) for line in columns[0]]
+    yield from ("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _cost(view: AuditView) -> Iterator[str]:
-    if not view.cost:
-        return
-    after = "after" in view.sides
-    # The base column prices what resampling the base to the target would take: the rival that needs no training.
-    yield "cost".ljust(NAME) + f"{'base':>10}" + (f" {'retargeted':>10}" if after else "")
-    for row in view.cost:
-        yield _row(
-            row.name, [_plain(fixed(v, row.digits)) for v in ((row.base, row.retargeted) if after else (row.base,))]
-        )
-    if after:
-        yield "  (base: resampled to the target with the classifier)"
+def _columns(block: Table, kept: Iterable[int]) -> list[list[str]]:
+    """Each column's lines, all of one width but for the first: title, what is said beside it, then the cells."""
+    noted = any(c.note for c in block.columns)
+    broken = [any(c.wrap and c.small for c in r.cells) for r in block.rows]
+    found = []
+    for k in kept:
+        column = block.columns[k]
+        head = [column.title, *([column.note] if noted else [])]
+        if k == 0:
+            names = [line for r, two in zip(block.rows, broken, strict=True) for line in (r.head, *[""] * two)]
+            found.append([*map(_seen, head), *(f"  {_seen(n)}" for n in names)])
+            continue
+        texts = [*map(_plain, head), *_aligned([r.cells[k - 1] for r in block.rows], broken)]
+        wide = max(map(len, texts))
+        found.append([t.ljust(wide) if column.name else t.rjust(wide) for t in texts])
+    return found
 
 
-def _rest(view: AuditView) -> Iterator[str]:
-    if view.seconds is not None:
-        yield "time".ljust(NAME) + f"{duration(view.seconds):>10}"
-    for warning in view.warnings:
-        yield from _wrapped(f"warning: {_seen(warning)}", "  ")
+def _aligned(cells: list[Cell], broken: list[bool]) -> list[str]:
+    """Numbers right under each other, and so what stands beside them; in a broken row it stands below."""
+    texts = [_plain(c.text) for c in cells]
+    beside = ["" if two else _plain(" ".join(c.small)) for c, two in zip(cells, broken, strict=True)]
+    wide, wider = max(map(len, texts), default=0), max(map(len, beside), default=0)
+    lines: list[str] = []
+    for c, text, small, two in zip(cells, texts, beside, broken, strict=True):
+        lines.append(f"{text.rjust(wide)} {small.ljust(wider)}" if wider else text)
+        lines += [_plain(" ".join(c.small))] * two
+    return lines
 
 
-def _row(name: str, cells: Sequence[str]) -> str:
-    return f"  {_cut(name, NAME - 3):<{NAME - 2}}" + " ".join(f"{c:>10}" for c in cells)
+def _width(columns: list[list[str]]) -> int:
+    return sum(2 + max(map(len, c)) for c in columns) - 2
 
 
-def _share(share: Share) -> str:
-    if share.low is None or share.high is None:
-        return f"{percent(share.share):>6}" + " " * 14
-    bounds = f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"
-    return f"{percent(share.share):>6} {bounds:<13}"
-
-
-def _delta(delta: Share) -> str:
-    if delta.low is None or delta.high is None:
-        return f"{100 * delta.share:>+6.1f}"
-    return f"{100 * delta.share:>+6.1f} [{100 * delta.low:+.1f}, {100 * delta.high:+.1f}]"
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+def _wrapped(text: str, indent: str, further: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        _seen(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent if further is None else further,
+        break_on_hyphens=False,
+    )
 
 
 def _seen(text: str) -> str:
@@ -103,9 +142,9 @@ def _seen(text: str) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    clean = _seen(text)
-    return clean if len(clean) <= width else clean[: width - 2] + ".."
+    return text if len(text) <= width else text[: width - 2] + ".."
 
 
 def _plain(text: str) -> str:
-    return "-" if text == NOTHING else text
+    """Numbers as other programs read them."""
+    return _seen(text).replace("−", "-").replace("—", "-")

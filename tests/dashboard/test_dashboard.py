@@ -13,8 +13,8 @@ from dashboard_pages import rerun, shown, texts
 
 from fairsims.dashboard.widgets import plain
 from fairsims.files import write_json
-from fairsims.report import write_reports
-from fairsims.report.open_fields import FILE, read_fields
+from fairsims.report.forms import write_reports
+from fairsims.report.questions import FILE, read_answers
 from fairsims.report.signing import create_key, read_private_key, sign
 from fairsims.run import write_manifest
 
@@ -241,7 +241,7 @@ def test_questions_are_answered_and_the_report_is_written_and_verified(whole_run
     assert {plain(n) for n in written} <= {b.label for b in app.get("download_button")}
     app.text_area(key=f"{whole_run.name} purpose.intended").input("Tests\nonly <b>")
     rerun(app.button(key="FormSubmitter:questions-Save answers").click())
-    assert read_fields(whole_run)["purpose.intended"] == "Tests\nonly <b>"
+    assert read_answers(whole_run)["purpose.intended"] == "Tests\nonly <b>"
     rerun(app.button(key="verify").click())
     assert "has no manifest.json" in app.error[0].value.replace("\\", "")
     write_manifest(whole_run, {})

@@ -10,14 +10,14 @@ import report_fixtures as fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairsims.audit.result import Cell, JointResult, JointSide
 from fairsims.dashboard.gallery import Calls, attributes_of, chosen_rows, picture, places_of, shared_seeds
 from fairsims.dashboard.joint_chart import joint_alt, joint_chart
 from fairsims.dashboard.planning import command, ways
 from fairsims.dashboard.runs_index import leads_out, list_runs, pools_of, read_run
 from fairsims.errors import InputError
 from fairsims.pools import Pool
-from fairsims.report.joint_view import Cell, JointView
-from fairsims.report.open_fields import FIELDS, FILE, open_ids, read_fields, write_fields
+from fairsims.report.questions import FILE, QUESTIONS, open_ids, read_answers, write_answers
 from fairsims.retarget.complement import plan_complement
 
 
@@ -81,28 +81,28 @@ def test_pools_of_a_run_come_with_the_audit_seeds_first(whole_run):
 @settings(deadline=None, max_examples=30)
 def test_answers_come_back_as_they_were_given(tmp_path_factory, answers):
     run = tmp_path_factory.mktemp("run")
-    given_ids = [f.id for f in FIELDS[:3]]
-    write_fields(run, dict(zip(given_ids, answers, strict=True)))
-    found = read_fields(run)
+    given_ids = [f.id for f in QUESTIONS[:3]]
+    write_answers(run, dict(zip(given_ids, answers, strict=True)))
+    found = read_answers(run)
     for id, answer in zip(given_ids, answers, strict=True):
         assert found[id] == answer.replace("\r\n", "\n").replace("\r", "\n").strip()
-    assert set(found) == {f.id for f in FIELDS}
+    assert set(found) == {f.id for f in QUESTIONS}
 
 
 def test_open_fields_are_listed_and_unknown_ones_refused(tmp_path):
-    assert open_ids(read_fields(tmp_path)) == [f.id for f in FIELDS]
-    write_fields(tmp_path, {"purpose.intended": "x"})
-    assert "purpose.intended" not in open_ids(read_fields(tmp_path))
+    assert open_ids(read_answers(tmp_path)) == [f.id for f in QUESTIONS]
+    write_answers(tmp_path, {"purpose.intended": "x"})
+    assert "purpose.intended" not in open_ids(read_answers(tmp_path))
     with pytest.raises(InputError, match=r"'purpose.intention'.*did you mean 'purpose.intended'"):
-        write_fields(tmp_path, {"purpose.intention": "x"})
+        write_answers(tmp_path, {"purpose.intention": "x"})
     for text, message in (
         ("[purpose]\nx = 1", "expected text"), ("purpose = 1", "outside of a section"), ("[", "is no TOML"),
         ('[purpose]\nother = "x"', "no report asks for"),
     ):  # fmt: skip
         (tmp_path / FILE).write_text(text)
         with pytest.raises(InputError, match=message):
-            read_fields(tmp_path)
-    assert len({f.id for f in FIELDS}) == len(FIELDS)
+            read_answers(tmp_path)
+    assert len({f.id for f in QUESTIONS}) == len(QUESTIONS)
 
 
 def test_pairs_are_of_the_seeds_that_both_have(whole_run, make_faces):
@@ -199,22 +199,21 @@ def test_the_command_is_one_that_the_command_line_reads():
     ]
     assert "--tolerance" not in line
     context = retarget.make_context("retarget", shlex.split(line)[2:])
-    assert context.params["pilots"] == "512,2048"
+    assert context.params["pilots"] == (512, 2048)
     assert context.params["classifier"] == ("x=1", "y=2")
 
 
 def test_joint_shares_as_a_heat_map():
     def cells(values):
         pairs = [("man", "dark"), ("man", "light"), ("woman", "dark"), ("woman", "light")]
-        return tuple(
+        found = (
             Cell(classes=c, share=v, low=v - 0.01, high=v + 0.01, lift=1.0, count=3)
             for c, v in zip(pairs, values, strict=True)
         )
+        return JointSide(cells=tuple(found))
 
-    joint = JointView(
-        attributes=("gender", "tone"), cells={"before": cells((0.4, 0.3, 0.2, 0.1)), "after": cells((0.25,) * 4)},
-        method={}, tier={}, warnings=(), missing="",
-    )  # fmt: skip
+    sides = {"before": cells((0.4, 0.3, 0.2, 0.1)), "after": cells((0.25,) * 4)}
+    joint = JointResult(attributes=("gender", "tone"), **sides)
     assert "woman and light +15.0" in joint_alt(joint, "change")
     value = joint_chart(joint, "before").to_dict()
     rows = next(iter(value["datasets"].values()))

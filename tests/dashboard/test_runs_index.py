@@ -10,13 +10,14 @@ import sys
 import pytest
 import report_fixtures as fixtures
 
+from fairsims.audit.result import AuditResult
 from fairsims.dashboard import launch
 from fairsims.dashboard.charts import calibration_chart, loss_chart, shares_chart
 from fairsims.dashboard.runs_index import list_runs, progress, read_run
-from fairsims.dashboard.tables import cost_table, runs_table, shares_table
+from fairsims.dashboard.runs_table import runs_table
 from fairsims.errors import InputError
 from fairsims.files import write_json
-from fairsims.report.view import read_audit
+from fairsims.report.tables import cost_table, shares_table
 from fairsims.run import Run, this_process, write_plan
 
 SAY = "import json; from fairsims.run import this_process; print(json.dumps(this_process()))"
@@ -167,7 +168,7 @@ def rows_of(chart):
 
 
 def test_charts_hold_the_audit_and_are_valid():
-    view = read_audit(fixtures.AUDIT)
+    view = AuditResult.from_json(fixtures.AUDIT)
     targets, bars, dots = rows_of(shares_chart(view.main))
     assert bars == dots
     assert [(r["class"], r["target"]) for r in targets] == [("man", 0.5), ("woman", 0.5)]
@@ -175,7 +176,7 @@ def test_charts_hold_the_audit_and_are_valid():
     assert (woman["class"], woman["side"], woman["text"]) == ("woman", "after", "49.8% [47.5, 52.1]")
     assert woman["low"] == pytest.approx(0.475)
     assert {r["seeds"] for r in rows_of(calibration_chart(view))[-1]} == {"calibration", "audit"}
-    single = shares_chart(read_audit(fixtures.single_source()).main).to_dict()
+    single = shares_chart(AuditResult.from_json(fixtures.single_source()).main).to_dict()
     assert len(single["layer"]) == 2
     assert {r["side"] for rows in single["datasets"].values() for r in rows} == {"before"}
     assert loss_chart([{"nimg": 800, "loss": 0.2}, {"nimg": 1600, "loss": 0.1}, {"loss": None}, {}]) is not None
@@ -183,16 +184,19 @@ def test_charts_hold_the_audit_and_are_valid():
 
 
 def test_tables(tmp_path):
-    view, single = read_audit(fixtures.AUDIT), read_audit(fixtures.single_source())
-    assert shares_table(view, view.main)[1] == {
-        "class": "woman", "target": "50%", "before": "25.1% [23.2, 27.0]", "after": "49.8% [47.5, 52.1]",
+    view, single = AuditResult.from_json(fixtures.AUDIT), AuditResult.from_json(fixtures.single_source())
+    assert shares_table(view.main, view).records()[1] == {
+        "gender": "woman",
+        "target": "50%",
+        "before": "25.1% [23.2, 27.0]",
+        "after": "49.8% [47.5, 52.1]",
         "difference, points": "+24.7 [+22.0, +27.4]",
-    }  # fmt: skip
-    assert list(shares_table(single, single.main)[0]) == ["class", "measured"]
-    assert list(cost_table(single)[0]) == ["cost", "measured"]
+    }
+    assert shares_table(single.main, single).titles == ("gender", "measured")
+    assert cost_table(single).titles == ("cost", "measured")
     fixtures.finished_run(tmp_path)
     fixtures.running_run(tmp_path)
-    running, finished = runs_table(list_runs(tmp_path))
+    running, finished = runs_table(list_runs(tmp_path)).records()
     assert list(running) == list(finished)
     assert finished["share"] == "woman 25.1% → 49.8%"
     assert finished["FD to the target mix"] == "6.48 → 2.36"

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fairsims.report import image_grid
+from fairsims.audit.result import AuditResult
+from fairsims.report.grids import image_grid
+from fairsims.report.terminal import terminal_table
+
+
+def printed(value: dict[str, Any]) -> str:
+    """What the command line prints of an audit."""
+    return terminal_table(AuditResult.from_json(value))
+
 
 DIGEST = "9f2c4d1e7b8a6053f1e2d3c4b5a697887766554433221100ffeeddccbbaa9988"
 

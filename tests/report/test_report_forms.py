@@ -15,19 +15,19 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from support import ARGS, CHROMIUM, MakePool
 
+from fairsims.audit.result import AuditResult
 from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
-from fairsims.report import figures, write_reports
+from fairsims.report import figures
 from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, YOURS
 from fairsims.report.document import Answer
 from fairsims.report.drawing import draw
-from fairsims.report.forms import find_run, unwritten
+from fairsims.report.forms import find_run, unwritten, write_reports
 from fairsims.report.markdown import plain
-from fairsims.report.open_fields import FIELDS, read_fields, write_fields
+from fairsims.report.questions import QUESTIONS, read_answers, write_answers
 from fairsims.report.sections import document, read_context
 from fairsims.report.signing import verify
-from fairsims.report.view import read_audit
 from fairsims.run import write_manifest
 
 EVIL = '<script>alert("x")</script> | `*_[a](b) & # 🙂'
@@ -91,7 +91,7 @@ def test_nothing_given_becomes_markup(run: Path) -> None:
     value["model"] = value["command"] = EVIL
     value["warnings"] = [EVIL]
     write_json(run / "audit" / "audit.json", value)
-    write_fields(run, read_fields(run) | {"purpose.intended": f"{EVIL}\n\n# heading", "data.licence": EVIL})
+    write_answers(run, read_answers(run) | {"purpose.intended": f"{EVIL}\n\n# heading", "data.licence": EVIL})
     written = write_reports(run, ["html", "md", "card", "croissant"])
     html, md, card, croissant = (p.read_text(encoding="utf-8") for p in written)
     assert "<script" not in html
@@ -115,12 +115,12 @@ def test_text_stays_text() -> None:
 def test_open_questions_stand_as_open_until_they_are_answered(run: Path) -> None:
     context = read_context(run)
     asked = [b for s in document(context, draw(context)).sections for b in s.blocks if isinstance(b, Answer)]
-    assert sorted(a.id for a in asked) == sorted(f.id for f in FIELDS), "every question is asked once"
+    assert sorted(a.id for a in asked) == sorted(f.id for f in QUESTIONS), "every question is asked once"
     (page,) = write_reports(run, ["html"])
-    assert page.read_text(encoding="utf-8").count('<div class="question open">') == len(FIELDS)
-    write_fields(run, read_fields(run) | {"purpose.intended": "icons for a chat <b>"})
+    assert page.read_text(encoding="utf-8").count('<div class="question open">') == len(QUESTIONS)
+    write_answers(run, read_answers(run) | {"purpose.intended": "icons for a chat <b>"})
     text = write_reports(run, ["html"])[0].read_text(encoding="utf-8")
-    assert text.count('<div class="question open">') == len(FIELDS) - 1
+    assert text.count('<div class="question open">') == len(QUESTIONS) - 1
     assert "icons for a chat &lt;b&gt;" in text
 
 
@@ -205,14 +205,14 @@ def test_the_complements_plan_of_an_earlier_version_is_no_plan(run: Path) -> Non
 
 
 def test_status_of_a_rule_follows_what_is_there(run: Path) -> None:
-    view, answers = read_audit(fixtures.AUDIT), read_context(run).answers
+    view, answers = AuditResult.from_json(fixtures.AUDIT), read_context(run).answers
     statuses = {c.rule: c.status(view, answers, run) for c in CLAUSES}
     assert statuses["AI Act, Art. 10(2)(f)"] == PRESENT
     assert statuses["AI Act, Art. 50(2)"] == YOURS
     assert statuses["AI Act, Annex IV 2(g)"] == PARTIAL
     answered = dict.fromkeys(answers, "yes")
     assert all(c.status(view, answered, run) == PRESENT for c in CLAUSES if c.questions and not c.needs)
-    ids = {f.id for f in FIELDS}
+    ids = {f.id for f in QUESTIONS}
     assert all(set(c.questions) <= ids for c in CLAUSES)
 
 
@@ -232,7 +232,10 @@ def test_the_command_takes_a_run_or_its_audit(run: Path, place: str) -> None:
     result = CliRunner().invoke(main, ["report", str(run / place), "--form", "md"])
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{run / 'report.md'}\n"
-    assert f"{len(FIELDS)} of {len(FIELDS)} questions are open; answer them in {run / 'report.toml'}" in result.stderr
+    assert (
+        f"{len(QUESTIONS)} of {len(QUESTIONS)} questions are open; answer them in {run / 'report.toml'}"
+        in result.stderr
+    )
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 def test_the_pdf_has_every_section_and_fetches_nothing(run: Path) -> None:
     import pypdfium2
 
-    write_fields(run, read_fields(run) | {"purpose.intended": EVIL + " word" * 400 + "x" * 500})
+    write_answers(run, read_answers(run) | {"purpose.intended": EVIL + " word" * 400 + "x" * 500})
     (path,) = write_reports(run, ["pdf"])
     pdf = pypdfium2.PdfDocument(path)
     text = "\n".join(page.get_textpage().get_text_range() for page in pdf)

@@ -23,11 +23,20 @@ from fairsims.report.signing import create_key, read_private_key, read_public_ke
 from fairsims.run import SIGNATURE, relisted, write_manifest
 
 
+def audited(**attributes: dict[str, object]) -> dict[str, object]:
+    """The least audit with these verdicts."""
+    shares = {"a": {"share": 0.5}, "b": {"share": 0.5}}
+    target = {"target": {"a": 0.5, "b": 0.5}}
+    common = {"classes": ["a", "b"], "before": shares}
+    found = {n: common | ({} if "drift" in said else target) | said for n, said in attributes.items()}
+    return {"format": "fairsims-audit/2", "attributes": found}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     write_json(folder / "config.json", {"attr": "gender"})
-    write_json(folder / "audit" / "audit.json", {"attributes": {"gender": {"reached": True}}})
+    write_json(folder / "audit" / "audit.json", audited(gender={"reached": True}))
     write_text(folder / "report.html", "<p>fünf 🙂</p>")
     write_text(folder / "pool" / "shard-00000.parquet", "PAR1" * 50)
     write_manifest(folder, {"base_digest": "abc"})
@@ -68,10 +77,10 @@ def test_the_envelope_is_dsse_around_an_in_toto_statement(run: Path, key: Path) 
 @pytest.mark.parametrize(
     ("said", "result"),
     [({"reached": True}, "PASSED"), ({"reached": None}, "WARNED"), ({"reached": False}, "FAILED"),
-     ({"drift": {"held": False}}, "FAILED")],
+     ({"drift": {"limit": 0.03, "largest": 0.1, "held": False}}, "FAILED")],
 )  # fmt: skip
 def test_the_statement_says_what_the_audit_found(run: Path, key: Path, said: dict[str, object], result: str) -> None:
-    write_json(run / "audit" / "audit.json", {"attributes": {"gender": said, "age": {"reached": True}}})
+    write_json(run / "audit" / "audit.json", audited(gender=said, age={"reached": True}))
     write_manifest(run, {})
     envelope = read_json(sign(run, read_private_key(key)))
     assert json.loads(base64.b64decode(envelope["payload"]))["predicate"]["result"] == result

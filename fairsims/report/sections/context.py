@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairsims.audit.result import AuditResult, load_audit
 from fairsims.files import read_json
 from fairsims.report.document import Answer, Figure
-from fairsims.report.open_fields import FIELDS, read_fields
-from fairsims.report.view import AuditView, read_audit
+from fairsims.report.questions import QUESTIONS, read_answers
 from fairsims.run import PLAN, read_plan
 
 
@@ -19,14 +19,16 @@ class Context:
     """A run that is reported on."""
 
     run: Path
-    view: AuditView
-    config: Mapping[str, Any] | None
-    """Settings of the run, None where it has none."""
+    result: AuditResult
+    config: Mapping[str, Any]
+    """Settings of the run, empty where it has none."""
     plan: Mapping[str, Any] | None
     """`plan.json`, None where nothing was fixed beforehand."""
     answers: Mapping[str, str]
     pictures: Mapping[str, Figure] = field(default_factory=dict)
     """Figures by name, once they are drawn."""
+    places: Mapping[str, int] = field(default_factory=dict)
+    """Id of each section to its number, once they are put in order."""
 
     @property
     def audit(self) -> Path:
@@ -35,24 +37,24 @@ class Context:
 
     @property
     def two_sided(self) -> bool:
-        return len(self.view.sides) == 2
+        return len(self.result.sides) == 2
 
     def questions(self, *prefixes: str) -> Iterator[Answer]:
         """The questions whose id is or starts with one of these, with their answers."""
-        for f in FIELDS:
-            if f.id in prefixes or f.id.split(".")[0] in prefixes:
-                yield Answer(id=f.id, question=f.question, why=f.why, answer=self.answers[f.id])
+        for q in QUESTIONS:
+            if q.id in prefixes or q.id.split(".")[0] in prefixes:
+                yield Answer(id=q.id, question=q.question, why=q.why, answer=self.answers[q.id])
 
 
 def read_context(run: Path) -> Context:
     """Raises InputError when the audit is missing, or when any of the files is broken."""
-    view = read_audit(read_json(run / "audit" / "audit.json"))
+    config = run / "config.json"
     return Context(
         run=run,
-        view=view,
-        config=read_json(run / "config.json") if (run / "config.json").exists() else None,
+        result=load_audit(run),
+        config=read_json(config) if config.exists() else {},
         plan=_plan(run),
-        answers=read_fields(run),
+        answers=read_answers(run),
     )
 
 
