@@ -60,7 +60,7 @@ def settings_of(place: str) -> Mapping[str, Setting]:
     help where nothing is written under it.
     """
     module, _, name = place.partition(":")
-    names = _Names(module)
+    names = _names(module)
     body = next(n.body for n in names.tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     found = {}
     for field, under in zip(body, [*body[1:], None], strict=True):
@@ -143,10 +143,15 @@ LIGHT = ("collections.abc", "dataclasses", "math", "pathlib", "typing", __name__
 """Modules that settings may be written with and that cost nothing to import."""
 
 
+@functools.cache
+def _names(module: str) -> _Names:
+    return _Names(module)
+
+
 def _imported(module: str, name: str) -> Any:
     if module in LIGHT:
         return getattr(importlib.import_module(module), name)
-    return _Names(module)[name] if module.startswith(f"{__package__}.") else Any
+    return _names(module)[name] if module.startswith(f"{__package__}.") else Any
 
 
 def from_mapping(cls: type[S], values: Mapping[str, Any], *, where: str = "") -> S:

@@ -14,10 +14,11 @@ from fairsims.dashboard.runs_index import RunEntry, pools_of
 from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, settings_of, table
 from fairsims.pools import Pool
 from fairsims.report.numbers import number, percent, short_percent
-from fairsims.retarget.complement import FLOOR, ComplementPlan, plan_complement
+from fairsims.retarget.complement import ComplementPlan, plan_complement
+from fairsims.retarget.config import RetargetConfig
 
-DEFAULT_RATE, CAP = 1000.0, 2.0
-ABOUT = {"pool": 3072, "budget": 9.6, "pilots": (512, 1024, 3072)}
+DEFAULT_RATE, CAP, FLOOR = 1000.0, RetargetConfig.cap, RetargetConfig.floor
+ABOUT = {name: getattr(RetargetConfig, name) for name in ("pool", "budget", "pilots")}
 
 
 def show_run(run: RunEntry) -> None:

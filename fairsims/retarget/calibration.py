@@ -20,6 +20,7 @@ from scipy.special import expit
 
 from fairsims.audit.intervals import left_inverse
 from fairsims.errors import NoResponse
+from fairsims.retarget.config import RetargetConfig
 
 Measure = Callable[[float, int], np.ndarray]
 """(strength, n) -> values `(n,)` whose mean estimates the focus share on the first n calibration seeds."""
@@ -104,7 +105,7 @@ class ResponseFit:
 
 def calibrate(
     measure: Measure, *, target: float, base: Pilot, start: float, cap: float,
-    sizes: Sequence[int] = (512, 1024, 3072), confirm: bool = False,
+    sizes: Sequence[int] = RetargetConfig.pilots, confirm: bool = False,
 ) -> Calibration:  # fmt: skip
     """Find the strength whose focus share is `target`.
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fairsims.audit.command import AuditConfig
 from fairsims.models.sampling import SamplerConfig
-from fairsims.options import check_choices, choice
-from fairsims.training.config import TrainConfig, finetune_config
+from fairsims.options import check_choices, choice, to_json
+from fairsims.training.config import FINETUNE_LR, TrainConfig, finetune_config
 
 MODES = ("merged", "guided")
 MIN_POOL = 200
@@ -32,8 +33,7 @@ class RetargetConfig:
     """`0.5`, `uniform` or `woman=0.3,man=0.7`; one for each attribute, in their order."""
     hold: tuple[str, ...] = ()
     """Attribute whose shares must stay as the base has them."""
-    drift: float = 0.03
-    """An attribute to hold is preserved when every share changes by less than this, interval included."""
+    drift: float = AuditConfig.drift
     mode: str = choice(*MODES)
     """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks (SIMS)."""
     classifier: str | tuple[str, ...] | None = None
@@ -46,7 +46,7 @@ class RetargetConfig:
     """Fine-tuning of the auxiliary, in thousands of images (kimg)."""
     batch_size: int = TrainConfig.batch_size
     """Images per fine-tuning step."""
-    lr: float = 3e-4
+    lr: float = FINETUNE_LR
     """Learning rate of the fine-tune."""
     finetune: Mapping[str, float] = field(default_factory=dict)
     """Another setting of the fine-tune by its name in `TrainConfig`, e.g. augment=0.15 or P_mean=-1."""
@@ -64,8 +64,7 @@ class RetargetConfig:
     """Calibration images of each pilot."""
     audit: int = 2048
     """Audit images, before and after each."""
-    tolerance: float = 0.03
-    """A target is reached when the interval of the share lies inside target +- this."""
+    tolerance: float = AuditConfig.tolerance
     steps: int = SamplerConfig.steps
     solver: str = SamplerConfig.solver
     interval: tuple[float, float] | None = None
@@ -192,9 +191,9 @@ class RetargetConfig:
         What concerns several attributes or shares only is left out where it has its default, so that the runs of
         earlier versions can be gone on with.
         """
-        found = {f.name: getattr(self, f.name) for f in fields(self)} | {"finetune": dict(self.finetune)}
+        found: dict[str, Any] = to_json(self)
         found["classifier"] = found["classifier"] or None
-        for name, default in (("hold", ()), ("drift", 0.03), ("rounds", 2)):
+        for name, default in (("hold", []), ("drift", RetargetConfig.drift), ("rounds", RetargetConfig.rounds)):
             if found[name] == default:
                 del found[name]
         return found | {k: found[k][0] for k in ("attr", "target", "classifier") if _is_single(found[k])}

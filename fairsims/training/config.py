@@ -9,6 +9,9 @@ from typing import Any
 from fairsims.models.precondition import PRECISIONS
 from fairsims.options import check_choices, choice
 
+FINETUNE_LR = 3e-4
+"""Learning rate of an auxiliary's fine-tune when nothing else is asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -87,7 +90,13 @@ class TrainConfig:
 def finetune_config(kimg: float, **changes: Any) -> TrainConfig:
     """Defaults of an auxiliary's fine-tune: a constant rate from the first step on, a short weight average."""
     base = TrainConfig(
-        kimg=kimg, lr=3e-4, lr_final=1.0, warmup_kimg=0.0, ema_halflife_kimg=0.5, P_mean=-0.8,
-        tick_kimg=max(0.05, kimg / 40), state_kimg=max(0.05, kimg / 8),
-    )  # fmt: skip
+        kimg=kimg,
+        lr=FINETUNE_LR,
+        lr_final=1.0,
+        warmup_kimg=0.0,
+        ema_halflife_kimg=0.5,
+        P_mean=-0.8,
+        tick_kimg=max(0.05, kimg / 40),
+        state_kimg=max(0.05, kimg / 8),
+    )
     return replace(base, **changes)
