@@ -45,7 +45,15 @@ FORMAT = "fairsims-pool/1"
 class Pool:
     """A finished or growing folder of generated images, addressed by position; `seeds[i]` is image i's identity.
 
-    Raises InputError when the folder is no pool or a shard is broken.
+    Images are uint8 `(C, H, W)`. Raises InputError when the folder is no pool or a shard is broken.
+
+    >>> sampler = SamplerConfig(solver="euler", steps=2)
+    >>> made = generate_pool("digits-8", Path("pool"), range(8), sampler=sampler, batch_size=4, precision="float32")
+    >>> list(made)[-1]
+    8
+    >>> pool = Pool("pool")
+    >>> len(pool), pool.seeds[:2].tolist(), pool.read([0, 1]).shape
+    (8, [0, 1], torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -38,7 +38,11 @@ Publish = Callable[
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """What to audit, as the command line says it."""
+    """What to audit, as the command line says it. Raises ValueError where settings contradict each other.
+
+    >>> AuditConfig(before="digits-skewed", attr=("parity",)).tolerance
+    0.03
+    """
 
     before: str
     """Images of the model as it was: pool, folder, zip, Parquet or embedded data set."""

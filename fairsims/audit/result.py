@@ -260,7 +260,13 @@ class JointResult:
 class AuditResult:
     """Shares of attributes in one source of images or two, with intervals, and their quality.
 
-    `to_json` and `from_json` are its file, `audit_schema` describes that.
+    `to_json` and `from_json` are its file, `audit_schema` describes that. Shares are fractions of 1, intervals 95%.
+
+    >>> import fairsims
+    >>> result = fairsims.audit_images(before="digits-skewed", after="digits", attr="parity", target="0.5")
+    >>> odd = result.main.after["odd"]
+    >>> odd.low < 0.5 < odd.high, len(result.warnings)
+    (True, 0)
     """
 
     format: str = FORMAT
@@ -358,7 +364,13 @@ class AuditResult:
 
 
 def load_audit(run: Path) -> AuditResult:
-    """The audit of a run folder. Raises InputError when there is none or it is broken."""
+    """The audit of a run folder, of any format ever written. Raises InputError when there is none or it is broken.
+
+    >>> import fairsims
+    >>> written = fairsims.audit_images("people", before="digits-skewed", attr="parity")
+    >>> load_audit(Path("people")).main.before == written.main.before
+    True
+    """
     return AuditResult.from_json(read_json(run / "audit" / "audit.json"))
 
 

@@ -56,6 +56,10 @@ def open_source(path: str | Path) -> ImageSource:
     """The pool in a folder; else whatever `open_dataset` opens: image folder, EDM zip, Parquet, embedded name.
 
     Raises InputError when nothing is there, it is empty, or its images are unreadable or not alike.
+
+    >>> source = open_source("digits")
+    >>> len(source), source.shape, source.read([0]).shape
+    (1797, (1, 8, 8), torch.Size([1, 1, 8, 8]))
     """
     if not (Path(path) / "pool.json").is_file():
         return open_dataset(str(path))

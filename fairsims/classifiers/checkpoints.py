@@ -82,7 +82,16 @@ def backbone_facts(backbone: Any) -> dict[str, Any]:
 def load_classifier(spec: str | Path) -> AttributeClassifier:
     """The classifier that `spec` names (see the module), in evaluation mode, on the GPU when there is one.
 
-    Raises InputError, naming the file, when something is missing, corrupt or does not fit its configuration.
+    Its `label(images)` gives the class probabilities of a data set or pool, `(N, K)` float32; `confusions` are its
+    errors on held-out images. Raises InputError, naming the file, when something is missing, corrupt or does not fit
+    its configuration.
+
+    >>> from fairsims.data import open_dataset
+    >>> classifier = load_classifier("emoji-gender")
+    >>> classifier.attribute.classes, classifier.confusions["variant"].counts
+    (('man', 'woman'), ((624, 16), (27, 637)))
+    >>> classifier.label(open_dataset("emoji-people", resolution=32).subset(range(8))).shape
+    (8, 2)
     """
     text = str(spec)
     points = entry_points.installed_classifiers()

@@ -35,7 +35,14 @@ from fairsims.run import refuse_foreign
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What opens a model in any process: where its networks are, how they act together, how they are sampled."""
+    """What opens a model in any process: where its networks are, how they act together, how they are sampled.
+
+    Raises ValueError for settings that contradict each other.
+
+    >>> spec = ModelSpec(base="digits-8", sampler=SamplerConfig(steps=4))
+    >>> ModelSpec.from_json(spec.to_json()) == spec
+    True
+    """
 
     base: str
     """Checkpoint folder, EDM snapshot (.pkl) or name of an embedded model."""
@@ -266,6 +273,12 @@ def open_model(spec: ModelSpec) -> DenoiserModel:
     """Open what a spec names, on this process's device; guided checkpoints, too.
 
     Raises InputError, naming the file, for what is missing, corrupt or does not fit.
+
+    >>> model = open_model(ModelSpec(base="digits-8", sampler=SamplerConfig(solver="euler", steps=4)))
+    >>> model.image_shape, model.evaluations_per_image
+    ((1, 8, 8), 4)
+    >>> [batch.shape for batch in model.images([[0, 1, 2], [3]])]
+    [torch.Size([3, 1, 8, 8]), torch.Size([1, 1, 8, 8])]
     """
     base = open_checkpoint(spec.base)
     return DenoiserModel(spec, base, None if spec.auxiliary is None else open_checkpoint(spec.auxiliary))

@@ -18,7 +18,13 @@ from fairsims.seeds import derive, noise_for
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How a denoiser is turned into images: the solver, its noise levels and its added noise."""
+    """How a denoiser is turned into images: the solver, its noise levels and its added noise.
+
+    Raises ValueError for a setting that is not possible.
+
+    >>> SamplerConfig(solver="dpmpp2m", steps=12).facts()["solver"]
+    'dpmpp2m'
+    """
 
     solver: str = choice("heun", "euler", "dpmpp2m")
     """Solver of the sampling ODE.

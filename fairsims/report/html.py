@@ -26,6 +26,11 @@ def write_report(run_folder: Path) -> Path:
     """Draw the figures of `<run>/audit/audit.json` beside it, write `<run>/report.html` and return its path.
 
     The same run folder gives the same bytes. Raises InputError when the audit is missing or broken.
+
+    >>> import fairsims
+    >>> written = fairsims.audit_images("people", before="digits-skewed", attr="parity")
+    >>> write_report(Path("people")).name
+    'report.html'
     """
     context = read_context(run_folder)
     path = run_folder / "report.html"

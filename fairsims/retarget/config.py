@@ -23,7 +23,12 @@ MAX_AUDIT = (SEEDS_PER_RUN - AUDIT_OFFSET) // 4 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class RetargetConfig:
-    """Everything that decides the outcome; written to the run's `config.json`."""
+    """Everything that decides the outcome; written to the run's `config.json`. Raises ValueError for what cannot be.
+
+    >>> config = RetargetConfig(model="digits-8", attr="parity", target="0.5", audit=500)
+    >>> config.seeds("pool", 2), config.seeds("audit", 2)
+    (range(0, 2), range(6000000, 6000002))
+    """
 
     model: str = "emoji-people-32"
     """Checkpoint folder or embedded model."""
