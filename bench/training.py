@@ -22,9 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairsims.data.base import ArraySource, ImageDataset
 from fairsims.models import EDMDenoiser, NetworkDenoiser, fastest_precision, load_network
-from fairsims.training import TrainConfig, edm_loss, train
+from fairsims.models.objective import Batch
+from fairsims.training import TrainConfig, train
 from fairsims.training.augmentation import AUGMENT_DIM
-from fairsims.training.batches import Batch, batches
+from fairsims.training.batches import batches
 from fairsims.training.presets import preset
 
 
@@ -54,7 +55,7 @@ def noise_images(shape: tuple[int, int, int], n: int = 1024) -> ImageDataset:
 
 
 def backward(model: NetworkDenoiser, batch: Batch) -> None:
-    edm_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    model.loss(batch).backward()  # type: ignore[no-untyped-call]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

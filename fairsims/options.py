@@ -130,7 +130,7 @@ class _Fields:
     def __getattr__(self, name: str) -> Setting:
         return settings_of(self.place)[name]
 
-    def __call__(self) -> Any:
+    def __call__(self, *_: Any, **__: Any) -> Any:
         return None
 
     def __or__(self, other: Any) -> Any:

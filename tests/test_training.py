@@ -19,9 +19,10 @@ from fairsims.data import ImageDataset, to_float
 from fairsims.errors import ChangedSettings, Diverged, InputError
 from fairsims.files import read_jsonl
 from fairsims.models import EDMDenoiser, load_network
+from fairsims.models.objective import Batch
 from fairsims.seeds import torch_generator
-from fairsims.training import TrainConfig, edm_loss, finetune_config, train, train_folder
-from fairsims.training.batches import Batch, batches, draw_images
+from fairsims.training import TrainConfig, finetune_config, train, train_folder
+from fairsims.training.batches import batches, draw_images
 from fairsims.training.presets import PRESETS, preset
 
 # 12 steps of 16 images; a tick every 2 steps, a state every 4.
@@ -119,7 +120,7 @@ def test_halflife_zero_keeps_the_raw_weights(network: EDMDenoiser, digits: Image
 def test_loss_is_the_weighted_error(network: EDMDenoiser, digits: ImageDataset) -> None:
     config = replace(SMALL, P_mean=-0.5, P_std=0.9, batch_size=6, xflip=False)
     (batch,) = islice(batches(digits, network, config, first=5, rows=range(6)), 1)
-    found = edm_loss(network, batch)
+    found = network.loss(batch)
     images = to_float(draw_images(digits, config, 5, range(6))[0])
     generator = torch_generator(config.seed, "noise", 5)
     sigma = (torch.randn(6, generator=generator) * 0.9 - 0.5).exp()
@@ -140,7 +141,7 @@ def test_the_smallest_noise_levels_are_learnt_at_the_lowest_that_a_network_of_le
     lowest = torch.tensor(network.sigma_min)
     # Nearer to level 0, where the weight is infinite, than to the lowest.
     losses = [
-        edm_loss(network, Batch(images=images, sigma=sigma.expand(2), noise=torch.ones(2, 1, 8, 8)))
+        network.loss(Batch(images=images, sigma=sigma.expand(2), noise=torch.ones(2, 1, 8, 8)))
         for sigma in (lowest, lowest / 3)
     ]
     assert losses[0].isfinite()
@@ -155,7 +156,7 @@ def test_a_perfect_denoiser_of_one_image_has_no_loss(network: EDMDenoiser, digit
             return image.expand_as(x)
 
     batch = Batch(images=image.repeat(4, 1, 1, 1), sigma=torch.tensor([0.01, 0.1, 1, 10]), noise=torch.ones(4, 1, 8, 8))
-    assert float(edm_loss(Knows(**network.config), batch)) == 0
+    assert float(Knows(**network.config).loss(batch)) == 0
 
 
 def test_each_epoch_is_a_permutation_of_its_own(digits: ImageDataset) -> None:

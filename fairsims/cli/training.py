@@ -127,17 +127,21 @@ def finetune(
     **options: Any,
 ) -> None:
     """Fine-tune a copy of a model into an auxiliary, at a constant rate. torchrun shares each batch."""
+    from fairsims import engine
+    from fairsims.models import ModelSpec, open_model
     from fairsims.models.precondition import resolve_precision
     from fairsims.pools import Pool, pool_dataset
     from fairsims.retarget.drawing import set_positions
-    from fairsims.training.auxiliary import finetune as tuned
+    from fairsims.training.auxiliary import finetune_settings, train_auxiliary
 
     opened = Pool(pool)
     data = pool_dataset(opened)
     if table is not None:
         data = data.subset(set_positions(opened, table), name="complement")
     asked = given(options | {"precision": resolve_precision(precision)})
-    follow(tuned(model, data, out, budget=budget, settings=asked, compiled=compiled), out, as_json)
+    with engine.main_first():
+        base = open_model(ModelSpec(base=model, compiled=compiled))
+    follow(train_auxiliary(base, data, finetune_settings(base, budget, **asked), out), out, as_json)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairsims.errors import InputError
+from fairsims.models.objective import Batch
 
 
 class Denoiser(nn.Module):
@@ -80,6 +81,20 @@ class NetworkDenoiser(Denoiser):
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """lambda(sigma) = 1 / c_out(sigma)**2, the weight of the squared error (Karras et al. 2022, eq. 8)."""
         raise NotImplementedError
+
+    def draw_noise(self, n: int, generator: torch.Generator, *, mean: float, std: float) -> tuple[Tensor, Tensor]:
+        """For a batch of `n`: noise levels `(n,)` with a normal ln(sigma), and noise `(n, C, H, W)`, on the CPU."""
+        sigma = (torch.randn(n, generator=generator) * std + mean).exp()
+        return sigma, torch.randn((n, *self.shape), generator=generator)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Weighted denoising error, a scalar (Karras et al. 2022, arXiv 2206.00364, eq. 2)."""
+        sigma = self.round_sigma(batch.sigma)
+        # A network of discrete levels rounds the smallest draws to 0, where the weight is infinite.
+        sigma = torch.where(sigma > 0, sigma, self.round_sigma(torch.full_like(sigma, self.sigma_min)))
+        s = sigma.reshape(-1, 1, 1, 1)
+        denoised = self(batch.images + s * batch.noise, sigma, batch.labels, batch.augment_labels)
+        return torch.mean(self.loss_weight(s) * (denoised - batch.images) ** 2)
 
 
 def sigma_column(sigma: Tensor, x: Tensor) -> Tensor:

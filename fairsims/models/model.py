@@ -125,6 +125,9 @@ class Model(Protocol):
     def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
         """Write the model as a checkpoint folder of its own."""
 
+    def trainable(self) -> NetworkDenoiser:
+        """A copy of what is trained to make an auxiliary; its `loss` is what training goes down."""
+
 
 class DenoiserModel:
     """A model of pixels: a denoiser D(x; sigma) and our solvers."""

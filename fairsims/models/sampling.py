@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fairsims.models.base import Denoiser
+from fairsims.models.solvers import SOLVERS
 from fairsims.options import check_choices, choice
 from fairsims.seeds import derive, noise_for
 
@@ -26,7 +27,7 @@ class SamplerConfig:
     'dpmpp2m'
     """
 
-    solver: str = choice("heun", "euler", "dpmpp2m")
+    solver: str = choice(*SOLVERS)
     """Solver of the sampling ODE.
 
     heun: second order, 2 * steps - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, Algorithms 1 and 2).
@@ -62,8 +63,9 @@ class SamplerConfig:
             raise ValueError(
                 f"S_min is {self.S_min} and S_max {self.S_max}; expected two noise levels, the lower first"
             )
-        if self.S_churn and self.solver == "dpmpp2m":
-            raise ValueError(f"S_churn is {self.S_churn}; expected 0 with dpmpp2m, use heun or euler to add noise")
+        if self.S_churn and not SOLVERS[self.solver].noisy:
+            noisy = " or ".join(name for name, solver in SOLVERS.items() if solver.noisy)
+            raise ValueError(f"S_churn is {self.S_churn}; expected 0 with {self.solver}, use {noisy} to add noise")
 
     def sigmas(self, denoiser: Denoiser) -> Tensor:
         """The schedule for a denoiser, `(steps + 1,)` float64; levels that round to the same one are visited once."""
@@ -81,7 +83,7 @@ class SamplerConfig:
         """Network forwards an image costs (NFE), two networks counted as two where both are called."""
         sigmas = self.sigmas(denoiser)[:-1]
         first = [float(denoiser.round_sigma(s * (1 + self.gamma(float(s), len(sigmas))))) for s in sigmas]
-        again = sigmas[1:].tolist() if self.solver == "heun" else []
+        again = sigmas[1:].tolist() if SOLVERS[self.solver].corrects else []
         return sum(map(denoiser.evaluations_at, first + again))
 
     def facts(self) -> dict[str, Any]:
@@ -107,16 +109,15 @@ def sigma_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float = 
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x, sigma) -> x0, all float64."""
-AddNoise = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""(x, sigma, step) -> x at a noise level that is not lower, and that level."""
-
-
 def solve(
-    denoiser: Denoiser, noise: Tensor, sampler: SamplerConfig, *, seeds: Sequence[int] = (),
-    labels: Tensor | None = None, sigmas: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    denoiser: Denoiser,
+    noise: Tensor,
+    sampler: SamplerConfig,
+    *,
+    seeds: Sequence[int] = (),
+    labels: Tensor | None = None,
+    sigmas: Tensor | None = None,
+) -> Tensor:
     """Images from standard normal `noise` `(B, ...)`: x0 in float64, around a network that sees noise's own type.
 
     `seeds` `(B,)` are needed where the sampler adds noise: image i gets noise of its own from `seeds[i]`. `sigmas`
@@ -138,39 +139,7 @@ def solve(
         fresh = noise_for([derive("churn", int(s), step) % 2**32 for s in seeds], x.shape[1:]).to(x)
         return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * sampler.S_noise * fresh, raised
 
-    x = noise.double() * sigmas[0]
-    if sampler.solver == "dpmpp2m":
-        return dpmpp_2m(denoise, x, sigmas)
-    return heun(denoise, x, sigmas, add_noise=add_noise, correct=sampler.solver == "heun")
-
-
-def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, add_noise: AddNoise, correct: bool = True) -> Tensor:
-    """Karras et al. 2022, Algorithm 2 (Algorithm 1 when no noise is added); without `correct`, Euler's method."""
-    for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        x_hat, sigma_hat = add_noise(x, sigma, i)
-        d = (x_hat - denoise(x_hat, sigma_hat)) / sigma_hat
-        x = x_hat + (lower - sigma_hat) * d
-        if correct and i < len(sigmas) - 2:
-            x = x_hat + (lower - sigma_hat) * (d + (x - denoise(x, lower)) / lower) / 2
-    return x
-
-
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2) where the state is `x0 + sigma * noise`.
-
-    There its lambda is -ln sigma and alpha is 1, so a step of h = ln(sigma / lower) is
-    `x <- (lower / sigma) x + (1 - e^-h) D` with D extrapolated from the last two denoised images. The first step and
-    the last, to 0, are of first order.
-    """
-    previous, h_previous = x, torch.zeros(())
-    for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        denoised = denoise(x, sigma)
-        h = (sigma / lower).log()
-        first_order = i == 0 or lower == 0
-        direction = denoised if first_order else denoised + (denoised - previous) * h / (2 * h_previous)
-        x = (lower / sigma) * x + (1 - lower / sigma) * direction
-        previous, h_previous = denoised, h
-    return x
+    return SOLVERS[sampler.solver].solve(denoise, noise.double() * sigmas[0], sigmas, add_noise)
 
 
 def labels_for(seeds: Sequence[int], label_dim: int) -> Tensor | None:

@@ -30,6 +30,7 @@ from fairsims.models import (
     NetworkDenoiser,
     SIMSGuidance,
     checkpoint_digest,
+    checkpoint_recipe,
     load_network,
     merge,
 )
@@ -308,4 +309,4 @@ def pilot_folder(folder: Path, strength: float, n: int) -> Path:
 
 def fine_tuning(config: RetargetConfig, kimg: float) -> TrainConfig:
     """How an auxiliary is trained for `kimg` thousand images: with mirrored ones where the base learnt them too."""
-    return config.fine_tuning(kimg, xflip=learnt_mirrored(config.model))
+    return config.fine_tuning(kimg, xflip=learnt_mirrored(checkpoint_recipe(config.model)))

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fairsims.data import ImageDataset
 from fairsims.models.base import compile_networks
-from fairsims.models.checkpoints import checkpoint_digest, checkpoint_recipe, load_on_device
-from fairsims.training.config import finetune_config
+from fairsims.models.model import Model
+from fairsims.training.config import TrainConfig, finetune_config
 from fairsims.training.folder import train_folder
 from fairsims.training.loop import Tick
 
 
-def finetune(
-    model: str,
+def finetune_settings(model: Model, kimg: float, **changes: Any) -> TrainConfig:
+    """`finetune_config` for this model: one that learnt mirrored images too goes on with them."""
+    return finetune_config(kimg, **({"xflip": learnt_mirrored(model.recipe)} | changes))
+
+
+def learnt_mirrored(recipe: Mapping[str, Any]) -> bool:
+    """Whether a base, made as its recipe says, learnt mirrored images too: then its fine-tunes do."""
+    return bool(recipe.get("train", {}).get("xflip", False))
+
+
+def train_auxiliary(
+    model: Model,
     data: ImageDataset,
-    out: Path,
+    settings: TrainConfig,
+    folder: Path,
     *,
-    budget: float,
-    settings: Mapping[str, Any],
-    compiled: bool = False,
+    kind: str = "auxiliary",
+    snapshots: Sequence[float] = (),
 ) -> Iterator[Tick]:
-    """Fine-tune a copy of `model` on images into a checkpoint folder, for `budget` thousand images.
+    """Fine-tune a copy of what is trainable of `model` on images into a checkpoint folder; resumes.
 
-    `settings` (fields of TrainConfig) change the defaults of `finetune_config`. Raises as `train_folder`.
+    `kind` is what the checkpoint calls itself. `snapshots` and what is raised: as `train_folder`.
     """
-    config = finetune_config(budget, **({"xflip": learnt_mirrored(model)} | dict(settings)))
-    network, facts = load_on_device(model), {"kind": "auxiliary", "base_digest": checkpoint_digest(model)}
-    if compiled:
+    network = model.trainable()
+    if model.spec.compiled:
         compile_networks(network)
-    yield from train_folder(network, data, config, out, recipe=facts)
-
-
-def learnt_mirrored(model: str) -> bool:
-    """Whether a base learnt mirrored images too: then its fine-tunes do."""
-    return bool(checkpoint_recipe(model).get("train", {}).get("xflip", False))
+    recipe = {"kind": kind, "base_digest": model.digest}
+    yield from train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots)

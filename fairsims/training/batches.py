@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
 from fairsims.errors import InputError
 from fairsims.models.base import NetworkDenoiser
+from fairsims.models.objective import Batch
 from fairsims.models.sampling import labels_for
 from fairsims.seeds import numpy_generator, torch_generator
 from fairsims.training.augmentation import augment, draw_augmentation
@@ -24,32 +24,6 @@ from fairsims.training.config import TrainConfig
 
 HELD_BYTES = 4 * 2**30
 """Images decoded from files are kept in memory up to this size; larger data are decoded again each time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """A step's images, or a part of them: B rows."""
-
-    images: Tensor
-    """`(B, C, H, W)` float32 in [-1, 1]."""
-    sigma: Tensor
-    """Noise levels, `(B,)`."""
-    noise: Tensor
-    """Standard normal, of images' shape."""
-    labels: Tensor | None = None
-    """One-hot classes `(B, label_dim)`, for a class-conditional network."""
-    augment_labels: Tensor | None = None
-    """How the images were distorted, `(B, 9)`."""
-
-    def part(self, start: int, stop: int) -> Batch:
-        """Rows start to stop - 1."""
-        optional = {
-            name: None if value is None else value[start:stop]
-            for name, value in (("labels", self.labels), ("augment_labels", self.augment_labels))
-        }
-        return Batch(
-            images=self.images[start:stop], sigma=self.sigma[start:stop], noise=self.noise[start:stop], **optional
-        )
 
 
 def batches(
@@ -63,14 +37,14 @@ def batches(
     device, held, labels = denoiser.device, _hold(dataset), class_labels(dataset, denoiser.label_dim)
     if device.type == "cpu":
         for step in range(first, config.steps):
-            yield _on_device(_draw(held, labels, config, step, rows), device)
+            yield _on_device(_draw(held, denoiser, labels, config, step, rows), device)
         return
     with ThreadPoolExecutor(1) as thread:
         ahead: deque[int] = deque(range(first, config.steps))
-        following = thread.submit(_draw, held, labels, config, ahead.popleft(), rows) if ahead else None
+        following = thread.submit(_draw, held, denoiser, labels, config, ahead.popleft(), rows) if ahead else None
         while following is not None:
             drawn = following.result()
-            following = thread.submit(_draw, held, labels, config, ahead.popleft(), rows) if ahead else None
+            following = thread.submit(_draw, held, denoiser, labels, config, ahead.popleft(), rows) if ahead else None
             yield _on_device(drawn, device)
 
 
@@ -109,13 +83,14 @@ def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
     return torch.eye(label_dim)[dataset.class_indices(fitting[0])]
 
 
-def _draw(dataset: ImageDataset, labels: Tensor | None, config: TrainConfig, step: int, rows: range) -> Batch:
+def _draw(
+    dataset: ImageDataset, denoiser: NetworkDenoiser, labels: Tensor | None, config: TrainConfig, step: int, rows: range
+) -> Batch:
     """This process's rows of a step, on the CPU and with images still uint8."""
     images, indices = draw_images(dataset, config, step, rows)
     own = slice(rows.start, rows.stop)
     generator = torch_generator(config.seed, "noise", step)
-    sigma = (torch.randn(config.batch_size, generator=generator) * config.P_std + config.P_mean).exp()
-    noise = torch.randn((config.batch_size, *images.shape[1:]), generator=generator)
+    sigma, noise = denoiser.draw_noise(config.batch_size, generator, mean=config.P_mean, std=config.P_std)
     distortions = None
     if config.augment:
         distortions = draw_augmentation(

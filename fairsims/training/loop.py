@@ -1,4 +1,4 @@
-"""The EDM loss, the weight average, and `train()`: a generator of a record per tick."""
+"""The weight average, and `train()`: a generator of a record per tick."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from fairsims import engine
 from fairsims.data.base import ImageDataset
 from fairsims.errors import InputError
 from fairsims.models.base import NetworkDenoiser
+from fairsims.models.objective import Batch
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
-from fairsims.training.batches import Batch, batches
+from fairsims.training.batches import batches
 from fairsims.training.config import TrainConfig
 from fairsims.training.watch import LossWatch
 
@@ -33,7 +34,7 @@ class Tick:
     step: int
     nimg: int
     loss: float
-    """Mean EDM loss since the last tick."""
+    """Mean loss since the last tick."""
     lr: float
     grad_norm: float
     seconds: float
@@ -48,16 +49,6 @@ class Tick:
         """The numbers, for `stats.jsonl`."""
         names = ("step", "nimg", "loss", "lr", "grad_norm", "seconds")
         return {n: round(getattr(self, n), 8) for n in names}
-
-
-def edm_loss(denoiser: NetworkDenoiser, batch: Batch) -> Tensor:
-    """Weighted denoising error, a scalar (Karras et al. 2022, arXiv 2206.00364, eq. 2): weight 1 / c_out(sigma)**2."""
-    sigma = denoiser.round_sigma(batch.sigma)
-    # A network of discrete levels rounds the smallest draws to 0, where the weight is infinite.
-    sigma = torch.where(sigma > 0, sigma, denoiser.round_sigma(torch.full_like(sigma, denoiser.sigma_min)))
-    s = sigma.reshape(-1, 1, 1, 1)
-    denoised = denoiser(batch.images + s * batch.noise, sigma, batch.labels, batch.augment_labels)
-    return torch.mean(denoiser.loss_weight(s) * (denoised - batch.images) ** 2)
 
 
 def train(
@@ -150,7 +141,7 @@ def _gradients(
         # The first part of a batch keeps the seed that a batch in one piece has.
         place = () if rows[start] == 0 else (rows[start],)
         torch.manual_seed(derive(config.seed, "dropout", step, *place))
-        loss = edm_loss(denoiser, part) * (len(part.images) / config.batch_size)
+        loss = denoiser.loss(part) * (len(part.images) / config.batch_size)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     engine.all_sum([*(p.grad for p in denoiser.parameters() if p.grad is not None), total])

@@ -15,10 +15,11 @@ from fairsims import engine
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.readers import DecodedSource
 from fairsims.errors import InputError
+from fairsims.models.objective import Batch
 from fairsims.models.sampling import labels_for
 from fairsims.pools import export_folder, pool_dataset
 from fairsims.training import TrainConfig, train
-from fairsims.training.batches import Batch, batches, class_labels
+from fairsims.training.batches import batches, class_labels
 
 SMALL = TrainConfig(kimg=0.048, batch_size=12, lr=1e-3, tick_kimg=0.012, xflip=True, seed=3)
 
