@@ -215,7 +215,7 @@ def test_undetermined_is_a_class_when_people_say_so(tmp_path: Path, digits_pool:
 def test_without_errors_or_labels_the_shares_are_called_uncorrected(digits_pool: MakePool) -> None:
     classifier = load_classifier("digits-parity")
     classifier.confusions, classifier.default_split = {}, ""
-    found = audit(digits_pool(60, 40), digits_pool(50, 50, "a"), classifier, Aim(target=np.array([0.5, 0.5])))
+    found = audit(digits_pool(60, 40), digits_pool(50, 50, "a"), [(classifier, Aim(target=np.array([0.5, 0.5])))])
     assert list(SCHEMA.iter_errors(found.to_json())) == []
     parity = found.main
     assert parity.tier == {"before": "C", "after": "C"}

@@ -192,12 +192,11 @@ def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
     InputError for what turns out not to work: labels of other images, a reference that lacks a class.
     """
     config, sources, reference = opened.config, opened.sources, opened.reference
-    first, *others = zip(opened.classifiers, opened.aims, strict=True)
+    pairs = list(zip(opened.classifiers, opened.aims, strict=True))
     result = audit(
         sources["before"],
         sources.get("after"),
-        *first,
-        others=others,
+        pairs,
         reference=reference,
         extractors=opened.extractors,
         store=cache_folder("audit"),
@@ -208,7 +207,7 @@ def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
         before=sources["before"],
         after=sources.get("after"),
         reference=reference if isinstance(reference, ImageDataset) else None,
-        labels=[row for c, p in (first, *others) for row in _labels_used(c, p, sources)],
+        labels=[row for c, p in pairs for row in _labels_used(c, p, sources)],
     )
 
 

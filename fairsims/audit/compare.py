@@ -40,10 +40,8 @@ RETARGETED = ("merged", "guided")
 def audit(
     before: ImageSource,
     after: ImageSource | None,
-    classifier: AttributeClassifier,
-    aim: Aim,
+    attributes: Sequence[tuple[AttributeClassifier, Aim]],
     *,
-    others: Sequence[tuple[AttributeClassifier, Aim]] = (),
     reference: ImageDataset | Path | None = None,
     extractors: Sequence[FeatureExtractor] = (),
     after_shares: ShareRule | None = None,
@@ -52,34 +50,35 @@ def audit(
 ) -> AuditResult:
     """Shares and quality, before and (optionally) after.
 
-    `classifier` and `aim` are the first attribute's, `others` those of further ones. `reference` are real images, or
-    an EDM `.npz` of Inception statistics; quality is measured against them as given and re-weighted to the targets,
-    with each of `extractors` (the first classifier's features when there are none). `store` keeps the labels of
-    sources that are no pools, and features.
-    Raises InputError when the sources differ in shape, are the same images or look swapped.
+    `attributes` are what is measured, each by the classifier that labels it; of several the first is the headline's,
+    and pairs are measured together. `reference` are real images, or an EDM `.npz` of Inception statistics; quality is
+    measured against them as given and re-weighted to the targets, with each of `extractors` (the first classifier's
+    features when there are none). `store` keeps the labels of sources that are no pools, and features.
+
+    Raises InputError without attributes, and when the sources differ in shape, are the same images or look swapped.
     """
+    if not attributes:
+        raise InputError("there is no attribute to measure; give one with its classifier")
     sources = by_side(before, after)
     check_pair(sources)
     readings = [
-        read_attribute(c, p, sources, store=store, after_shares=after_shares, progress=progress)
-        for c, p in [(classifier, aim), *others]
+        read_attribute(c, p, sources, store=store, after_shares=after_shares, progress=progress) for c, p in attributes
     ]
-    attributes = {r.name: section(r) for r in readings}
-    warnings = [f"{name}: {w}" if others else w for name, a in attributes.items() for w in a.warnings]
+    found, several = {r.name: section(r) for r in readings}, len(readings) > 1
+    warnings = [f"{name}: {w}" if several else w for name, a in found.items() for w in a.warnings]
+    classifiers = {r.name: _classifier_facts(r.classifier) for r in readings}
     pairs = [p for p in combinations(readings, 2) if _size(p) <= MOST_CELLS]
     return AuditResult(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         fairsims=__version__,
         versions=_versions(),
-        attributes=attributes,
-        classifier=_classifier_facts(classifier),
-        classifiers={r.name: _classifier_facts(r.classifier) for r in readings} if others else {},
+        attributes=found,
+        classifier=classifiers[readings[0].name],
+        classifiers=classifiers if several else {},
         pools={side: source_facts(s) for side, s in sources.items()},
         warnings=tuple(dict.fromkeys(warnings)),
         joint=tuple(joint_section(*p) for p in pairs),
-        quality=None
-        if reference is None
-        else _quality(sources, readings, reference, extractors or [classifier_features(classifier)], store, progress),
+        quality=None if reference is None else _quality(sources, readings, reference, extractors, store, progress),
     )
 
 
@@ -167,6 +166,6 @@ def _quality(
     images = {str(side): source for side, source in sources.items()}
     first, *further = [
         quality(images, e, reference, targets, groups=groups, store=store, progress=partial(progress, e.name))
-        for e in extractors
+        for e in extractors or [classifier_features(readings[0].classifier)]
     ]
     return replace(first, further=tuple(further))

@@ -48,9 +48,7 @@ def audit_run(
         result = audit(
             before,
             after,
-            work.classifier,
-            aims[0],
-            others=list(zip(work.classifiers, aims, strict=True))[1:],
+            list(zip(work.classifiers, aims, strict=True)),
             reference=work.reference,
             after_shares=None if candidates is None else work.selected_shares(candidates, after),
             store=Path(store),

@@ -54,7 +54,7 @@ def test_audit_of_an_attribute_that_was_to_stay(digits_pool: MakePool) -> None:
     before, same, other = digits_pool(300, 300, "b"), digits_pool(303, 297, "a"), digits_pool(500, 100, "o")
     aim = Aim(target=None, drift=0.07)
     for after, wanted in ((same, True), (other, False)):
-        section = audit(before, after, PARITY, aim).main
+        section = audit(before, after, [(PARITY, aim)]).main
         assert section.drift is not None
         assert (section.target, section.drift.preserved, section.drift.limit) == ({}, wanted, 0.07)
         change = section.after["odd"].share - section.before["odd"].share
@@ -63,11 +63,11 @@ def test_audit_of_an_attribute_that_was_to_stay(digits_pool: MakePool) -> None:
 
 
 def test_a_single_pool_has_not_drifted(digits_pool: MakePool) -> None:
-    found = audit(digits_pool(30, 30), None, PARITY, Aim(target=None))
+    found = audit(digits_pool(30, 30), None, [(PARITY, Aim(target=None))])
     assert found.main.drift is None
 
 
 def test_drift_is_not_judged_where_nothing_was_to_stay(digits_pool: MakePool) -> None:
-    found = audit(digits_pool(30, 30), digits_pool(40, 20, "a"), PARITY, Aim(target=None, drift=None))
+    found = audit(digits_pool(30, 30), digits_pool(40, 20, "a"), [(PARITY, Aim(target=None, drift=None))])
     assert found.main.drift is None
     assert found.main.difference["odd"].delta < 0
