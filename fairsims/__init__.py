@@ -19,13 +19,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fairsims.audit.command import AuditConfig
     from fairsims.audit.result import AuditResult, load_audit
-    from fairsims.audit.sources import open_source
     from fairsims.classifiers import load_classifier
     from fairsims.data import open_dataset
     from fairsims.models.model import ModelSpec, open_model
     from fairsims.models.sampling import SamplerConfig
     from fairsims.notebook import audit_images, retarget_model
-    from fairsims.pools import Pool
+    from fairsims.pools import Pool, open_source
     from fairsims.report.html import write_report
     from fairsims.retarget.config import RetargetConfig
 
@@ -49,13 +48,12 @@ __all__ = [
 _ROOMS = {
     "fairsims.audit.command": ("AuditConfig",),
     "fairsims.audit.result": ("AuditResult", "load_audit"),
-    "fairsims.audit.sources": ("open_source",),
     "fairsims.classifiers": ("load_classifier",),
     "fairsims.data": ("open_dataset",),
     "fairsims.models.model": ("ModelSpec", "open_model"),
     "fairsims.models.sampling": ("SamplerConfig",),
     "fairsims.notebook": ("audit_images", "retarget_model"),
-    "fairsims.pools": ("Pool",),
+    "fairsims.pools": ("Pool", "open_source"),
     "fairsims.report.html": ("write_report",),
     "fairsims.retarget.config": ("RetargetConfig",),
 }

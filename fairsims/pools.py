@@ -25,8 +25,10 @@ from PIL import Image
 from torch import Tensor
 
 from fairsims import __version__, engine
+from fairsims.data import open_dataset
 from fairsims.data.ahead import READERS, read_ahead
 from fairsims.data.base import HeldSource, ImageDataset, to_uint8
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
 from fairsims.models.base import Denoiser, compile_networks
@@ -187,6 +189,22 @@ class Pool:
         columns = {f"{attribute}.{c}": probabilities[:, k].astype(np.float32) for k, c in enumerate(classes)}
         with atomic(self.folder / "labels" / f"{name}.parquet") as temporary:
             pd.DataFrame({"seed": self.seeds, **columns}).to_parquet(temporary, index=False)
+
+
+def open_source(path: str | Path) -> ImageSource:
+    """The pool in a folder; else whatever `open_dataset` opens: image folder, EDM zip, Parquet, embedded name.
+
+    Raises InputError when nothing is there, it is empty, or its images are unreadable or not alike.
+
+    >>> source = open_source("digits")
+    >>> len(source), source.shape, source.read([0]).shape
+    (1797, (1, 8, 8), torch.Size([1, 1, 8, 8]))
+    """
+    if not (Path(path) / "pool.json").is_file():
+        return open_dataset(str(path))
+    pool = Pool(path)
+    pool.read([0])  # finds a pool without shards, and one that holds other images than pool.json says
+    return pool
 
 
 def write_pool(

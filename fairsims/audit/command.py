@@ -19,15 +19,16 @@ from fairsims.audit.preregistration import planned_attribute, planned_metrics, p
 from fairsims.audit.reading import Aim
 from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.audit.shares import corrected_shares
-from fairsims.audit.sources import ImageSource, label_source, open_source, predicted_counts
 from fairsims.audit.targets import Target, parse_target, resampling_cost
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
+from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.attributes import UNDETERMINED
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import cache_folder
 from fairsims.options import to_json
-from fairsims.pools import Pool
+from fairsims.pools import Pool, open_source
 from fairsims.run import PLAN, Progress, refuse_foreign, silent, write_manifest, write_plan
 
 Publish = Callable[

@@ -23,9 +23,9 @@ from fairsims.audit.pairs import joint_section
 from fairsims.audit.reading import Aim, Reading, ShareRule, read_attribute, section
 from fairsims.audit.records import from_json
 from fairsims.audit.result import AuditResult
-from fairsims.audit.sources import ImageSource
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import ImageDataset
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import sha256_json
 from fairsims.pools import Pool

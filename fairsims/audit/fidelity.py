@@ -39,9 +39,9 @@ from fairsims.audit.quality import (
 )
 from fairsims.audit.references import FeatureTable, read_statistics, stored_features, stored_reference
 from fairsims.audit.reweighting import reference_calls, reference_weights
-from fairsims.audit.sources import ImageSource
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import ImageDataset
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import sha256_file
 from fairsims.seeds import numpy_generator

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairsims.audit.facts import SIDES, Side
-from fairsims.audit.sources import ImageSource
 from fairsims.data import Attribute, ImageDataset
 from fairsims.data.attributes import UNDETERMINED
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError, closest
 from fairsims.files import sha256_file
 from fairsims.pools import Pool

@@ -34,10 +34,11 @@ from fairsims.audit.result import (
     Shares,
 )
 from fairsims.audit.shares import corrected_shares, sensitivity, share_difference
-from fairsims.audit.sources import ImageSource, label_source
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers.base import AttributeClassifier, Confusion
+from fairsims.classifiers.labelling import label_source
 from fairsims.data.attributes import UNDETERMINED
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.run import Progress, silent
 

@@ -15,8 +15,8 @@ import torch
 
 from fairsims.audit.extractors import FeatureExtractor
 from fairsims.audit.quality import FloatArray, FrechetReference, moments_of
-from fairsims.audit.sources import ImageSource
 from fairsims.classifiers.base import batch_size
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from fairsims.audit.joint import Cells, raked_weights
 from fairsims.audit.quality import FloatArray
-from fairsims.audit.sources import label_source
 from fairsims.classifiers.base import AttributeClassifier
+from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError

@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from fairsims.audit.facts import Pair, by_side
 from fairsims.audit.result import AuditResult, save_audit
-from fairsims.audit.sources import ImageSource
 from fairsims.audit.tables import write_tables
+from fairsims.data.sources import ImageSource
 from fairsims.report.grids import image_grid
 from fairsims.report.html import write_report
 

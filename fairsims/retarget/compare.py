@@ -21,8 +21,8 @@ from fairsims.audit.facts import QualityResult
 from fairsims.audit.fidelity import quality
 from fairsims.audit.records import to_json
 from fairsims.audit.shares import corrected_shares
-from fairsims.audit.sources import predicted_counts
 from fairsims.audit.targets import as_mapping
+from fairsims.classifiers.labelling import predicted_counts
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
 from fairsims.retarget.arms import ARMS, Arm, Trained, make_arms

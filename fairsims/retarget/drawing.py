@@ -12,9 +12,9 @@ import pandas as pd
 
 from fairsims.audit.command import shares_of
 from fairsims.audit.joint import Cells
-from fairsims.audit.sources import label_source
 from fairsims.audit.targets import as_mapping, parse_target
 from fairsims.classifiers import AttributeClassifier
+from fairsims.classifiers.labelling import label_source
 from fairsims.errors import InputError
 from fairsims.files import atomic
 from fairsims.pools import Pool

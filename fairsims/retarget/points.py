@@ -19,8 +19,8 @@ from fairsims.audit.joint import FloatArray
 from fairsims.audit.references import stored_features
 from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.shares import corrected_shares
-from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.classifiers.base import features_of
+from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
 from fairsims.pools import Pool

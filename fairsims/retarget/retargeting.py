@@ -19,10 +19,10 @@ from fairsims import engine
 from fairsims.audit.compare import ShareRule
 from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.joint import Cells
-from fairsims.audit.sources import label_source
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
 from fairsims.classifiers.base import Confusion
+from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset
 from fairsims.files import atomic
 from fairsims.models import (

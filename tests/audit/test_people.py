@@ -10,10 +10,10 @@ import pytest
 from support import MakePool
 
 from fairsims.audit.people import PeopleLabels, check_owner, read_people_labels
-from fairsims.audit.sources import ImageSource, open_source
 from fairsims.data import Attribute
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
-from fairsims.pools import export_edm_zip, export_folder
+from fairsims.pools import export_edm_zip, export_folder, open_source
 
 PARITY = Attribute(name="parity", classes=("even", "odd"))
 ROUND = Attribute(name="round", classes=("no", "yes"))

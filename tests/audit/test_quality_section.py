@@ -18,10 +18,11 @@ from fairsims.audit.quality import FrechetReference, frechet_distance, moments_o
 from fairsims.audit.records import from_json, to_json
 from fairsims.audit.references import stored_features
 from fairsims.audit.reweighting import reference_calls, reference_labels
-from fairsims.audit.sources import ImageSource, label_source
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of
+from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.pools import pool_dataset
 

@@ -16,7 +16,7 @@ from PIL import Image
 from support import killed_and_gone_on
 
 from fairsims.audit.shares import corrected_shares
-from fairsims.audit.sources import label_source, predicted_counts
+from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json

@@ -17,8 +17,8 @@ from PIL import Image
 from support import killed_and_gone_on
 
 from fairsims.audit.shares import corrected_shares
-from fairsims.audit.sources import label_source, predicted_counts
 from fairsims.classifiers import load_classifier
+from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.models import load_network, merge

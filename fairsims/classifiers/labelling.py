@@ -1,71 +1,22 @@
-"""Anything that holds images to audit, and the labels that a classifier gives them."""
+"""The labels that a classifier gives a source of images, computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import Tensor
 
 from fairsims.classifiers.base import AttributeClassifier
-from fairsims.data import open_dataset
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
 from fairsims.pools import Pool
 
 FloatArray = npt.NDArray[np.floating[Any]]
-
-
-class ImageSource(Protocol):
-    """Images of one shape, addressed by position: a pool or a data set, made by fairsims or not."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 that stands for the content."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
-        ...
-
-    @property
-    def ids(self) -> np.ndarray:
-        """What identifies each image, `(N,)`: int64 seeds of a pool, names of files, else row numbers."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Images at these positions, uint8 `(n, C, H, W)`."""
-        ...
-
-    def batches(self, size: int = 256) -> Iterator[Tensor]:
-        """All images in order, uint8 `(<=size, C, H, W)` at a time, decoded while the caller works on earlier ones."""
-        ...
-
-
-def open_source(path: str | Path) -> ImageSource:
-    """The pool in a folder; else whatever `open_dataset` opens: image folder, EDM zip, Parquet, embedded name.
-
-    Raises InputError when nothing is there, it is empty, or its images are unreadable or not alike.
-
-    >>> source = open_source("digits")
-    >>> len(source), source.shape, source.read([0]).shape
-    (1797, (1, 8, 8), torch.Size([1, 1, 8, 8]))
-    """
-    if not (Path(path) / "pool.json").is_file():
-        return open_dataset(str(path))
-    pool = Pool(path)
-    pool.read([0])  # finds a pool without shards, and one that holds other images than pool.json says
-    return pool
 
 
 def label_source(

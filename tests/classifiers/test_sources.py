@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from support import MakePool
 
-from fairsims.audit.sources import ImageSource, label_source, open_source
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import batch_size
+from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.ahead import read_ahead
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json
-from fairsims.pools import Pool, encode_png, export_edm_zip, export_folder, write_shard
+from fairsims.pools import Pool, encode_png, export_edm_zip, export_folder, open_source, write_shard
 
 PARITY = load_classifier("digits-parity")
 
