@@ -25,11 +25,10 @@ import torch
 
 from fairsims import engine
 from fairsims.classifiers import load_classifier
-from fairsims.classifiers.cnn import NetworkConfig
+from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import build_classifier
-from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli.common import Bars, say
 from fairsims.data import open_dataset
@@ -84,17 +83,11 @@ def classifier_for_features(recipe: dict[str, Any], files: dict[str, str | None]
                 f"{data.name} has no labels for {plan['attribute']!r} to train a classifier on; give --classifier"
             )
         found = labelled(data, plan["attribute"])
-        network = NetworkConfig(
-            input_size=data.resolution,
-            channels=data.channels,
-            classes=len(found.attribute.classes),
-            widths=tuple(plan["widths"]),
-        )
         settings = ClassifierRecipe(kimg=plan["kimg"], precision=fastest_precision(torch.device("cpu")))
         build_classifier(
             folder,
             found,
-            CNNTrainer(config=network, recipe=settings),
+            CNNTrainer(widths=tuple(plan["widths"]), recipe=settings),
             name=plan["name"],
             splits=[HeldOut(name="variant", description="single images held out", folds=plan["folds"])],
             command="python audits/paper.py",

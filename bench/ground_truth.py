@@ -28,10 +28,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from fairsims.audit.labelled import labelled_pool, labelled_shares
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
-from fairsims.classifiers.cnn import ConvNet
-from fairsims.classifiers.embedded import BLUEPRINTS
+from fairsims.classifiers.checkpoints import find_classifier
+from fairsims.classifiers.cnn import CNNTrainer
+from fairsims.classifiers.labelled import labelled
+from fairsims.classifiers.networks import build_network
 from fairsims.classifiers.training import predict_logits, train_network
 from fairsims.data import open_dataset
+from fairsims.files import read_json
 
 LIMIT = (0.93, 0.98)
 DRAWN, LABELS = 300, 100
@@ -43,19 +46,20 @@ MIXES = {
 
 def out_of_fold(classes: tuple[str, ...], kimg: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True classes `(N,)`, calls of networks that learned from other folds `(N,)`, and concepts `(N,)`."""
-    data, plan = open_dataset("emoji-people", resolution=32), BLUEPRINTS["emoji-gender"]
+    data = open_dataset("emoji-people", resolution=32)
+    trainer = CNNTrainer.of(read_json(find_classifier("emoji-gender") / "config.json"))
     indices = np.flatnonzero(data.table["gender"].isin(classes))
     table, images = data.table.iloc[indices], data.read(indices)
     true = table["gender"].map(classes.index).to_numpy()
     groups = table[["concept", "skin_tone", "vendor"]].astype(str).agg(" ".join, axis=1).to_numpy()
-    config = replace(plan.config, classes=len(classes))
+    config = trainer.network(labelled(data, "gender", classes))
     calls = np.empty(len(true), dtype=np.int64)
     for fold, (seen, unseen) in enumerate(
         StratifiedGroupKFold(5, shuffle=True, random_state=0).split(true, true, groups)
     ):
-        recipe = replace(plan.recipe, kimg=kimg, seed=fold, precision="float32")
+        recipe = replace(trainer.recipe, kimg=kimg, seed=fold, precision="float32")
         network = train_network(
-            images[torch.from_numpy(seen)], true[seen], lambda: ConvNet(config), recipe, classes=len(classes)
+            images[torch.from_numpy(seen)], true[seen], lambda: build_network(config), recipe, classes=len(classes)
         )
         calls[unseen] = predict_logits(network, images[torch.from_numpy(unseen)]).argmax(dim=1).numpy()
     return true, calls, table["concept"].to_numpy()

@@ -38,9 +38,8 @@ def test_a_shipped_model_comes_with_samples_loss_and_measured_shares(
     assert "for 0.128 thousand images" in readme
 
 
-def test_embedded_classifiers_are_built_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_embedded_classifiers_are_built_by_name() -> None:
     tool = script("tools/build_classifiers.py")
-    assert sorted(tool.BLUEPRINTS) == sorted(p.name for p in tool.SHIPPED.iterdir() if p.is_dir())
     with pytest.raises(SystemExit, match="error: .*digits-parit"):
         tool.main(["digits-parit"])
 

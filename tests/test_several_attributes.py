@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from fairsims.classifiers.augment import Augmentation
-from fairsims.classifiers.cnn import NetworkConfig
+from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import build_classifier
-from fairsims.classifiers.trainers import CNNTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli import main
 from fairsims.data import open_dataset
@@ -47,7 +46,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("classifier") / "digits-half",
         labelled(digits, "half", ("low", "high")),
         CNNTrainer(
-            config=NetworkConfig(input_size=8, channels=1, classes=2, widths=(16, 32)),
+            widths=(16, 32),
             recipe=ClassifierRecipe(kimg=3, precision="float32", augmentation=MILD),
         ),
         name="digits-half",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fairsims.classifiers.backbones import digest_of, open_backbone
 from fairsims.classifiers.base import AttributeClassifier
+from fairsims.classifiers.checkpoints import load_classifier
 from fairsims.engine import device
 from fairsims.errors import InputError, closest
 from fairsims.files import sha256_json
@@ -89,7 +90,7 @@ def open_extractor(
     if spec in DINOV2:
         return _dinov2(spec)
     if spec.startswith(CLIP):
-        backbone = open_backbone(spec)
+        backbone = open_backbone(spec, load_classifier)
         p = backbone.preprocessing
         resize = f"{p['interpolation']}, {p['resize']}; embeddings of length 1"
         return FeatureExtractor(

@@ -6,26 +6,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairsims.classifiers import torchvision_nets
+from fairsims.classifiers.base import AttributeClassifier
+from fairsims.classifiers.open_clips import clip_preprocessing, open_clip_model
+from fairsims.data.base import ImageDataset
 from fairsims.engine import device
 from fairsims.errors import InputError, closest
 
-KINDS = ("clip", "torchvision", "classifier")
 
-
-class Backbone(Protocol):
+class Features(Protocol):
     """uint8 images to features, float32, in evaluation mode."""
 
     @property
@@ -39,6 +38,14 @@ class Backbone(Protocol):
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when the images are not of a usable shape."""
         ...
+
+
+class Backbone(Features, Protocol):
+    """Features that have a name of their own."""
+
+    spec: str
+    digest: str
+    """SHA-256 over the weights."""
 
 
 class ResizingBackbone:
@@ -87,34 +94,46 @@ def resized(images: Tensor, preprocessing: Mapping[str, Any], where: torch.devic
     return (x.expand(-1, 3, -1, -1) / 255 - mean) / std
 
 
-def open_backbone(spec: str) -> ResizingBackbone | Any:
-    """The features named by `spec` (see the module). Raises InputError when it is unknown or cannot be loaded."""
+def open_backbone(spec: str, load: Callable[[str], AttributeClassifier]) -> Backbone:
+    """The features named by `spec` (see the module); `load` opens classifiers.
+
+    Raises InputError when it is unknown or cannot be loaded.
+    """
     kind, _, rest = spec.partition(":")
-    if kind not in KINDS or not rest:
-        raise InputError(
-            f"found backbone {spec!r}; expected clip:MODEL:PRETRAINED, clip:local-dir:PATH, "
-            "torchvision:NETWORK:WEIGHTS or classifier:NAME"
-        )
-    if kind == "clip":
-        model = load_clip(rest)
+    if kind == "clip" and rest:
+        model = open_clip_model(rest)
         return ResizingBackbone(
             model.visual, clip_preprocessing(model), spec=absolute(spec), digest=digest_of(model.visual), normalise=True
         )
-    if kind == "torchvision":
+    if kind == "torchvision" and rest:
         return _torchvision(spec, rest)
-    return ClassifierBackbone(rest)
+    if kind == "classifier" and rest:
+        return ClassifierBackbone(load(rest), absolute(spec))
+    raise InputError(
+        f"found backbone {spec!r}; expected clip:MODEL:PRETRAINED, clip:local-dir:PATH, "
+        "torchvision:NETWORK:WEIGHTS or classifier:NAME"
+    )
+
+
+def backbone_facts(backbone: Backbone) -> dict[str, Any]:
+    """What a folder says about the features it stands on."""
+    return {"spec": backbone.spec, "digest": backbone.digest, "preprocessing": backbone.preprocessing}
+
+
+def read_features(backbone: Backbone, images: ImageDataset, indices: np.ndarray) -> Tensor:
+    """Features of the images at `indices`, float32 `(n, d)` on the CPU."""
+    with torch.inference_mode():
+        chunks = np.array_split(indices, max(1, len(indices) // 256))
+        return torch.cat([backbone.features(images.read(chunk)).cpu() for chunk in chunks])
 
 
 class ClassifierBackbone:
     """The features of another classifier."""
 
-    def __init__(self, spec: str) -> None:
-        # Folders of probes name backbones, backbones may be classifiers.
-        from fairsims.classifiers.checkpoints import load_classifier
-
-        self.classifier = load_classifier(spec)
-        self.spec = absolute(f"classifier:{spec}")
-        self.digest = self.classifier.digest
+    def __init__(self, classifier: AttributeClassifier, spec: str) -> None:
+        self.classifier = classifier
+        self.spec = spec
+        self.digest = classifier.digest
 
     @property
     def input_size(self) -> int:
@@ -122,7 +141,7 @@ class ClassifierBackbone:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        return dict(self.classifier.facts().get("preprocessing", {}))
+        return self.classifier.preprocessing
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, d)`."""
@@ -138,73 +157,10 @@ def _torchvision(spec: str, rest: str) -> ResizingBackbone:
         raise InputError(
             f"found backbone {spec!r} without weights; expected torchvision:{architecture}:DEFAULT or :FILE"
         )
-    state = torchvision_nets.pretrained(architecture, weights)
     preprocessing = torchvision_nets.preprocessing_of(architecture)
     trunk, _ = torchvision_nets.cut(architecture, 1000, image_size=preprocessing["size"])
-    wanted = set(trunk.state_dict())
-    try:
-        trunk.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=True)
-    except RuntimeError as e:
-        raise torchvision_nets.misfit(weights, architecture, e) from None
+    torchvision_nets.load_trunk(trunk, architecture, weights)
     return ResizingBackbone(trunk, preprocessing, spec=absolute(spec), digest=digest_of(trunk))
-
-
-def load_clip(rest: str) -> Any:
-    """The open_clip model `NAME:PRETRAINED`, `hf-hub:ORG/NAME` or `local-dir:PATH`, float32, in evaluation mode.
-
-    Weights are always loaded, never left random: a local folder needs open_clip_config.json, with its `preprocess_cfg`,
-    and the weights beside it. Raises InputError in one line for whatever open_clip makes of the rest.
-    """
-    import open_clip
-
-    schema, _, place = rest.partition(":")
-    if schema == "local-dir":
-        _check_local_clip(Path(place))
-    name, pretrained = (rest, None) if schema in ("local-dir", "hf-hub") else (schema, place)
-    if name == schema and (not pretrained or pretrained not in open_clip.list_pretrained_tags_by_model(name)):
-        if name not in open_clip.list_models():
-            raise InputError(f"open_clip has no model {name!r}{closest(name, open_clip.list_models())}")
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        raise InputError(f"open_clip has no weights {pretrained!r} of {name}{closest(pretrained or '', tags)}")
-    try:
-        with _quiet():
-            model = open_clip.create_model_from_pretrained(name, pretrained=pretrained, return_transform=False)
-    except Exception as e:  # open_clip and what it calls raise whatever they meet
-        reason = " ".join(str(e).split())[:200]
-        raise InputError(
-            f"the open_clip model {rest!r} cannot be loaded ({type(e).__name__}: {reason}); give local-dir:PATH of a "
-            "folder with open_clip_config.json and its weights, or connect to fetch it"
-        ) from None
-    return model.eval().requires_grad_(False).float()
-
-
-def _check_local_clip(folder: Path) -> None:
-    from fairsims.files import read_json
-
-    config = read_json(folder / "open_clip_config.json")
-    missing = {"mean", "std"} - set(config.get("preprocess_cfg", {}))
-    if missing or "model_cfg" not in config:
-        raise InputError(
-            f"{folder}/open_clip_config.json has no {'preprocess_cfg with mean and std' if missing else 'model_cfg'}; "
-            "expected both model_cfg and preprocess_cfg, as in the model's folder on the hub"
-        )
-
-
-def clip_preprocessing(model: Any) -> dict[str, Any]:
-    """What an open_clip model expects of an image. Raises InputError when it is not square."""
-    config = model.visual.preprocess_cfg
-    size = config["size"]
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise InputError(f"the open_clip model takes images of {size}; expected a square input; take another model")
-    interpolation = config["interpolation"] if config["interpolation"] == "bilinear" else "bicubic"
-    return {
-        "size": sides.pop(),
-        "mean": list(config["mean"]),
-        "std": list(config["std"]),
-        "interpolation": interpolation,
-        "resize": "whole image, antialiased, rounded to 8 bits",
-    }
 
 
 def digest_of(network: nn.Module) -> str:
@@ -224,16 +180,3 @@ def absolute(spec: str) -> str:
     if is_file or (head in ("clip:local-dir", "local-dir", "classifier") and Path(place).is_dir()):
         return f"{head}:{Path(place).resolve()}"
     return spec
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings or retries on stderr: what goes wrong is raised, and told in one line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -18,7 +18,8 @@ from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 FloatRows = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
+Tally = Callable[[int, int], None]
+"""Told how much is done, and of how much."""
 
 BATCH_BYTES = 2**26
 """A batch is at most this large: 256 images up to 290 pixels wide."""
@@ -121,6 +122,8 @@ class Card:
     """The split whose errors correct shares; "" when there is none."""
     weights_digest: str = ""
     """SHA-256 of the file with the weights, or with the labels."""
+    folder: Path | None = None
+    """Where its config.json is; None of what is named otherwise."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -186,7 +189,7 @@ class AttributeClassifier(ABC):
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to the penultimate features, float32 `(B, d)`."""
 
-    def label(self, images: Images, progress: Progress = lambda done, total: None) -> FloatRows:
+    def label(self, images: Images, progress: Tally = lambda done, total: None) -> FloatRows:
         """Probabilities of all `images`, `(N, K)` float32, in their order; `progress` gets (images done, of how many).
 
         Raises InputError when the images are not of a usable shape, or one is unknown to a table of labels.

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fairsims.classifiers import entry_points, table
-from fairsims.classifiers.backbones import Backbone, open_backbone
-from fairsims.classifiers.base import AttributeClassifier, Card, Confusion
-from fairsims.classifiers.cnn import ConvNet, NetworkBackbone, NetworkConfig
-from fairsims.classifiers.linear import LinearClassifier
-from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet
-from fairsims.data.attributes import Attribute
-from fairsims.engine import device
+from fairsims.classifiers import entry_points
+from fairsims.classifiers.base import AttributeClassifier, Confusion
+from fairsims.classifiers.kinds import KINDS
+from fairsims.classifiers.trainer import Trainer
+from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError, closest
-from fairsims.files import atomic, read_json, sha256_file, sha256_json, write_json
+from fairsims.files import atomic, read_json, sha256_file, write_json
 
 FORMAT = "fairsims-classifier/1"
-WEIGHTS = ("cnn", "probe", "clip")
-KINDS = (*WEIGHTS, "table", "entry-point")
 
 
 def save_classifier(
@@ -44,16 +39,20 @@ def save_classifier(
     default_split: str,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write a classifier with weights. `model` is `{"network": ...}` of a cnn, `{"backbone": ...}` of the others;
-    `provenance` says how it was made and measured. The weights come first.
+    """Write a classifier with weights; with a threshold, `undetermined` follows the classes of the attribute.
+
+    `model` is `{"network": ...}` of a cnn, `{"backbone": ...}` of the others; `provenance` says how it was made and
+    measured. The weights come first.
     """
     from safetensors.torch import save
 
     folder = Path(folder)
+    if threshold:
+        attribute = replace(attribute, classes=(*attribute.classes, UNDETERMINED))
     with atomic(folder / "model.safetensors") as temporary:
         # `save_file` would leave a file that only its owner can read.
         temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
-    size = model["network"]["input_size"] if kind == "cnn" else model["backbone"]["preprocessing"].get("size", 0)
+    size = model["network"]["input_size"] if "network" in model else model["backbone"]["preprocessing"].get("size", 0)
     write_json(
         folder / "config.json",
         {
@@ -74,11 +73,6 @@ def save_classifier(
     )
 
 
-def backbone_facts(backbone: Any) -> dict[str, Any]:
-    """What a folder says about the features it stands on."""
-    return {"spec": backbone.spec, "digest": backbone.digest, "preprocessing": backbone.preprocessing}
-
-
 def load_classifier(spec: str | Path) -> AttributeClassifier:
     """The classifier that `spec` names (see the module), in evaluation mode, on the GPU when there is one.
 
@@ -93,56 +87,56 @@ def load_classifier(spec: str | Path) -> AttributeClassifier:
     >>> classifier.label(open_dataset("emoji-people", resolution=32).subset(range(8))).shape
     (8, 2)
     """
-    text = str(spec)
-    points = entry_points.installed_classifiers()
-    if text.startswith(entry_points.PREFIX):
-        point = text.removeprefix(entry_points.PREFIX)
-        if point not in points:
-            raise InputError(f"no installed package offers a classifier {point!r}{closest(point, points)}")
-        return entry_points.ThirdPartyClassifier(points[point])
-    if text.partition("#")[0].endswith(table.SUFFIXES):
-        return table.read_table(text)
-    if not Path(spec).is_dir() and text not in embedded_classifiers() and text in points:
-        return entry_points.ThirdPartyClassifier(points[text])
-    folder = find_classifier(spec)
-    meta = read_json(folder / "config.json")
-    if meta.get("format") != FORMAT or meta.get("kind") not in KINDS:
+    folder = _folder(spec)
+    if folder is None:
+        found = next((c for kind in KINDS.values() if (c := kind.named(str(spec))) is not None), None)
+        return found or load_classifier(find_classifier(spec))
+    config = read_json(folder / "config.json")
+    if config.get("format") != FORMAT or config.get("kind") not in KINDS:
         raise InputError(
-            f"{folder}/config.json has format {meta.get('format')!r}, kind {meta.get('kind')!r}; "
+            f"{folder}/config.json has format {config.get('format')!r}, kind {config.get('kind')!r}; "
             f"expected {FORMAT!r}, one of {', '.join(KINDS)}; give the folder of a classifier"
         )
     try:
         known: dict[str, Any] = {
-            "name": str(meta["name"]),
-            "kind": meta["kind"],
-            "confusions": {s: Confusion.from_json(s, c) for s, c in meta["confusions"].items()},
-            "default_split": meta["default_split"],
+            "name": str(config["name"]),
+            "kind": config["kind"],
+            "confusions": {s: Confusion.from_json(s, c) for s, c in config["confusions"].items()},
+            "default_split": config["default_split"],
+            "folder": folder,
         }
-        if meta["kind"] == "table":
-            return table.read_table(f"{folder / meta['table']}#{meta['attribute']}", **known)
-        if meta["kind"] == "entry-point":
-            return _measured_entry_point(folder, meta, known)
-        known |= {
-            "attribute": Attribute(name=meta["attribute"], classes=tuple(meta["classes"])),
-            "temperature": float(meta["temperature"]),
-            "threshold": float(meta.get("threshold", 0.0)),
-        }
-        return _with_weights(folder, meta, known)
+        return KINDS[config["kind"]].open(folder, config, known, load_classifier)
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{folder}/config.json does not describe a classifier ({e}); restore it") from None
 
 
+def trainer_of(config: Mapping[str, Any]) -> Trainer | None:
+    """The trainer that made the classifier with this config.json; None for a kind that nothing is learned for.
+
+    Raises InputError when it does not say.
+    """
+    make = KINDS[config["kind"]].trainer_of
+    try:
+        return make(config) if make else None
+    except (KeyError, TypeError) as e:
+        raise InputError(
+            f"the config.json of {config.get('name')} does not say how it was trained ({e}); train it again"
+        ) from None
+
+
 def find_classifier(spec: str | Path) -> Path:
     """The folder of a classifier given by path or by the name of an embedded one. Raises InputError for neither."""
-    if Path(spec).is_dir():
-        return Path(spec)
-    folders = embedded_classifiers()
-    if str(spec) in folders:
-        return folders[str(spec)]
-    known = [*folders, *entry_points.installed_classifiers()]
-    raise InputError(
-        f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}"
-    )
+    folder = _folder(spec)
+    if folder is None:
+        known = [*embedded_classifiers(), *entry_points.installed_classifiers()]
+        raise InputError(
+            f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}"
+        )
+    return folder
+
+
+def _folder(spec: str | Path) -> Path | None:
+    return Path(spec) if Path(spec).is_dir() else embedded_classifiers().get(str(spec))
 
 
 def embedded_classifiers() -> dict[str, Path]:
@@ -158,89 +152,15 @@ def classifier_for(attribute: str, resolution: int, channels: int) -> AttributeC
     """
     known = []
     for name, folder in embedded_classifiers().items():
-        meta = read_json(folder / "config.json")
-        size, depth = meta["network"]["input_size"], meta["network"]["channels"]
-        if meta["attribute"] == attribute and depth == channels and resolution > 0 and resolution % size == 0:
+        config = read_json(folder / "config.json")
+        size, depth = config["network"]["input_size"], config["network"]["channels"]
+        if config["attribute"] == attribute and depth == channels and resolution > 0 and resolution % size == 0:
             return load_classifier(folder)
-        known.append(f"{name} ({_case(meta['attribute'], size, depth)})")
+        known.append(f"{name} ({_case(config['attribute'], size, depth)})")
     raise InputError(
         f"no embedded classifier for {_case(attribute, resolution, channels)}; there is {', '.join(known)}; "
         "train one for your images or give its folder"
     )
-
-
-def network_of(settings: Mapping[str, Any]) -> NetworkConfig | TorchvisionConfig:
-    """The network that a config.json describes: torchvision's when it names an architecture."""
-    if "architecture" in settings:
-        return TorchvisionConfig(**settings)
-    return NetworkConfig(**{**settings, "widths": tuple(settings["widths"])})
-
-
-def build_network(config: NetworkConfig | TorchvisionConfig) -> ConvNet | TorchvisionNet:
-    """The network of that shape, with random weights."""
-    return ConvNet(config) if isinstance(config, NetworkConfig) else TorchvisionNet(config)
-
-
-def _with_weights(folder: Path, meta: dict[str, Any], known: dict[str, Any]) -> LinearClassifier:
-    kind, weights = meta["kind"], folder / "model.safetensors"
-    config = network_of(meta["network"]) if kind == "cnn" else None
-    tensors = _tensors(weights)
-    digest = sha256_file(weights)
-    if meta.get("weights_digest", digest) != digest:
-        raise InputError(f"{weights} is not the file that {folder}/config.json was written with; restore both")
-    identity = [kind, meta["network"] if kind == "cnn" else meta["backbone"]["digest"]]
-    identity += [meta["attribute"], meta["classes"], known["temperature"]]
-    if known["threshold"]:
-        identity.append(known["threshold"])
-    card = Card(**known, digest=sha256_json([digest, *identity]), weights_digest=digest)
-    backbone: Backbone
-    if config is not None:
-        network = build_network(config)
-        try:
-            network.load_state_dict(tensors, strict=True)
-        except RuntimeError as e:
-            reason = (str(e).splitlines() + [""])[1].strip()[:160]
-            raise InputError(f"{weights} does not fit {folder}/config.json ({reason}); restore both") from None
-        backbone, head = NetworkBackbone(network.to(device())), network.head
-        return LinearClassifier(backbone, head.weight, head.bias, card)
-    if set(tensors) != {"weight", "bias"} or tensors["weight"].ndim != 2 or tensors["bias"].ndim != 1:
-        raise InputError(f"{weights} does not fit {folder}/config.json (it holds {sorted(tensors)}); restore both")
-    backbone = open_backbone(meta["backbone"]["spec"])
-    if backbone.digest != meta["backbone"]["digest"]:
-        raise InputError(
-            f"the features {meta['backbone']['spec']} of {folder} have other weights than when it was made; "
-            "restore them or make the classifier again"
-        )
-    return LinearClassifier(backbone, tensors["weight"], tensors["bias"], card)
-
-
-def _tensors(weights: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(weights)
-    except FileNotFoundError:
-        raise InputError(f"{weights} is missing; restore it or train the classifier again") from None
-    except (SafetensorError, OSError) as e:
-        raise InputError(f"{weights} is corrupt ({e}); restore it or train the classifier again") from None
-    broken = next((k for k, v in tensors.items() if not torch.isfinite(v).all()), None)
-    if broken is not None:
-        raise InputError(f"{weights} is corrupt ({broken} is not finite); restore it or train the classifier again")
-    return tensors
-
-
-def _measured_entry_point(
-    folder: Path, meta: dict[str, Any], known: dict[str, Any]
-) -> entry_points.ThirdPartyClassifier:
-    """Another package's classifier with the errors that were measured here."""
-    points, wanted = entry_points.installed_classifiers(), meta["entry_point"]
-    if wanted not in points:
-        raise InputError(f"no installed package offers the classifier {wanted!r} of {folder}; install it")
-    found = entry_points.ThirdPartyClassifier(points[wanted], **known)
-    if found.digest != meta["digest"]:
-        raise InputError(f"the classifier {wanted!r} has changed since {folder} was measured; measure it again")
-    return found
 
 
 def _case(attribute: str, size: int, channels: int) -> str:

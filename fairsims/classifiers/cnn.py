@@ -1,88 +1,135 @@
-"""A small residual network over images of one size, and the features of any network trained here."""
+"""Kind `cnn`: a network trained on labelled images, from random weights or from torchvision's."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from fairsims.classifiers.augment import Augmentation
+from fairsims.classifiers.base import Tally
+from fairsims.classifiers.labelled import Labelled
+from fairsims.classifiers.linear import LinearClassifier, read_weights
+from fairsims.classifiers.networks import ConvNet, NetworkConfig, box_reduced, build_network, network_of
+from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet, load_trunk, misfit
+from fairsims.classifiers.trainer import Fitted, Load, Prepared
+from fairsims.classifiers.training import ClassifierRecipe, predict_logits, train_network
 from fairsims.data.base import to_float
+from fairsims.engine import device
 from fairsims.errors import InputError
+from fairsims.models.precondition import resolve_precision
+from fairsims.options import from_mapping
 
-if TYPE_CHECKING:
-    from fairsims.classifiers.torchvision_nets import TorchvisionNet
+MEMORY = 16 * 2**30
+"""Bytes of uint8 images that training holds at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Shape of the network."""
+class CNNTrainer:
+    """A network trained from random weights, or a torchvision one from pretrained ones."""
 
-    input_size: int
-    """Native resolution in pixels."""
-    channels: int
-    """1 (grey) or 3 (RGB)."""
-    classes: int
-    widths: tuple[int, ...]
-    """Channels of the full-resolution stem, then of every stage; a stage halves the resolution. The last is d."""
+    kind: ClassVar[str] = "cnn"
+    temperatures: ClassVar[tuple[float, float]] = (0.2, 5.0)
+
+    architecture: str = "small"
+    """The network: small, or the name of one of torchvision's."""
+    weights: str = ""
+    """torchvision weights to start from, a name or a file."""
+    widths: tuple[int, ...] = ()
+    """Channels of the small network's stem and stages; chosen by the size of the images when left out."""
     dropout: float = 0.2
-    """Before the last layer, in training."""
+    """Before the small network's last layer, in training."""
+    recipe: ClassifierRecipe = field(default_factory=ClassifierRecipe)
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 or 3")
-        if self.classes < 2:
-            raise ValueError(f"classes is {self.classes}; expected 2 or more")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths is {self.widths}; expected at least one positive number")
-        if self.input_size < 2 ** (len(self.widths) - 1):
-            raise ValueError(f"input_size is {self.input_size}; too small for {len(self.widths) - 1} halvings")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a probability below 1")
+        if self.architecture == "small" and self.weights:
+            raise InputError(
+                "--weights is for torchvision networks; give --architecture, or train the small one from none"
+            )
 
     @classmethod
-    def default(cls, *, input_size: int, channels: int, classes: int) -> NetworkConfig:
-        """Stages until at most 4 pixels a side are left, no stage wider than 128."""
-        stages = max(1, math.ceil(math.log2(input_size / 4)))
-        widths = tuple([16, 32, 64, 80, 96, 112, 128][: stages + 1])
-        return cls(input_size=input_size, channels=channels, classes=classes, widths=widths)
+    def asked(
+        cls, *, architecture: str, weights: str, augment: Iterable[tuple[str, float]], seed: int, **recipe: Any
+    ) -> CNNTrainer:
+        """From options: changes of the default augmentation, and fields of the recipe.
+
+        Raises InputError for a change that there is not, ValueError where a value is not possible.
+        """
+        augmentation = from_mapping(Augmentation, dict(augment), where="--augment")
+        settings = ClassifierRecipe(**recipe, augmentation=augmentation, precision=resolve_precision("auto"), seed=seed)
+        return cls(architecture=architecture, weights=weights, recipe=settings)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> CNNTrainer:
+        """The trainer that made the classifier with this config.json."""
+        recipe, network = dict(config["recipe"]), dict(config["network"])
+        recipe["augmentation"] = Augmentation(**recipe["augmentation"])
+        shape = {} if "architecture" in network else {"widths": tuple(network["widths"]), "dropout": network["dropout"]}
+        return cls(
+            architecture=network.get("architecture", "small"),
+            weights=config.get("start", ""),
+            recipe=ClassifierRecipe(**recipe),
+            **shape,
+        )
+
+    def network(self, data: Labelled) -> NetworkConfig | TorchvisionConfig:
+        """The network for images of that size and number of channels, and for those classes."""
+        shape = {
+            "input_size": data.dataset.resolution,
+            "channels": data.dataset.channels,
+            "classes": len(data.attribute.classes),
+        }
+        if self.architecture != "small":
+            return TorchvisionConfig(architecture=self.architecture, **shape)
+        found = NetworkConfig.default(**shape)
+        return replace(found, widths=self.widths or found.widths, dropout=self.dropout)
+
+    def prepared(self, data: Labelled, load: Load) -> Prepared:
+        """uint8 `(N, C, H, W)`. Raises InputError when the images are too many."""
+        size = len(data) * int(np.prod(data.dataset.shape))
+        if size > MEMORY:
+            raise InputError(
+                f"{len(data)} images of {data.dataset.name} take {size / 2**30:.0f} GiB; expected at most "
+                f"{MEMORY / 2**30:.0f}; give a lower --resolution, or take a probe"
+            )
+        return Prepared(rows=data.dataset.read(data.indices), model={"network": asdict(self.network(data))})
+
+    def fit(
+        self, prepared: Prepared, chosen: Tensor, labels: npt.NDArray[np.int64], fold: int, progress: Tally
+    ) -> Fitted:
+        """Every fold has a seed of its own; the final classifier has the recipe's."""
+        config = network_of(prepared.model["network"])
+
+        def start() -> ConvNet | TorchvisionNet:
+            network = build_network(config)
+            if isinstance(network, TorchvisionNet) and self.weights:
+                load_trunk(network.trunk, self.architecture, self.weights)
+            return network
+
+        recipe = replace(self.recipe, seed=self.recipe.seed + 1000 * (fold + 1))
+        images = prepared.rows[chosen]
+        network = train_network(images, labels, start, recipe, classes=config.classes, report=progress)
+        return Fitted(logits=lambda rows: predict_logits(network, rows), tensors=network.state_dict())
+
+    def facts(self) -> dict[str, Any]:
+        return {"recipe": asdict(self.recipe), **({"start": self.weights} if self.weights else {})}
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions around a skip (He et al. 2016), same width and resolution."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = _convolution(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x + self.second(self.first(x)))
-
-
-class ConvNet(nn.Module):
-    """Stem, stages of a halving convolution and a residual block, spatial mean, linear layer."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
-        layers: list[nn.Module] = [_convolution(config.channels, config.widths[0])]
-        for before, width in zip(config.widths, config.widths[1:], strict=False):
-            layers += [_convolution(before, width, stride=2), Residual(width)]
-        self.body = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(config.widths[-1], config.classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """float32 `(B, C, H, W)` in [-1, 1] to `(B, d)`."""
-        return torch.as_tensor(self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 `(B, C, H, W)` in [-1, 1] to logits `(B, K)`."""
-        return torch.as_tensor(self.head(self.dropout(self.features(x))))
+def open_cnn(folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: Load) -> LinearClassifier:
+    """The classifier in `folder`, whose config.json is `config`."""
+    network = build_network(network_of(config["network"]))
+    tensors, card = read_weights(folder, config, known, config["network"])
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as e:
+        raise misfit(folder / "model.safetensors", folder / "config.json", e, "restore both") from None
+    return LinearClassifier(NetworkBackbone(network.to(device())), network.head.weight, network.head.bias, card)
 
 
 class NetworkBackbone:
@@ -115,16 +162,3 @@ class NetworkBackbone:
             )
         images = images.to(next(self.network.parameters()).device)
         return self.network.features(to_float(box_reduced(images, images.shape[3] // size)))
-
-
-def box_reduced(images: Tensor, factor: int) -> Tensor:
-    """uint8 `(B, C, H, W)` to `(B, C, H/factor, W/factor)`: box means, halves rounded up, as Pillow does."""
-    if factor == 1:
-        return images
-    return torch.floor(F.avg_pool2d(images.to(torch.float32), factor) + 0.5).to(torch.uint8)
-
-
-def _convolution(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.SiLU()
-    )

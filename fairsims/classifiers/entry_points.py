@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairsims.classifiers.base import AttributeClassifier, Card
 from fairsims.data.attributes import Attribute
-from fairsims.errors import InputError
+from fairsims.errors import InputError, closest
 
 GROUP = "fairsims.classifiers"
 PREFIX = "entry-point:"
@@ -92,6 +92,30 @@ class ThirdPartyClassifier(AttributeClassifier):
                 f"expected a finite row for each"
             )
         return matrix
+
+
+def named(spec: str) -> ThirdPartyClassifier | None:
+    """The classifier that a text names, with or without the prefix, if a package offers it.
+
+    Raises InputError when none offers one named with the prefix.
+    """
+    points, point = installed_classifiers(), spec.removeprefix(PREFIX)
+    if spec != point and point not in points:
+        raise InputError(f"no installed package offers a classifier {point!r}{closest(point, points)}")
+    return ThirdPartyClassifier(points[point]) if point in points else None
+
+
+def open_measured(
+    folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: object
+) -> ThirdPartyClassifier:
+    """Another package's classifier with the errors that were measured here."""
+    points, wanted = installed_classifiers(), config["entry_point"]
+    if wanted not in points:
+        raise InputError(f"no installed package offers the classifier {wanted!r} of {folder}; install it")
+    found = ThirdPartyClassifier(points[wanted], **known)
+    if found.digest != config["digest"]:
+        raise InputError(f"the classifier {wanted!r} has changed since {folder} was measured; measure it again")
+    return found
 
 
 def _attribute(value: Any) -> tuple[str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairsims.classifiers.base import Confusion
+from fairsims.classifiers.base import Confusion, Tally
 from fairsims.classifiers.calibration import accuracy_interval, bootstrap_interval, calibration_error
 from fairsims.classifiers.labelled import Labelled
-from fairsims.classifiers.trainers import Report, Trainer
+from fairsims.classifiers.trainer import Prepared, Trainer
+from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
 from fairsims.files import atomic
 
@@ -43,18 +44,35 @@ class HeldOut:
             raise ValueError(f"near_duplicates is {self.near_duplicates}; expected grey levels from 0 to 127")
 
     @classmethod
-    def parse(cls, text: str, *, folds: int = 5, near_duplicates: float) -> HeldOut:
-        """`concept,skin_tone`, or with a name `variant:concept,skin_tone`; "" holds out single images."""
+    def parse(cls, text: str, **settings: Any) -> HeldOut:
+        """`concept,skin_tone`, or with a name `variant:concept,skin_tone`; "" holds out single images.
+
+        `settings` are folds and near_duplicates.
+        """
         name, _, columns = text.rpartition(":")
         group_by = tuple(c.strip() for c in columns.split(",") if c.strip())
-        alone = "single images held out"
+        together = f"images that share {', '.join(group_by)} held out together"
         return cls(
             name=name.strip() or "+".join(group_by) or "image",
-            description=f"images that share {', '.join(group_by)} held out together" if group_by else alone,
+            description=together if group_by else "single images held out",
             group_by=group_by,
-            folds=folds,
-            near_duplicates=near_duplicates,
+            **settings,
         )
+
+    @classmethod
+    def measured_before(cls, name: str, config: Mapping[str, Any]) -> HeldOut:
+        """The split of that name by which the classifier with this config.json was measured."""
+        metrics, described = config["metrics"][name], config["confusions"][name]["description"]
+        return cls(
+            name=name,
+            description=described.removesuffix(_IN_FOLDS.format(metrics["folds"])),
+            group_by=tuple(metrics["held_out_together"]),
+            folds=metrics["folds"],
+            near_duplicates=metrics.get("near_duplicates", 0.0),
+        )
+
+
+_IN_FOLDS = "; in {} folds, a classifier trained for each"
 
 
 def assign_folds(data: Labelled, groups: IntArray, folds: int, seed: int) -> IntArray:
@@ -72,7 +90,9 @@ def assign_folds(data: Labelled, groups: IntArray, folds: int, seed: int) -> Int
             raise InputError(f"{name} has {found} groups with {c!r} for {folds} folds; use fewer folds or label more")
     found_folds = np.empty(len(data), dtype=np.int64)
     cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    labels = np.minimum(data.labels, len(data.attribute.classes) - 1) if _few_undetermined(data, folds) else data.labels
+    # Undetermined images too few to be spread over the folds by themselves go with those of the last class.
+    few = 0 < int((~data.determined).sum()) < folds
+    labels = np.minimum(data.labels, len(data.attribute.classes) - 1) if few else data.labels
     for k, (_, held_out) in enumerate(cutter.split(groups, labels, groups)):
         found_folds[held_out] = k
     return found_folds
@@ -80,40 +100,37 @@ def assign_folds(data: Labelled, groups: IntArray, folds: int, seed: int) -> Int
 
 def out_of_fold(
     trainer: Trainer,
-    rows: Tensor,
+    prepared: Prepared,
     data: Labelled,
     folds: IntArray,
     *,
     kept: Path,
     say: Say = lambda line: None,
-    report: Report = lambda done, total: None,
+    progress: Tally = lambda done, total: None,
 ) -> Tensor:
     """Logits `(N, K)` of every image by a classifier that learned from the other folds only.
 
     `undetermined` images are held out and never learned from. What a fold gave is kept under `kept`, so that the same
     call goes on after an interruption.
     """
-    classes = len(data.attribute.classes)
-    logits = torch.zeros(len(data), classes)
+    logits = torch.zeros(len(data), len(data.attribute.classes))
     total = int(folds.max()) + 1
     for k in range(total):
         held_out = torch.from_numpy(np.flatnonzero(folds == k))
-        inside = torch.from_numpy(np.flatnonzero((folds != k) & (data.labels < classes)))
         place = kept / f"fold-{k}.npy"
         if place.exists():
             logits[held_out] = torch.from_numpy(np.load(place))
             continue
-        fitted = trainer.fit(
-            rows[inside],
-            data.labels[inside.numpy()],
-            k,
-            lambda done, of, k=k: report(k * of + min(done, of), (total + 1) * of),  # type: ignore[misc]
-        )
-        logits[held_out] = fitted.logits(rows[held_out])
+
+        def tally(done: int, of: int, k: int = k) -> None:
+            progress(k * of + min(done, of), (total + 1) * of)
+
+        inside = np.flatnonzero((folds != k) & data.determined)
+        fitted = trainer.fit(prepared, torch.from_numpy(inside), data.labels[inside], k, tally)
+        logits[held_out] = fitted.logits(prepared.rows[held_out])
         with atomic(place) as temporary, temporary.open("wb") as stream:
             np.save(stream, logits[held_out].numpy())
-        called = data.labels[held_out.numpy()] < classes
-        right = (logits[held_out].argmax(dim=1).numpy() == data.labels[held_out.numpy()])[called]
+        right = (logits[held_out].argmax(dim=1).numpy() == data.labels[held_out.numpy()])[data.determined[held_out]]
         say(f"fold {k + 1} of {total}: {len(held_out)} held out, {right.mean():.1%} right")
     return logits
 
@@ -140,13 +157,13 @@ def measured(
     def error(positions: IntArray) -> float:
         return calibration_error(confidences[determined[positions]], data.labels[determined[positions]])
 
-    together = f"; in {split.folds} folds, a classifier trained for each" if refitted else ""
+    together = _IN_FOLDS.format(split.folds) if refitted else ""
     confusion = Confusion.of(
         labels, predicted[judged], size=size, split=split.name, description=split.description + together
     )
     low, high = accuracy_interval(right, groups)
     error_low, error_high = bootstrap_interval(error, _renumbered(groups[told]))
-    names = (*classes, "undetermined")[:size]
+    names = (*classes, UNDETERMINED)[:size]
     metrics: dict[str, Any] = {
         "images": {c: int((labels == k).sum()) for k, c in enumerate(names)},
         "groups": int(groups.max()) + 1,
@@ -170,10 +187,15 @@ def measured(
     return confusion, metrics
 
 
-def _few_undetermined(data: Labelled, folds: int) -> bool:
-    """Whether the undetermined images are too few to be spread over the folds by themselves."""
-    return 0 < int((data.labels == len(data.attribute.classes)).sum()) < folds
-
-
 def _renumbered(groups: IntArray) -> IntArray:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def check_classes(attribute: Attribute, data: Labelled) -> None:
+    """Raises InputError when labelled images have other classes than a classifier, or the same in another order."""
+    classes = attribute.determined
+    if classes != data.attribute.classes:
+        raise InputError(
+            f"{data.dataset.name} has {data.attribute.name} classes {list(data.attribute.classes)}, the classifier "
+            f"{list(classes)}; expected the same; choose with --classes, and name labels of none with --undetermined"
+        )

@@ -35,6 +35,11 @@ class Labelled:
         return len(self.indices)
 
     @property
+    def determined(self) -> npt.NDArray[np.bool_]:
+        """Whether each image has a class, `(N,)`."""
+        return np.asarray(self.labels < len(self.attribute.classes))
+
+    @property
     def counts(self) -> dict[str, int]:
         """Images per class, and of none where there are any."""
         names = (*self.attribute.classes, UNDETERMINED)
@@ -66,15 +71,11 @@ def labelled(
     wanted = tuple(c for c in (classes or known) if c not in nameless)
     if len(wanted) < 2:
         raise InputError(f"{attribute} has classes {list(wanted)} in {dataset.name}; expected two or more; name them")
-    place = {c: k for k, c in enumerate(wanted)} | {v: len(wanted) for v in nameless}
+    place = {c: k for k, c in enumerate(wanted)} | dict.fromkeys(nameless, len(wanted))
     every = np.array([place.get(value, -1) for value in values], dtype=np.int64)
     indices = np.flatnonzero(every >= 0)
-    found = Labelled(
-        dataset=dataset,
-        attribute=Attribute(name=attribute, classes=wanted),
-        indices=indices,
-        labels=every[indices],
-    )
+    named = Attribute(name=attribute, classes=wanted)
+    found = Labelled(dataset=dataset, attribute=named, indices=indices, labels=every[indices])
     empty = next((c for c in wanted if not found.counts[c]), None)
     if empty is not None:
         raise InputError(f"{dataset.name} has no image of {attribute} {empty!r}; expected some of every class")
@@ -87,28 +88,30 @@ def groups_of(data: Labelled, group_by: Sequence[str], near_duplicates: float) -
     Alike: thumbnails of at most 16 x 16, as they are or mirrored, differ by at most `near_duplicates` grey levels (root
     mean square); 0 asks for identical pixels only. Raises InputError when a column is missing.
     """
-    dataset = data.dataset
-    missing = [c for c in group_by if c not in dataset.table.columns]
-    if missing:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    dataset, n = data.dataset, len(data)
+    missing = next((c for c in group_by if c not in dataset.table.columns), None)
+    if missing is not None:
         raise InputError(
-            f"{dataset.name} has no column {missing[0]!r} to hold out by{closest(missing[0], dataset.table.columns)}"
+            f"{dataset.name} has no column {missing!r} to hold out by{closest(missing, dataset.table.columns)}"
         )
-    keys: list[list[object]] = []
+    pixels: list[bytes] = []
     thumbnails = []
-    for start in range(0, len(data), 512):
+    for start in range(0, n, 512):
         images = dataset.read(data.indices[start : start + 512])
-        keys += [[image.numpy().tobytes()] for image in images]
-        if near_duplicates:
-            thumbnails.append(_thumbnails(images))
+        pixels += [image.numpy().tobytes() for image in images]
+        thumbnails.append(_thumbnails(images))
+    first: dict[object, int] = {}
+    pairs = [(i, first.setdefault(key, i)) for i, key in enumerate(pixels)]
     if group_by:
         rows = dataset.table.iloc[data.indices][list(group_by)].astype(str).itertuples(index=False, name=None)
-        for key, row in zip(keys, rows, strict=True):
-            key.append(row)
+        pairs += [(i, first.setdefault(row, i)) for i, row in enumerate(rows)]
     if near_duplicates:
-        for i, j in _alike(torch.cat(thumbnails), near_duplicates):
-            keys[i].append((i, j))
-            keys[j].append((i, j))
-    return joined(keys)
+        pairs += _alike(torch.cat(thumbnails), near_duplicates)
+    alike = coo_array((np.ones(len(pairs)), np.array(pairs).T), shape=(n, n))
+    return np.asarray(connected_components(alike, directed=False)[1], dtype=np.int64)
 
 
 def _thumbnails(images: Tensor) -> Tensor:
@@ -121,29 +124,9 @@ def _alike(thumbnails: Tensor, limit: float) -> list[tuple[int, int]]:
     # Around zero the matrix products below lose less to rounding.
     both = [(t - 128).flatten(1) for t in (thumbnails, thumbnails.flip(-1))]
     radius = limit * both[0].shape[1] ** 0.5
-    pairs = set()
+    pairs = []
     for start in range(0, len(thumbnails), 1024):
         for other in both:
-            near = torch.cdist(both[0][start : start + 1024], other, compute_mode="use_mm_for_euclid_dist")
-            for i, j in (near <= radius).nonzero().tolist():
-                if start + i < j:
-                    pairs.add((start + i, j))
-    return sorted(pairs)
-
-
-def joined(keys: Sequence[Sequence[object]]) -> IntArray:
-    """Number of the connected component of each item; items are connected by any common key."""
-    parent = list(range(len(keys)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[object, int] = {}
-    for i, own in enumerate(keys):
-        for key in own:
-            parent[root(i)] = root(first.setdefault(key, i))
-    roots = [root(i) for i in range(len(keys))]
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+            near = torch.cdist(both[0][start : start + 1024], other, compute_mode="use_mm_for_euclid_dist") <= radius
+            pairs += [(start + i, j) for i, j in near.nonzero().tolist() if start + i < j]
+    return pairs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,15 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairsims.classifiers.abstention import with_undetermined
-from fairsims.classifiers.backbones import Backbone
+from fairsims.classifiers.backbones import Features, open_backbone
 from fairsims.classifiers.base import AttributeClassifier, Card
+from fairsims.classifiers.torchvision_nets import read_tensors
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
+from fairsims.files import sha256_file, sha256_json
 
 
 class LinearClassifier(AttributeClassifier):
     """`softmax(W f(x) + b)/T`, and `undetermined` where no class reaches theta; float32, deterministic."""
 
-    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor, card: Card) -> None:
+    def __init__(self, backbone: Features, weight: Tensor, bias: Tensor, card: Card) -> None:
         super().__init__(card)
         called = len(card.attribute.classes) - (card.threshold > 0)
         if len(weight) != called or bias.shape != weight.shape[:1]:
@@ -50,3 +55,48 @@ class LinearClassifier(AttributeClassifier):
                 return self.backbone.features(images)
         except InputError as e:
             raise InputError(f"{self.name} {e}") from None
+
+
+def open_head(
+    folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: Callable[[str], AttributeClassifier]
+) -> LinearClassifier:
+    """The classifier in `folder` that is a linear layer on features of others (a probe, zero-shot prompts)."""
+    spec, digest = config["backbone"]["spec"], config["backbone"]["digest"]
+    tensors, card = read_weights(folder, config, known, digest)
+    if set(tensors) != {"weight", "bias"} or tensors["weight"].ndim != 2 or tensors["bias"].ndim != 1:
+        raise InputError(
+            f"{folder}/model.safetensors does not fit {folder}/config.json (it holds {sorted(tensors)}); restore both"
+        )
+    backbone = open_backbone(spec, load)
+    if backbone.digest != digest:
+        raise InputError(
+            f"the features {spec} of {folder} have other weights than when it was made; "
+            "restore them or make the classifier again"
+        )
+    return LinearClassifier(backbone, tensors["weight"], tensors["bias"], card)
+
+
+def read_weights(
+    folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], features: Any
+) -> tuple[dict[str, Tensor], Card]:
+    """model.safetensors and the card; `features` is what config.json says of what the last layer stands on.
+
+    Raises InputError when the file is missing, corrupt, not finite or another than config.json was written with.
+    """
+    weights = folder / "model.safetensors"
+    tensors = read_tensors(weights, "restore it or train the classifier again")
+    digest = sha256_file(weights)
+    if config.get("weights_digest", digest) != digest:
+        raise InputError(f"{weights} is not the file that {folder}/config.json was written with; restore both")
+    attribute = Attribute(name=config["attribute"], classes=tuple(config["classes"]))
+    temperature, threshold = float(config["temperature"]), float(config.get("threshold", 0.0))
+    identity = [digest, config["kind"], features, attribute.name, list(attribute.classes), temperature]
+    card = Card(
+        **known,
+        attribute=attribute,
+        temperature=temperature,
+        threshold=threshold,
+        digest=sha256_json([*identity, threshold] if threshold else identity),
+        weights_digest=digest,
+    )
+    return tensors, card

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairsims.classifiers.backbones import absolute, load_clip
+from fairsims.classifiers.backbones import absolute
+from fairsims.classifiers.open_clips import open_clip_model
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError, closest
 
@@ -101,8 +102,8 @@ def zero_shot_head(prompts: Prompts) -> tuple[Tensor, Tensor]:
     """
     import open_clip
 
-    model = load_clip(prompts.spec.removeprefix("clip:"))
     place = prompts.spec.removeprefix("clip:")
+    model = open_clip_model(place)
     name = place if place.startswith(("local-dir:", "hf-hub:")) else prompts.model
     rows = []
     try:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairsims.classifiers.cnn import box_reduced
+from fairsims.classifiers.base import AttributeClassifier
 from fairsims.classifiers.labelled import Labelled
+from fairsims.classifiers.networks import box_reduced
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json
 
@@ -18,25 +19,26 @@ SEEN = "seen.npy"
 
 def write_seen(folder: Path, data: Labelled, size: int) -> None:
     """Record the images of `data` that a classifier of input size `size` learned from (0: images of any size)."""
-    learned = data.indices[data.labels < len(data.attribute.classes)]
+    learned = data.indices[data.determined]
     with atomic(folder / SEEN) as temporary, temporary.open("wb") as stream:
         np.save(stream, np.unique(_fingerprints(data, learned, size)))
 
 
-def seen_by(folder: Path, data: Labelled, size: int) -> npt.NDArray[np.bool_]:
-    """Whether the classifier in `folder` learned from each image `(N,)`.
+def seen_by(classifier: AttributeClassifier, data: Labelled) -> npt.NDArray[np.bool_]:
+    """Whether the classifier learned from each image `(N,)`; none where it has no folder to tell.
 
     Told by the pixels at its input size; a folder without the record is taken at its word on the data set's digest.
     Raises InputError when the record is corrupt.
     """
-    if not (folder / SEEN).exists():
-        own = read_json(folder / "config.json").get("data", {}).get("digest") == data.dataset.digest
-        return np.full(len(data), own)
+    folder = classifier.card.folder
+    if folder is None or not (folder / SEEN).exists():
+        config = read_json(folder / "config.json") if folder else {}
+        return np.full(len(data), config.get("data", {}).get("digest") == data.dataset.digest)
     try:
         seen = np.load(folder / SEEN, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise InputError(f"{folder / SEEN} is corrupt ({e}); restore it or train the classifier again") from None
-    return np.isin(_fingerprints(data, data.indices, size), seen)
+    return np.isin(_fingerprints(data, data.indices, classifier.input_size), seen)
 
 
 def _fingerprints(data: Labelled, indices: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint64]:

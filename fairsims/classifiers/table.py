@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Images, Progress
+from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Images, Tally
 from fairsims.data.attributes import UNDETERMINED, Attribute, sorted_classes
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, sha256_file, sha256_json
@@ -38,7 +39,7 @@ class TableClassifier(AttributeClassifier):
         self.rows = rows
         self.values = values
 
-    def label(self, images: Images, progress: Progress = lambda done, total: None) -> FloatRows:
+    def label(self, images: Images, progress: Tally = lambda done, total: None) -> FloatRows:
         """Probabilities `(N, K)` of the images with these seeds or file names, in their order.
 
         Raises InputError naming an image that the table does not have: none is ever left out.
@@ -70,6 +71,16 @@ class TableClassifier(AttributeClassifier):
             shutil.copyfile(self.path, temporary)
         read_table(f"{folder / name}#{self.attribute.name}")
         return {"table": name}
+
+
+def named(spec: str) -> TableClassifier | None:
+    """The table that a text names by its suffix, if it does."""
+    return read_table(spec) if spec.partition("#")[0].lower().endswith(SUFFIXES) else None
+
+
+def open_table(folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: object) -> TableClassifier:
+    """The copy of a table in a folder that it was measured into."""
+    return read_table(f"{folder / config['table']}#{config['attribute']}", **known)
 
 
 def read_table(spec: str | Path, **card: Any) -> TableClassifier:

@@ -98,7 +98,7 @@ def pretrained(architecture: str, weights: str) -> dict[str, Tensor]:
     from torchvision import models
 
     if Path(weights).suffix in (".safetensors", ".pth", ".pt"):
-        return read_weights(Path(weights))
+        return read_tensors(Path(weights), "give the path of a file that torchvision's weights are in")
     known = models.get_model_weights(architecture).__members__
     if weights not in known:
         raise InputError(f"{architecture} has no weights {weights!r}{closest(weights, known)}; or give a file")
@@ -110,40 +110,44 @@ def pretrained(architecture: str, weights: str) -> dict[str, Tensor]:
         ) from None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a pickle, read without executing it. Raises InputError naming the file."""
+def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a pickle, read without executing it; all of them finite.
+
+    Raises InputError naming the file and what to do, the `remedy`.
+    """
     import pickle
 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; expected weights there; give the path of a file") from None
+        raise InputError(f"{path} is missing; {remedy}") from None
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
-        raise InputError(f"{path} is corrupt ({str(e).splitlines()[0][:120]}); fetch it again") from None
+        raise InputError(f"{path} is corrupt ({str(e).splitlines()[0][:120]}); {remedy}") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} holds no plain table of tensors; expected a state dict; save it as safetensors")
+    broken = next((k for k, v in state.items() if not torch.isfinite(v).all()), None)
+    if broken is not None:
+        raise InputError(f"{path} is corrupt ({broken} is not finite); {remedy}")
     return dict(state)
 
 
-def load_trunk(network: TorchvisionNet, weights: str) -> None:
-    """Start the trunk from pretrained weights; the head stays as it is. Raises InputError when they do not fit."""
-    state = pretrained(network.config.architecture, weights)
-    wanted = set(network.trunk.state_dict())
+def load_trunk(trunk: nn.Module, architecture: str, weights: str) -> None:
+    """Give a trunk pretrained weights, those of the head left out. Raises InputError when they do not fit."""
+    state, wanted = pretrained(architecture, weights), set(trunk.state_dict())
     try:
-        network.trunk.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=True)
+        trunk.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=True)
     except RuntimeError as e:
-        raise misfit(weights, network.config.architecture, e) from None
+        raise misfit(weights, architecture, e, "give the weights of that network") from None
 
 
-def misfit(weights: str, architecture: str, error: RuntimeError) -> InputError:
+def misfit(weights: object, network: object, error: RuntimeError, remedy: str) -> InputError:
     """One line for weights of another network."""
     reason = (str(error).splitlines() + [""])[1].strip()[:160]
-    return InputError(f"{weights} does not fit {architecture} ({reason}); give the weights of that network")
+    return InputError(f"{weights} does not fit {network} ({reason}); {remedy}")
 
 
 def preprocessing_of(architecture: str) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from fairsims.errors import InputError
 if TYPE_CHECKING:
     from fairsims.classifiers.abstention import Abstention
     from fairsims.classifiers.labelled import Labelled
-    from fairsims.classifiers.trainers import Trainer
 
 HELD_OUT = "fairsims.classifiers.evaluation:HeldOut"
 RECIPE = "fairsims.classifiers.training:ClassifierRecipe"
-PROBE = "fairsims.classifiers.trainers:ProbeTrainer"
-KINDS = {
+CNN = "fairsims.classifiers.cnn:CNNTrainer"
+PROBE = "fairsims.classifiers.probe:ProbeTrainer"
+LEARNT = {
     "cnn": ("architecture", "weights", "kimg", "lr", "batch_size", "augment"),
     "probe": ("backbone", "strength"),
 }
@@ -57,7 +57,7 @@ def classifier() -> None:
 @classifier.command("train")
 @click.option(
     "--kind",
-    type=click.Choice(list(KINDS)),
+    type=click.Choice(list(LEARNT)),
     default="cnn",
     show_default=True,
     help="A network of its own, or a probe of frozen features.",
@@ -76,8 +76,7 @@ def classifier() -> None:
 @option(HELD_OUT, "folds")
 @near_option
 @resolution_option
-@click.option("--architecture", default="small", show_default=True, help="cnn: small, or a torchvision network.")
-@click.option("--weights", default="", help="cnn: torchvision weights to start from, a name or a file.")
+@together(*(option(CNN, name, prefix="cnn: ") for name in ("architecture", "weights")))
 @together(*(option(RECIPE, name, prefix="cnn: ") for name in ("kimg", "lr", "batch_size")))
 @click.option("--augment", type=CHANGE, multiple=True, help="cnn: e.g. flip=0, hue=0, erase=0.25.")
 @option(PROBE, "backbone", required=False, prefix="probe: ")
@@ -105,26 +104,29 @@ def train_classifier(
 ) -> None:
     """Train on labelled images, and measure by cross-validation."""
     from fairsims.classifiers.evaluation import HeldOut
+    from fairsims.classifiers.kinds import KINDS
     from fairsims.classifiers.making import build_classifier
 
-    for other in KINDS:
+    for other in LEARNT:
         if other != kind:
-            refuse_idle(f"with --kind {kind}", *KINDS[other])
+            refuse_idle(f"with --kind {kind}", *LEARNT[other])
     rule = _abstention(abstain)
     splits = [HeldOut.parse(t, folds=folds, near_duplicates=near_duplicates) for t in group_by or ("",)]
     found = _labelled(data, attr, resolution, classes, undetermined)
+    trainer = KINDS[kind].trainer
+    assert trainer is not None
     with Bars() as bars:
         build_classifier(
             out,
             found,
-            _trainer(kind, found, seed, options),
+            trainer(seed=seed, **{name: options[name] for name in LEARNT[kind]}),
             name=name or out.resolve().name,
             splits=splits,
             abstain=rule,
             seed=seed,
             command=command_line(),
             say=_log,
-            report=bars.report,
+            progress=bars.report,
         )
     _show(out, as_json)
 
@@ -206,9 +208,10 @@ def evaluate(
     from fairsims.classifiers.evaluation import HeldOut
     from fairsims.classifiers.measuring import evaluate_classifier, is_refitted
 
-    attribute = load_classifier(spec).attribute
+    classifier = load_classifier(spec)
+    attribute = classifier.attribute
     found = _labelled(data, attr or attribute.name, resolution, attribute.determined, undetermined)
-    if not is_refitted(spec, found):
+    if not is_refitted(classifier, found):
         refuse_idle("on data that the classifier was not trained on", "folds", "seed")
     with Bars() as bars:
         result = evaluate_classifier(
@@ -220,7 +223,7 @@ def evaluate(
             out=out,
             seed=seed,
             say=_log,
-            report=lambda done, total: bars.report("measure", done, total),
+            progress=lambda done, total: bars.report("measure", done, total),
         )
     show(result, as_json)
 
@@ -245,41 +248,6 @@ def _labelled(
         raise InputError("--data is missing; expected labelled images: embedded name, image folder, EDM zip or Parquet")
     wanted = [c for c in classes or () if c]
     return labelled(open_dataset(data, resolution=resolution), attr, wanted, undetermined)
-
-
-def _trainer(kind: str, data: Labelled, seed: int, options: dict[str, Any]) -> Trainer:
-    from fairsims.classifiers.augment import Augmentation
-    from fairsims.classifiers.cnn import NetworkConfig
-    from fairsims.classifiers.torchvision_nets import TorchvisionConfig
-    from fairsims.classifiers.trainers import CNNTrainer, ProbeTrainer
-    from fairsims.classifiers.training import ClassifierRecipe
-    from fairsims.models.precondition import resolve_precision
-    from fairsims.options import from_mapping
-
-    if kind == "probe":
-        if not options["backbone"]:
-            raise InputError(
-                "--backbone is missing; expected clip:MODEL:PRETRAINED, torchvision:NETWORK:WEIGHTS or classifier:NAME"
-            )
-        return ProbeTrainer(backbone=options["backbone"], strength=options["strength"])
-    architecture, weights, small = options["architecture"], options["weights"], options["architecture"] == "small"
-    if small and weights:
-        raise InputError("--weights is for torchvision networks; give --architecture, or train the small one from none")
-    shape = {
-        "input_size": data.dataset.resolution,
-        "channels": data.dataset.channels,
-        "classes": len(data.attribute.classes),
-    }
-    return CNNTrainer(
-        config=NetworkConfig.default(**shape) if small else TorchvisionConfig(architecture=architecture, **shape),
-        recipe=ClassifierRecipe(
-            **{name: options[name] for name in ("kimg", "lr", "batch_size")},
-            augmentation=from_mapping(Augmentation, dict(options["augment"]), where="--augment"),
-            precision=resolve_precision("auto"),
-            seed=seed,
-        ),
-        weights=weights,
-    )
 
 
 def _abstention(text: str | None) -> Abstention | None:

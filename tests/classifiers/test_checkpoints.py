@@ -6,20 +6,22 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fairsims.classifiers import Confusion, classifier_for, load_classifier
-from fairsims.classifiers.checkpoints import embedded_classifiers, save_classifier
-from fairsims.classifiers.cnn import ConvNet, NetworkConfig
-from fairsims.classifiers.embedded import BLUEPRINTS
-from fairsims.classifiers.labelled import labelled
+from fairsims.classifiers.checkpoints import embedded_classifiers, save_classifier, trainer_of
+from fairsims.classifiers.cnn import CNNTrainer
+from fairsims.classifiers.evaluation import HeldOut
+from fairsims.classifiers.labelled import Labelled, labelled
+from fairsims.classifiers.networks import ConvNet, NetworkConfig
 from fairsims.classifiers.seen import seen_by
 from fairsims.data import Attribute, open_dataset
 from fairsims.errors import InputError
-from fairsims.files import sha256_file
+from fairsims.files import read_json, sha256_file
 
 
 def save(folder: Path, *, seed: int = 0, temperature: float = 1.5) -> Path:
@@ -169,9 +171,25 @@ def test_facts_are_json() -> None:
 def test_embedded_training_images_are_known() -> None:
     """Measuring a shipped classifier as it is on what it learned from would flatter it."""
     for name, folder in embedded_classifiers().items():
-        plan = BLUEPRINTS[name]
-        data = labelled(
-            open_dataset(plan.dataset, resolution=plan.config.input_size), plan.attribute.name, plan.attribute.classes
-        )
+        data = learned_from(read_json(folder / "config.json"))
         some = replace(data, indices=data.indices[::40], labels=data.labels[::40])
-        assert seen_by(folder, some, plan.config.input_size).all()
+        assert seen_by(load_classifier(name), some).all()
+
+
+@pytest.mark.parametrize("name", embedded_classifiers())
+def test_a_shipped_classifier_says_how_to_make_it_again(name: str) -> None:
+    """New data without new weights, or a recipe that the code no longer knows, is caught here."""
+    config = read_json(embedded_classifiers()[name] / "config.json")
+    data, trainer = learned_from(config), trainer_of(config)
+    assert data.facts() == config["data"]
+    assert isinstance(trainer, CNNTrainer)
+    assert asdict(trainer.recipe) == config["recipe"]
+    assert json.loads(json.dumps(asdict(trainer.network(data)))) == config["network"]
+    splits = [HeldOut.measured_before(split, config) for split in config["confusions"]]
+    assert [s.folds for s in splits] == [5] * len(splits)
+    assert [(s.group_by == ()) for s in splits] == [name == "digits-parity"] * len(splits)
+
+
+def learned_from(config: dict[str, Any]) -> Labelled:
+    data = open_dataset(config["data"]["name"], resolution=config["input_size"])
+    return labelled(data, config["attribute"], config["classes"])

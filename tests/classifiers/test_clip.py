@@ -91,7 +91,7 @@ def test_probabilities_are_those_of_open_clip(tiny: Path, tmp_path: Path) -> Non
 
 
 def test_grey_and_other_sizes_are_taken(tiny: Path) -> None:
-    backbone = open_backbone(f"clip:local-dir:{tiny}")
+    backbone = open_backbone(f"clip:local-dir:{tiny}", load_classifier)
     images = open_dataset("digits").read(range(3))
     assert torch.equal(backbone.features(images), backbone.features(images.expand(-1, 3, -1, -1)))
     for wrong in (images.float(), images[0], images[:, :, :4]):
@@ -146,7 +146,7 @@ def test_a_folder_without_preprocessing(tiny: Path, tmp_path: Path) -> None:
     del config["preprocess_cfg"]
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="no preprocess_cfg with mean and std"):
-        open_backbone(f"clip:local-dir:{tmp_path}")
+        open_backbone(f"clip:local-dir:{tmp_path}", load_classifier)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fairsims.classifiers import AttributeClassifier, label_batches, load_classifier
-from fairsims.classifiers.cnn import ConvNet, NetworkConfig, box_reduced
+from fairsims.classifiers.networks import ConvNet, NetworkConfig, box_reduced
 from fairsims.data import open_dataset
 from fairsims.errors import InputError
 

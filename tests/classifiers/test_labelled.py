@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fairsims.classifiers.labelled import groups_of, joined, labelled
+from fairsims.classifiers.labelled import groups_of, labelled
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.attributes import sorted_classes
 from fairsims.data.base import ArraySource
@@ -54,11 +54,10 @@ def test_near_duplicates_are_one_group() -> None:
     jpeg = np.asarray(Image.open(buffer)).transpose(2, 0, 1)
     brighter = np.clip(pixels[0].astype(int) + 2, 0, 255).astype(np.uint8)
     every = np.concatenate([pixels, [jpeg, pixels[0][:, :, ::-1], brighter]])
+    table = pd.DataFrame({"side": ["left", "right"] * 11 + ["left"]})
     data = ImageDataset(
-        name="copies", digest="0", resolution=64, channels=3, source=ArraySource(every), attributes={},
-        table=pd.DataFrame({"side": ["left", "right"] * 11 + ["left"]}),
-    )  # fmt: skip
-    data.attributes = {}
+        name="copies", digest="0", resolution=64, channels=3, source=ArraySource(every), attributes={}, table=table
+    )
     found = labelled(data, "side")
     groups = groups_of(found, (), 4.0)
     assert set(np.flatnonzero(groups == groups[0])) == {0, 20, 21, 22}
@@ -66,5 +65,14 @@ def test_near_duplicates_are_one_group() -> None:
     assert len(set(groups_of(found, (), 0.0))) == 23
 
 
-def test_keys_join_items_across_several() -> None:
-    assert joined([["a"], ["b"], ["a", "c"], ["d"], ["c"]]).tolist() == [0, 1, 0, 2, 0]
+def test_columns_and_pixels_join_images_into_one_group() -> None:
+    """The first and third image have the same pixels, the third and fifth the same place."""
+    pixels = np.arange(5, dtype=np.uint8)[[0, 1, 0, 3, 4], None, None, None] * np.ones((1, 8, 8), dtype=np.uint8)
+    table = pd.DataFrame({"side": ["left", "right"] * 2 + ["left"], "place": list("abcdc")})
+    data = ImageDataset(
+        name="d", digest="0", resolution=8, channels=1, source=ArraySource(pixels), attributes={}, table=table
+    )
+    found = labelled(data, "side")
+    assert groups_of(found, ("place",), 0.0).tolist() == [0, 1, 0, 2, 0]
+    with pytest.raises(InputError, match="no column 'places' to hold out by; did you mean 'place'"):
+        groups_of(found, ("places",), 0.0)

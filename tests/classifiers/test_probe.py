@@ -14,11 +14,12 @@ from sklearn.preprocessing import StandardScaler
 
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.backbones import open_backbone
+from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import build_classifier
+from fairsims.classifiers.probe import ProbeTrainer
 from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet, load_trunk
-from fairsims.classifiers.trainers import CNNTrainer, ProbeTrainer
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.data import open_dataset
 from fairsims.errors import InputError
@@ -49,7 +50,7 @@ def test_features_that_learned_the_attribute_from_these_images(tmp_path: Path) -
     people = open_dataset("emoji-people", resolution=32)
     data = labelled(people, "gender", ("man", "woman"))
     with pytest.raises(InputError, match="emoji-gender learned gender from 1304 of these 1304 images"):
-        ProbeTrainer(backbone="classifier:emoji-gender").prepared(data)
+        ProbeTrainer(backbone="classifier:emoji-gender").prepared(data, load_classifier)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,9 @@ def test_features_that_learned_the_attribute_from_these_images(tmp_path: Path) -
     ],
 )
 def test_damaged_probes(tmp_path: Path, damage: dict[str, torch.Tensor], words: str) -> None:
-    data = labelled(open_dataset("digits").subset(range(200)), "parity")
-    folder = build_classifier(
-        tmp_path / "p", replaced(data, "digit", ("0", "1")), ProbeTrainer(backbone="classifier:digits-parity"),
-        name="p", splits=[SINGLE],
-    )  # fmt: skip
+    data = labelled(open_dataset("digits").subset(range(200)), "digit", ("0", "1"))
+    trainer = ProbeTrainer(backbone="classifier:digits-parity")
+    folder = build_classifier(tmp_path / "p", data, trainer, name="p", splits=[SINGLE])
     save_file(damage, folder / "model.safetensors")
     config = read_json(folder / "config.json")
     del config["weights_digest"]
@@ -76,10 +75,6 @@ def test_damaged_probes(tmp_path: Path, damage: dict[str, torch.Tensor], words: 
         load_classifier(folder)
 
 
-def replaced(data, attribute, classes):
-    return labelled(data.dataset, attribute, classes)
-
-
 def test_torchvision_networks_with_local_weights(tmp_path: Path) -> None:
     """A file of weights, cut before its last layer; the features are what torchvision's own network gives there."""
     from torchvision import models
@@ -88,7 +83,7 @@ def test_torchvision_networks_with_local_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = models.get_model("shufflenet_v2_x0_5", weights=None).eval()
     save_file(network.state_dict(), tmp_path / "w.safetensors")
-    backbone = open_backbone(f"torchvision:shufflenet_v2_x0_5:{tmp_path / 'w.safetensors'}")
+    backbone = open_backbone(f"torchvision:shufflenet_v2_x0_5:{tmp_path / 'w.safetensors'}", load_classifier)
     assert backbone.preprocessing["size"] == 224
     images = open_dataset("emoji-people", resolution=32).read(range(2))
     normal = v2.Normalize(backbone.preprocessing["mean"], backbone.preprocessing["std"])
@@ -100,13 +95,13 @@ def test_torchvision_networks_with_local_weights(tmp_path: Path) -> None:
 
     config = TorchvisionConfig(architecture="shufflenet_v2_x0_5", input_size=32, channels=1, classes=2)
     trained = TorchvisionNet(config)
-    load_trunk(trained, str(tmp_path / "w.safetensors"))
+    load_trunk(trained.trunk, config.architecture, str(tmp_path / "w.safetensors"))
     assert torch.equal(trained.trunk.conv1[0].weight, network.conv1[0].weight)  # type: ignore[index, union-attr]
     with pytest.raises(InputError, match="does not fit shufflenet_v2_x1_0"):
-        open_backbone(f"torchvision:shufflenet_v2_x1_0:{tmp_path / 'w.safetensors'}")
+        open_backbone(f"torchvision:shufflenet_v2_x1_0:{tmp_path / 'w.safetensors'}", load_classifier)
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="corrupt"):
-        open_backbone(f"torchvision:shufflenet_v2_x0_5:{tmp_path / 'w.safetensors'}")
+        open_backbone(f"torchvision:shufflenet_v2_x0_5:{tmp_path / 'w.safetensors'}", load_classifier)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +117,13 @@ def test_torchvision_networks_with_local_weights(tmp_path: Path) -> None:
 )
 def test_unknown_backbones(spec: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        open_backbone(spec)
+        open_backbone(spec, load_classifier)
 
 
 def test_a_torchvision_network_is_trained_and_saved(tmp_path: Path) -> None:
     data = labelled(open_dataset("digits").subset(range(40)), "parity")
-    config = TorchvisionConfig(architecture="shufflenet_v2_x0_5", input_size=8, channels=1, classes=2)
-    trainer = CNNTrainer(config=config, recipe=ClassifierRecipe(kimg=0.05, precision="float32", batch_size=16))
+    recipe = ClassifierRecipe(kimg=0.05, precision="float32", batch_size=16)
+    trainer = CNNTrainer(architecture="shufflenet_v2_x0_5", recipe=recipe)
     split = HeldOut(name="image", description="single images", folds=2)
     classifier = load_classifier(build_classifier(tmp_path / "c", data, trainer, name="c", splits=[split]))
     assert classifier.facts()["kind"] == "cnn"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairsims.classifiers.augment import Augmentation
-from fairsims.classifiers.cnn import ConvNet, NetworkConfig
+from fairsims.classifiers.networks import ConvNet, NetworkConfig
 from fairsims.classifiers.training import ClassifierRecipe, predict_logits
 from fairsims.classifiers.training import train_network as train
 from fairsims.data import open_dataset
