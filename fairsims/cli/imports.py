@@ -26,10 +26,10 @@ def export() -> None:
 @json_option
 def import_edm(snapshot: Path, out: Path, as_json: bool) -> None:
     """A snapshot of NVlabs/edm (.pkl), read without executing anything in it."""
-    from fairsims.models import checkpoint_recipe, edm_pickle
+    from fairsims.models import edm_pickle
 
-    digest = edm_pickle.import_edm(snapshot, out)
-    show({"checkpoint": str(out), "digest": digest, **checkpoint_recipe(out)}, as_json)
+    made = edm_pickle.import_edm(snapshot, out)
+    show({"checkpoint": str(out), "digest": made.digest, **made.recipe}, as_json)
 
 
 @import_.command("diffusers")

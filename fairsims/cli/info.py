@@ -26,7 +26,7 @@ def describe_path(path: str) -> dict[str, Any]:
     """What a checkpoint, classifier, pool, run or audit folder is."""
     from fairsims.classifiers.checkpoints import embedded_classifiers
     from fairsims.classifiers.measuring import describe_classifier
-    from fairsims.models import checkpoint_digest, checkpoint_recipe, load_checkpoint
+    from fairsims.models import open_checkpoint
     from fairsims.pools import Pool
 
     folder = Path(path)
@@ -43,14 +43,14 @@ def describe_path(path: str) -> dict[str, Any]:
     if path in embedded_classifiers() or (config.exists() and "attribute" in read_json(config)):
         described = describe_classifier(path)
         return described | {"kind": f"classifier, {described['kind']}"}
-    denoiser = load_checkpoint(path)
+    opened = open_checkpoint(path)
     return {
         "kind": "checkpoint",
-        "class": type(denoiser).__name__,
-        "shape": list(denoiser.shape),
-        "parameters": sum(p.numel() for p in denoiser.parameters()),
-        "digest": checkpoint_digest(path),
-        "recipe": checkpoint_recipe(path),
+        "class": type(opened.denoiser).__name__,
+        "shape": list(opened.denoiser.shape),
+        "parameters": sum(p.numel() for p in opened.denoiser.parameters()),
+        "digest": opened.digest,
+        "recipe": opened.recipe,
     }
 
 

@@ -132,6 +132,8 @@ def complement(
 @json_option
 def merge(model: str, aux: Path, strength: float, mode: str, out: Path, as_json: bool) -> None:
     """Write base and auxiliary as one network (merged) or as a guided pair."""
-    from fairsims.models.combining import combine
+    from fairsims.models import ModelSpec, open_model
 
-    show({"checkpoint": str(out), "digest": combine(model, aux, strength, out, mode=mode)}, as_json)
+    made = open_model(ModelSpec(base=model, auxiliary=str(aux), strength=strength, mode=mode))
+    made.export(out, recipe={"aux_digest": made.auxiliary.digest} if made.auxiliary else None)
+    show({"checkpoint": str(out), "digest": made.digest}, as_json)

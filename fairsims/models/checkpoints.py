@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairsims import engine
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, read_json, sha256_json, write_json
 from fairsims.models.base import Denoiser, NetworkDenoiser
@@ -127,12 +126,6 @@ def _built(folder: Path, meta: Mapping[str, Any], weights: bytes) -> NetworkDeno
     except RuntimeError as e:
         raise InputError(f"{file} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
     return denoiser.eval().requires_grad_(False)
-
-
-def load_on_device(model: str) -> NetworkDenoiser:
-    """A single network on this process's device; under torchrun rank 0 fills the cache of imported ones first."""
-    with engine.main_first():
-        return load_network(model).to(engine.device())
 
 
 def network_digest(denoiser: NetworkDenoiser) -> str:

@@ -49,9 +49,19 @@ class DhariwalUNet(nn.Module):
 
         def block(cin: int, cout: int, *, attention: bool = False, up: bool = False, down: bool = False) -> UNetBlock:
             return UNetBlock(
-                cin, cout, emb_channels, attention=attention, up=up, down=down, dropout=dropout,
-                channels_per_head=64, resample_proj=False, adaptive_scale=True, skip_scale=1.0, eps=1e-5,
-            )  # fmt: skip
+                cin,
+                cout,
+                emb_channels,
+                attention=attention,
+                up=up,
+                down=down,
+                dropout=dropout,
+                channels_per_head=64,
+                resample_proj=False,
+                adaptive_scale=True,
+                skip_scale=1.0,
+                eps=1e-5,
+            )
 
         widths = [model_channels * m for m in channel_mult]
         self.enc = nn.ModuleDict()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
-from fairsims.models.checkpoints import checkpoint_digest, load_checkpoint, save_checkpoint
+from fairsims.models.checkpoints import open_checkpoint, save_checkpoint
 from fairsims.models.diffusers_unet import SCHEDULERS, DiffusersDenoiser, build, check_settings, library, parameters
 
 LEVELS = "scheduler_config.json"
@@ -64,7 +64,7 @@ def import_pipeline(folder: str | Path, out: Path) -> dict[str, Any]:
             save_checkpoint(part, denoiser, recipe=recipe)
     return {
         "checkpoint": str(out),
-        "digest": checkpoint_digest(out),
+        "digest": open_checkpoint(out).digest,
         "shape": list(denoiser.shape),
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "prediction": denoiser.prediction,
@@ -81,7 +81,7 @@ def export_pipeline(checkpoint: str | Path, out: Path) -> dict[str, Any]:
     Raises InputError for any other checkpoint, and when `out` holds anything already.
     """
     out = Path(out)
-    denoiser = load_checkpoint(checkpoint)
+    denoiser = open_checkpoint(checkpoint).denoiser
     if not isinstance(denoiser, DiffusersDenoiser):
         raise InputError(
             f"{checkpoint} is a {type(denoiser).__name__}; only a single network that came from diffusers can go back"

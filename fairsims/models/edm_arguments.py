@@ -21,15 +21,31 @@ PRECONDITIONINGS: dict[str, tuple[str, dict[str, float]]] = {
 NETWORKS = {"SongUNet": "songunet", "DhariwalUNet": "dhariwal"}
 
 INTEGERS = {
-    "img_resolution": (1, 1024), "img_channels": (1, 64), "label_dim": (0, 100_000), "augment_dim": (0, 1000),
-    "model_channels": (1, 4096), "channel_mult_emb": (1, 64), "channel_mult_noise": (1, 64), "num_blocks": (1, 32),
-    "M": (2, 10_000), "channel_mult": (1, 64), "attn_resolutions": (0, 1024), "resample_filter": (-1000, 1000),
-}  # fmt: skip
+    "img_resolution": (1, 1024),
+    "img_channels": (1, 64),
+    "label_dim": (0, 100_000),
+    "augment_dim": (0, 1000),
+    "model_channels": (1, 4096),
+    "channel_mult_emb": (1, 64),
+    "channel_mult_noise": (1, 64),
+    "num_blocks": (1, 32),
+    "M": (2, 10_000),
+    "channel_mult": (1, 64),
+    "attn_resolutions": (0, 1024),
+    "resample_filter": (-1000, 1000),
+}
 NUMBERS = {
-    "dropout": (0, 1), "label_dropout": (0, 1), "sigma_data": (1e-6, 1e6), "sigma_min": (0, 1e6),
-    "sigma_max": (1e-6, math.inf), "beta_d": (0, 1e3), "beta_min": (0, 1e3), "epsilon_t": (0, 1), "C_1": (1e-9, 1),
+    "dropout": (0, 1),
+    "label_dropout": (0, 1),
+    "sigma_data": (1e-6, 1e6),
+    "sigma_min": (0, 1e6),
+    "sigma_max": (1e-6, math.inf),
+    "beta_d": (0, 1e3),
+    "beta_min": (0, 1e3),
+    "epsilon_t": (0, 1),
+    "C_1": (1e-9, 1),
     "C_2": (0, 1e3),
-}  # fmt: skip
+}
 """Ranges of arguments: nothing is built from what a file claims before it is known to be of a sane size."""
 LISTS = ("channel_mult", "attn_resolutions", "resample_filter")
 MAX_ATTENTION = 128

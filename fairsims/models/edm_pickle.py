@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import cache_folder, read_json, sha256_file
-from fairsims.models.checkpoints import checkpoint_digest, first_mismatch, save_checkpoint
+from fairsims.models.checkpoints import Checkpoint, first_mismatch, open_checkpoint, save_checkpoint
 from fairsims.models.edm_arguments import constructed_with, describe, plain
 from fairsims.models.inert_pickle import MAX_BYTES, Bag, Persistent, first_line, printable, read_pickle
 from fairsims.models.precondition import EDMDenoiser, iddpm_levels
@@ -32,8 +32,8 @@ class Snapshot:
     recipe: dict[str, Any]
 
 
-def import_edm(path: str | Path, out: str | Path) -> str:
-    """Write an EDM snapshot as a checkpoint folder, whole or not at all; returns the checkpoint's digest.
+def import_edm(path: str | Path, out: str | Path) -> Checkpoint:
+    """Write an EDM snapshot as a checkpoint folder, whole or not at all; returns the checkpoint, opened.
 
     A folder that holds the same import already is left as it is. Raises InputError, naming the file and the reason,
     when the snapshot cannot be read, and when `out` holds anything else.
@@ -41,8 +41,13 @@ def import_edm(path: str | Path, out: str | Path) -> str:
     path, out = Path(path), Path(out)
     if not path.is_file():
         raise InputError(f"{path} is no file; expected an EDM snapshot (.pkl)")
-    if _holds(out, sha256_file(path)):
-        return checkpoint_digest(out)
+    if not _holds(out, sha256_file(path)):
+        _write(path, out)
+    return open_checkpoint(out)
+
+
+def _write(path: Path, out: Path) -> None:
+    """Write a snapshot's checkpoint into a new folder, which another process may be doing, too."""
     snapshot = read_snapshot(path)
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")
     try:
@@ -54,14 +59,13 @@ def import_edm(path: str | Path, out: str | Path) -> str:
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return checkpoint_digest(out)
 
 
 def cached_import(path: Path) -> Path:
     """The checkpoint folder of a snapshot under `$FAIRSIMS_CACHE` (or `~/.cache/fairsims`), imported when missing."""
     folder = cache_folder("edm") / sha256_file(path)
     if not (folder / "config.json").exists():
-        import_edm(path, folder)
+        _write(path, folder)
     return folder
 
 

@@ -173,9 +173,27 @@ def read_storage(blob: bytes) -> Tensor:
     bytes that are there, because torch reserves what is announced before it reads.
     """
     harmless = {
-        "PROTO", "LONG1", "STOP", "EMPTY_DICT", "BINPUT", "MARK", "BINUNICODE", "BININT", "BININT1", "BININT2",
-        "NEWTRUE", "SETITEMS", "GLOBAL", "TUPLE", "BINPERSID", "EMPTY_LIST", "APPEND", "BINGET", "NONE", "EMPTY_TUPLE",
-    }  # fmt: skip
+        "PROTO",
+        "LONG1",
+        "STOP",
+        "EMPTY_DICT",
+        "BINPUT",
+        "MARK",
+        "BINUNICODE",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "NEWTRUE",
+        "SETITEMS",
+        "GLOBAL",
+        "TUPLE",
+        "BINPERSID",
+        "EMPTY_LIST",
+        "APPEND",
+        "BINGET",
+        "NONE",
+        "EMPTY_TUPLE",
+    }
     stream = io.BytesIO(blob)
     for part in range(5):  # magic number, protocol, system, storage, keys
         for opcode, arg, _ in pickletools.genops(stream):

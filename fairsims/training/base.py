@@ -14,7 +14,7 @@ from fairsims import engine
 from fairsims.data import ImageDataset, open_dataset, to_float
 from fairsims.errors import InputError
 from fairsims.models.base import compile_networks
-from fairsims.models.checkpoints import checkpoint_digest, load_on_device
+from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.precondition import EDMDenoiser
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
@@ -61,7 +61,9 @@ def train_base(
     if init is not None:
         if network:
             raise InputError(f"found {', '.join(network)} beside --init; its network is taken as it is, give only one")
-        denoiser, facts["init_digest"] = load_on_device(init), checkpoint_digest(init)
+        with engine.main_first():
+            start = open_checkpoint(init)
+        denoiser, facts["init_digest"] = start.network.to(engine.device()), start.digest
     else:
         if network or recipe is None:
             facts["network"] = network

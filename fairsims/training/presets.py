@@ -49,7 +49,13 @@ PRESETS: dict[str, Preset] = {
             "patch_size": 2,
         },
         train=TrainConfig(
-            kimg=640, lr=1e-3, P_mean=-0.8, ema_halflife_kimg=44, xflip=True, warmup_kimg=6.4, state_kimg=32,
+            kimg=640,
+            lr=1e-3,
+            P_mean=-0.8,
+            ema_halflife_kimg=44,
+            xflip=True,
+            warmup_kimg=6.4,
+            state_kimg=32,
             precision="bfloat16",
         ),
     ),
@@ -80,8 +86,16 @@ PRESETS: dict[str, Preset] = {
             "patch_size": 2,
         },
         train=TrainConfig(
-            kimg=2000, batch_size=256, lr=5e-4, P_mean=-0.8, ema_halflife_kimg=100, xflip=True, warmup_kimg=50,
-            tick_kimg=20, state_kimg=200, precision="bfloat16",
+            kimg=2000,
+            batch_size=256,
+            lr=5e-4,
+            P_mean=-0.8,
+            ema_halflife_kimg=100,
+            xflip=True,
+            warmup_kimg=50,
+            tick_kimg=20,
+            state_kimg=200,
+            precision="bfloat16",
         ),
     ),
     # EDM's published settings (Karras et al. 2022, table 7) but for the mean instead of the sum in the loss, which Adam
@@ -98,8 +112,16 @@ PRESETS: dict[str, Preset] = {
             "dropout": 0.13,
         },
         train=TrainConfig(
-            kimg=200_000, batch_size=512, lr=1e-3, lr_final=1.0, warmup_kimg=10_000, ema_halflife_kimg=500,
-            ema_ramp=0.05, augment=0.12, tick_kimg=50, state_kimg=2500,
+            kimg=200_000,
+            batch_size=512,
+            lr=1e-3,
+            lr_final=1.0,
+            warmup_kimg=10_000,
+            ema_halflife_kimg=500,
+            ema_ramp=0.05,
+            augment=0.12,
+            tick_kimg=50,
+            state_kimg=2500,
         ),
     ),
     "ffhq64": Preset(
@@ -114,11 +136,19 @@ PRESETS: dict[str, Preset] = {
             "dropout": 0.05,
         },
         train=TrainConfig(
-            kimg=200_000, batch_size=256, lr=2e-4, lr_final=1.0, warmup_kimg=10_000, ema_halflife_kimg=500,
-            ema_ramp=0.05, augment=0.15, tick_kimg=50, state_kimg=2500,
+            kimg=200_000,
+            batch_size=256,
+            lr=2e-4,
+            lr_final=1.0,
+            warmup_kimg=10_000,
+            ema_halflife_kimg=500,
+            ema_ramp=0.05,
+            augment=0.15,
+            tick_kimg=50,
+            state_kimg=2500,
         ),
     ),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> Preset:

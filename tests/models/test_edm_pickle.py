@@ -19,12 +19,13 @@ from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file
 from fairsims.models import (
     EDMDenoiser,
+    ModelSpec,
     checkpoint_digest,
     checkpoint_recipe,
     load_checkpoint,
     load_network,
+    open_model,
 )
-from fairsims.models.combining import combine
 from fairsims.models.edm_pickle import import_edm, read_snapshot
 from fairsims.models.sampling import SamplerConfig, solve
 
@@ -45,7 +46,7 @@ def test_imported_networks_sample_edms_images(tmp_path: Path) -> None:
 
 def test_the_recipe_says_where_a_network_came_from(tmp_path: Path) -> None:
     file = EDM / "songunet-ddpmpp-cond.pkl"
-    digest = import_edm(file, tmp_path / "model")
+    digest = import_edm(file, tmp_path / "model").digest
     assert digest == checkpoint_digest(tmp_path / "model")
     recipe = checkpoint_recipe(tmp_path / "model")
     assert (recipe["sha256"], recipe["class"], recipe["network"]) == (sha256_file(file), "EDMPrecond", "SongUNet")
@@ -121,10 +122,10 @@ def test_the_sampled_range_is_inside_the_trained_one(tmp_path: Path) -> None:
 
 def test_a_folder_is_whole_or_absent_and_never_overwritten(tmp_path: Path) -> None:
     file, out = EDM / "songunet-ddpmpp.pkl", tmp_path / "deep" / "model"
-    digest = import_edm(file, out)
+    digest = import_edm(file, out).digest
     assert sorted(p.name for p in out.parent.iterdir()) == ["model"]
     before = (out / "model.safetensors").stat().st_mtime_ns
-    assert import_edm(file, out) == digest
+    assert import_edm(file, out).digest == digest
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds something else already"):
         import_edm(EDM / "songunet-ddpmpp-cond.pkl", out)
@@ -132,7 +133,7 @@ def test_a_folder_is_whole_or_absent_and_never_overwritten(tmp_path: Path) -> No
     with pytest.raises(InputError, match="holds something else already"):
         import_edm(file, tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    assert import_edm(file, tmp_path / "empty") == digest
+    assert import_edm(file, tmp_path / "empty").digest == digest
     with pytest.raises(InputError, match="is no file; expected an EDM snapshot"):
         import_edm(tmp_path / "nothing.pkl", tmp_path / "new")
 
@@ -146,7 +147,7 @@ def test_a_snapshot_stands_for_a_checkpoint(tmp_path: Path) -> None:
     assert load_network(file).img_resolution == 16
     assert checkpoint_recipe(file)["file"] == file.name
     assert (cached / "model.safetensors").stat().st_mtime_ns == before
-    assert import_edm(file, tmp_path / "model") == digest
+    assert import_edm(file, tmp_path / "model").digest == digest
 
 
 def test_several_may_import_at_once(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_snapshot_is_the_base_of_a_guided_pair(tmp_path: Path, monkeypatch: py
     (tmp_path / "base.pkl").write_bytes((EDM / "songunet-ddpmpp.pkl").read_bytes())
     import_edm(tmp_path / "base.pkl", tmp_path / "aux")
     monkeypatch.chdir(tmp_path)
-    combine("base.pkl", Path("aux"), 0.5, Path("guided"), mode="guided")
+    open_model(ModelSpec(base="base.pkl", auxiliary="aux", strength=0.5, mode="guided")).export(Path("guided"))
     monkeypatch.chdir("/")
     assert load_checkpoint(tmp_path / "guided").img_resolution == 16
 
