@@ -30,9 +30,15 @@ def make_network() -> MakeNetwork:
 
     def make(seed: int = 0, **changes: Any) -> EDMDenoiser:
         settings: dict[str, Any] = {
-            "img_resolution": 8, "img_channels": 1, "sigma_data": 0.75, "model_channels": 8, "channel_mult": [1, 2],
-            "num_blocks": 1, "attn_resolutions": [], "dropout": 0.1,
-        }  # fmt: skip
+            "img_resolution": 8,
+            "img_channels": 1,
+            "sigma_data": 0.75,
+            "model_channels": 8,
+            "channel_mult": [1, 2],
+            "num_blocks": 1,
+            "attn_resolutions": [],
+            "dropout": 0.1,
+        }
         torch.manual_seed(seed)
         network = EDMDenoiser(**(settings | changes))
         with torch.no_grad():

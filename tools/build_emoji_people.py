@@ -35,8 +35,13 @@ VENDORS = {"google": "noto", "twitter": "twemoji"}
 SUBCATEGORIES = ("person", "person-role", "person-gesture", "person-fantasy")
 GENDERS = ("man", "woman", "person")
 TONES = {
-    "": "none", "1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark",
-}  # fmt: skip
+    "": "none",
+    "1F3FB": "light",
+    "1F3FC": "medium-light",
+    "1F3FD": "medium",
+    "1F3FE": "medium-dark",
+    "1F3FF": "dark",
+}
 ATTRIBUTES = {"gender": GENDERS, "skin_tone": tuple(TONES.values()), "vendor": tuple(VENDORS.values())}
 COLUMNS = ("gender", "skin_tone", "vendor", "concept", "subcategory", "name", "unified")
 
@@ -45,22 +50,47 @@ COLUMNS = ("gender", "skin_tone", "vendor", "concept", "subcategory", "name", "u
 # current CLDR short name, and for U+1F931 (CLDR has no gendered name) by both vendors' pictures.
 # Every other lone code point shows a person of unspecified gender.
 LONE = {
-    "1F468": "man", "1F466": "man", "1F474": "man", "1F934": "man", "1F385": "man", "1FAC3": "man",
-    "1F469": "woman", "1F467": "woman", "1F475": "woman", "1F478": "woman", "1F936": "woman", "1F930": "woman",
-    "1F9D5": "woman", "1F931": "woman",
-}  # fmt: skip
+    "1F468": "man",
+    "1F466": "man",
+    "1F474": "man",
+    "1F934": "man",
+    "1F385": "man",
+    "1FAC3": "man",
+    "1F469": "woman",
+    "1F467": "woman",
+    "1F475": "woman",
+    "1F478": "woman",
+    "1F936": "woman",
+    "1F930": "woman",
+    "1F9D5": "woman",
+    "1F931": "woman",
+}
 SEQUENCE = {"2640": "woman", "2642": "man"}
 
 # What stays of a name when the gender goes, where dropping MAN, WOMAN or PERSON does not say it.
 CONCEPTS = {
-    "1F468": "adult", "1F469": "adult", "1F9D1": "adult",
-    "1F466": "child", "1F467": "child", "1F9D2": "child",
-    "1F474": "older adult", "1F475": "older adult", "1F9D3": "older adult",
-    "1F934": "crown", "1F478": "crown", "1FAC5": "crown",
-    "1F385": "claus", "1F936": "claus", "1F9D1-1F384": "claus",
-    "1F930": "pregnant", "1FAC3": "pregnant", "1FAC4": "pregnant",
-    "1F472": "skullcap", "1F9D5": "headscarf", "1F9DC": "merperson",
-}  # fmt: skip
+    "1F468": "adult",
+    "1F469": "adult",
+    "1F9D1": "adult",
+    "1F466": "child",
+    "1F467": "child",
+    "1F9D2": "child",
+    "1F474": "older adult",
+    "1F475": "older adult",
+    "1F9D3": "older adult",
+    "1F934": "crown",
+    "1F478": "crown",
+    "1FAC5": "crown",
+    "1F385": "claus",
+    "1F936": "claus",
+    "1F9D1-1F384": "claus",
+    "1F930": "pregnant",
+    "1FAC3": "pregnant",
+    "1FAC4": "pregnant",
+    "1F472": "skullcap",
+    "1F9D5": "headscarf",
+    "1F9DC": "merperson",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ as many, chosen without a random generator (`spread`).
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -107,17 +106,17 @@ def spread(table: pd.DataFrame, keys: Sequence[str], count: int, columns: Sequen
     Greedy: each pick is the row whose values have so far given the smallest parts of themselves, summed over
     `columns`; ties go to the smallest SHA-256 of the row's key, so the choice depends on nothing else.
     """
-    values = [tuple(row) for row in table[list(columns)].itertuples(index=False)]
-    sizes = [Counter(row[k] for row in values) for k in range(len(columns))]
-    taken: list[Counter[str]] = [Counter() for _ in columns]
-    left = sorted(range(len(values)), key=lambda i: hashlib.sha256(keys[i].encode()).digest())
-    chosen = []
+    order = sorted(range(len(table)), key=lambda i: hashlib.sha256(keys[i].encode()).digest())
+    codes = [np.unique(table[column].to_numpy()[order], return_inverse=True)[1] for column in columns]
+    sizes = [np.bincount(code) for code in codes]
+    taken = [np.zeros(len(size)) for size in sizes]
+    used, chosen = np.zeros(len(order)), []
     for _ in range(count):
-        best = min(left, key=lambda i: sum(t[v] / n[v] for t, n, v in zip(taken, sizes, values[i], strict=True)))
-        left.remove(best)
-        chosen.append(best)
-        for counter, value in zip(taken, values[best], strict=True):
-            counter[value] += 1
+        best = int((used + sum((t / n)[c] for t, n, c in zip(taken, sizes, codes, strict=True))).argmin())
+        used[best] = np.inf
+        chosen.append(order[best])
+        for t, c in zip(taken, codes, strict=True):
+            t[c[best]] += 1
     return sorted(chosen)
 
 

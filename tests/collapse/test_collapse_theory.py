@@ -86,14 +86,18 @@ def test_bounds_need_small_errors():
     assert theory.perturbative(1.0)
     assert not theory.perturbative(1.01)
     assert theory.chi2_lower(1, 2.0, remainder=1.0) < 0 < theory.chi2_lower(1, 0.1, remainder=1.0)
-    assert theory.chi2_upper(0.5, remainder=2.0) == pytest.approx(2.5)
 
 
 @given(alpha=ALPHA, eta=st.floats(0.01, 1), energy=st.floats(1e-4, 1))
-def test_floor_is_where_the_lower_recursion_rests(alpha, eta, energy):
-    """D_{i+1} + (1 - alpha)^2 D_i >= alpha eta eps^2 / 16, which a constant D meets at the floor."""
-    floor = theory.divergence_floor(alpha, eta, energy)
-    assert floor * (1 + (1 - alpha) ** 2) == pytest.approx(alpha * eta * energy / 16)
+def test_no_drift_that_obeys_the_lower_recursion_stays_below_the_floor(alpha, eta, energy):
+    """D_{i+1} + (1 - alpha)^2 D_i >= alpha eta eps^2 / 16: the least such D, from any start, comes back to the floor."""
+    floor, drift = theory.divergence_floor(alpha, eta, energy), []
+    for start in (0.0, floor, 10 * floor):
+        d = start
+        for _ in range(400):
+            d = max(0.0, alpha * eta * energy / 16 - (1 - alpha) ** 2 * d)
+            drift.append(d)
+        assert max(drift[-2:]) >= floor * (1 - 1e-6)
 
 
 def test_discounted_sum_by_hand():

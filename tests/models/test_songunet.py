@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import MakeNetwork
 from torch import Tensor
 
 from fairsims.models import EDMDenoiser, fastest_precision
@@ -170,5 +171,8 @@ def test_half_precision_is_near_float32(edm: EDMDenoiser, arrays: dict[str, Tens
     assert 0 < off(found, arrays["y32"]) < 0.05
 
 
-def test_fastest_precision_is_one_the_network_knows() -> None:
-    assert fastest_precision(torch.device("cpu")) in ("float32", "bfloat16")
+def test_the_fastest_precision_denoises_as_float32_does(make_network: MakeNetwork) -> None:
+    network, x = make_network(), torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact = network(x, torch.tensor(0.5))
+    network.precision = fastest_precision(torch.device("cpu"))
+    assert torch.allclose(network(x, torch.tensor(0.5)), exact, atol=0.05)

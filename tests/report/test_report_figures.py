@@ -52,6 +52,11 @@ def test_any_class_name_can_be_drawn(tmp_path):
     shares_figure(AuditResult.from_json(value), tmp_path / "a.png")
     value["calibration"] = [{"strength": 1, "share": 0.5}]
     calibration_figure(AuditResult.from_json(value), tmp_path / "b.png")
+    # Names are drawn, not left out: another one gives another picture.
+    gender["classes"][0] = "$\\frac{2$"
+    gender["before"] = dict(zip(gender["classes"], gender["before"].values(), strict=True))
+    shares_figure(AuditResult.from_json(value), tmp_path / "c.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
 
 
 def test_no_calibration_is_an_error(tmp_path):
