@@ -14,6 +14,7 @@ from fairsims.audit.facts import SIDES, Side
 from fairsims.data import Attribute, ImageDataset
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.data.sources import ImageSource
+from fairsims.data.tables import read_table
 from fairsims.errors import InputError, closest
 from fairsims.files import sha256_file
 from fairsims.pools import Pool
@@ -52,7 +53,7 @@ def read_people_labels(
     owners: dict[str, str] = {}
     for spec in specs:
         side, path = _parsed(spec, sources)
-        table = _table(path)
+        table = read_table(path).astype(object).fillna("").astype(str)
         present = [a for a in attributes if a.name in table]
         if not present:
             raise InputError(
@@ -113,18 +114,6 @@ def _parsed(spec: str, sources: Mapping[Side, ImageSource]) -> tuple[Side | None
             raise InputError(f"--labels {spec} is for {side}, which is not given; give --{side}")
         return side, Path(rest)
     return None, Path(spec)
-
-
-def _table(path: Path) -> pd.DataFrame:
-    """All columns as text, empty cells as ""."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-            return table.astype(object).where(table.notna(), "").astype(str)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise InputError(f"{path} is no table of labels ({reason}); expected a CSV or Parquet file") from None
 
 
 def _owned(

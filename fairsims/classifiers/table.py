@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Images, Tally
+from fairsims.data import tables
 from fairsims.data.attributes import UNDETERMINED, Attribute, sorted_classes
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, sha256_file, sha256_json
@@ -44,7 +45,7 @@ class TableClassifier(AttributeClassifier):
 
         Raises InputError naming an image that the table does not have: none is ever left out.
         """
-        keys = [identity(i) for i in images.ids]
+        keys = [tables.identity(i) for i in images.ids]
         missing = [k for k in keys if k not in self.rows]
         if missing:
             more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -92,11 +93,11 @@ def read_table(spec: str | Path, **card: Any) -> TableClassifier:
     """
     place, _, attribute = str(spec).partition("#")
     path = Path(place)
-    table = _read(path)
+    table = tables.read_table(path)
     key = next((k for k in KEYS if k in table.columns), None)
     if key is None:
         raise InputError(f"{path} has columns {list(table.columns)}; expected seed or file_name among them; add it")
-    ids = [identity(v) for v in table[key]]
+    ids = [tables.identity(v) for v in table[key]]
     twice = next((v for v, n in zip(*np.unique(ids, return_counts=True), strict=True) if n > 1), None)
     if not ids or twice is not None:
         raise InputError(f"{path} has {f'{key} {twice} twice' if ids else 'no row'}; expected a row per image; mend it")
@@ -142,20 +143,3 @@ def _values(table: pd.DataFrame, attribute: str, path: Path) -> tuple[tuple[str,
     if len(classes) < 2 or UNDETERMINED in classes[:-1]:
         raise InputError(f"{path} has {attribute} classes {list(classes)}; expected two or more, undetermined last")
     return classes, values.astype(np.float32)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        if path.suffix.lower() == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path} is not readable ({str(e).splitlines()[0][:120]}); expected CSV or Parquet") from None
-
-
-def identity(value: Any) -> str:
-    """Seeds as their digits ("7" is 7), file names with forward slashes."""
-    text = str(value).strip().replace("\\", "/").removeprefix("./")
-    return str(int(text)) if text.lstrip("-").isdecimal() else text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fairsims.errors import InputError
+from fairsims.files import sha256_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +85,7 @@ class ZipFiles:
         return name in self._members
 
     def digest(self) -> str:
-        return file_digest(self.path)
+        return sha256_file(self.path)
 
     def _archive(self) -> zipfile.ZipFile:
         # A forked worker shares the file offset of an inherited handle, so each process opens its own.
@@ -122,19 +123,13 @@ class ParquetFiles:
 
     def digest(self) -> str:
         if self.path.is_file():
-            return file_digest(self.path)
+            return sha256_file(self.path)
         return _digest_of_files(self.path, [p.relative_to(self.path).as_posix() for p in self._shards])
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_of_files(root: Path, names: Iterable[str]) -> str:
     """SHA-256 over names and digests, each ended by a newline so that no two listings run together alike."""
     total = hashlib.sha256()
     for name in names:
-        total.update(f"{name}\n{file_digest(root / name)}\n".encode())
+        total.update(f"{name}\n{sha256_file(root / name)}\n".encode())
     return total.hexdigest()

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from fairsims.data.attributes import Attribute, sorted_classes
 from fairsims.data.base import ImageDataset
 from fairsims.data.files import DESCRIPTION, METADATA, Files, FolderFiles, ParquetFiles, ZipFiles
+from fairsims.data.tables import image_name, read_table
 from fairsims.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,16 +124,11 @@ def read_image_folder(path: Path, *, resolution: int | None = None) -> ImageData
     files = FolderFiles(path)
     if not files.has(METADATA):
         return _dataset(files, {}, {}, resolution)
-    import pandas as pd
-
     where = f"{path / METADATA}"
-    try:
-        sheet = pd.read_csv(path / METADATA, dtype=str, keep_default_na=False, na_values=[""])
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"found {where} unreadable ({str(error).strip()}); expected CSV; mend it") from None
+    sheet = read_table(path / METADATA)
     if "file_name" not in sheet:
         raise InputError(f"found columns {list(sheet)} in {where}; expected 'file_name' among them; add it")
-    order = _row_order([str(n).replace("\\", "/").removeprefix("./") for n in sheet["file_name"]], files, where)
+    order = _row_order([image_name(n) for n in sheet["file_name"]], files, where)
     labels = sheet.drop(columns="file_name").iloc[order]
     columns = {str(c): [v if isinstance(v, str) else None for v in labels[c]] for c in labels}
     return _dataset(files, columns, {}, resolution)
@@ -241,9 +237,13 @@ def _row_order(names: Sequence[str], files: Files, where: str) -> list[int]:
 
 
 def _dataset(
-    files: Files, columns: Columns, classes: Mapping[str, tuple[str, ...]], resolution: int | None,
-    *, ids: np.ndarray | None = None,
-) -> ImageDataset:  # fmt: skip
+    files: Files,
+    columns: Columns,
+    classes: Mapping[str, tuple[str, ...]],
+    resolution: int | None,
+    *,
+    ids: np.ndarray | None = None,
+) -> ImageDataset:
     """The dataset over checked `files`; a column without given classes is an attribute when its values are few."""
     import pandas as pd
 

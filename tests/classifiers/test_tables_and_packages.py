@@ -106,7 +106,7 @@ def test_careless_tables(tmp_path: Path, columns: dict[str, list[object]], words
 
 
 def test_a_missing_table(tmp_path: Path) -> None:
-    assert "t.csv is not readable" in refused("info", tmp_path / "t.csv")
+    assert "t.csv is no table of labels" in refused("info", tmp_path / "t.csv")
 
 
 def test_a_table_is_measured_against_the_truth(folder: Path, tmp_path: Path) -> None:

@@ -293,8 +293,8 @@ def test_flaws_of_dataset_json(tmp_path: Path, description: bytes, reason: str) 
         ("name,kind\nx.png,a\n", "'file_name'"),
         ("file_name,kind\nx.png,a\ngone.png,b\n", "gone.png"),
         ("file_name,kind\n", "no row for x.png"),
-        ("", "unreadable"),
-        ("file_name,kind\nx.png,a\nx.png,a,b,c\n", "unreadable"),
+        ("", "no table of labels"),
+        ("file_name,kind\nx.png,a\nx.png,a,b,c\n", "no table of labels"),
     ],
 )
 def test_flaws_of_metadata_csv(tmp_path: Path, sheet: str, reason: str) -> None:
