@@ -32,6 +32,10 @@ class Conditions:
         """SHA-256 over the names in their order."""
         return sha256_json(list(self.names))
 
+    def facts(self) -> dict[str, list[str]]:
+        """For the recipe of a checkpoint: its classes by name, nothing for an unconditional model."""
+        return {} if self.unconditional else {"classes": list(self.names)}
+
     def of(self, seed: int) -> str:
         """The condition of a seed."""
         return self.names[seed % len(self.names)]

@@ -250,7 +250,8 @@ class DenoiserModel:
     def _recipe(self) -> dict[str, Any]:
         if self.auxiliary is None:
             return dict(self.recipe)
-        return {"kind": self.spec.mode, "strength": self.spec.strength, "base_digest": self.base.digest}
+        facts = {"kind": self.spec.mode, "strength": self.spec.strength, "base_digest": self.base.digest}
+        return facts | self.conditions.facts()
 
     def _place(self, folder: Path) -> str:
         """How a guided pair in `folder` names its auxiliary: beside it relatively, so that both can be moved."""

@@ -40,5 +40,5 @@ def train_auxiliary(
     network = model.trainable()
     if model.spec.compiled:
         compile_networks(network)
-    recipe = {"kind": kind, "base_digest": model.digest}
+    recipe = {"kind": kind, "base_digest": model.digest} | model.conditions.facts()
     yield from train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots)

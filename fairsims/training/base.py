@@ -18,6 +18,7 @@ from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.precondition import EDMDenoiser
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
+from fairsims.training.batches import class_attribute
 from fairsims.training.config import TrainConfig
 from fairsims.training.folder import train_folder
 from fairsims.training.loop import Tick
@@ -70,6 +71,8 @@ def train_base(
         network = (recipe.network if recipe else {}) | network
         torch.manual_seed(derive(config.seed, "init"))
         denoiser = new_network(dataset, config, network).to(engine.device())
+    if denoiser.label_dim and "seed" not in dataset.table:
+        facts["classes"] = list(class_attribute(dataset, denoiser.label_dim).classes)
     if compiled:
         compile_networks(denoiser)
     yield from train_folder(denoiser, dataset, config, out, recipe=facts)

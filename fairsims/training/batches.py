@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairsims.data.attributes import Attribute
 from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
 from fairsims.errors import InputError
 from fairsims.models.base import NetworkDenoiser
@@ -74,13 +75,18 @@ def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
         return None
     if "seed" in dataset.table:
         return labels_for([int(s) for s in dataset.table["seed"]], label_dim)
+    return torch.eye(label_dim)[dataset.class_indices(class_attribute(dataset, label_dim).name)]
+
+
+def class_attribute(dataset: ImageDataset, label_dim: int) -> Attribute:
+    """The attribute that a network of so many classes is conditional on. Raises InputError where there is none."""
     fitting = [name for name, a in dataset.attributes.items() if len(a.classes) == label_dim]
     if len(fitting) != 1 or (dataset.class_indices(fitting[0]) < 0).any():
         raise InputError(
             f"{dataset.name} has {len(fitting)} attributes of {label_dim} classes with a label for every image; the "
             "model is conditional on so many classes: give data with one such attribute, or an unconditional model"
         )
-    return torch.eye(label_dim)[dataset.class_indices(fitting[0])]
+    return dataset.attributes[fitting[0]]
 
 
 def _draw(

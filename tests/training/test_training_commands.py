@@ -16,8 +16,18 @@ from fairsims.cli import main
 from fairsims.data import open_dataset, to_float
 from fairsims.errors import InputError
 from fairsims.files import read_json, read_jsonl
-from fairsims.models import SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network, save_checkpoint
+from fairsims.models import (
+    ModelSpec,
+    SIMSGuidance,
+    checkpoint_digest,
+    checkpoint_recipe,
+    load_network,
+    open_model,
+    save_checkpoint,
+)
 from fairsims.models.base import compile_networks
+from fairsims.training import finetune_settings, train_auxiliary
+from fairsims.training.base import train_base
 
 SMALL = ["--channels", "8", "--channel-mult", "1,2", "--blocks", "1", "--attention", "none", "--dropout", "0"]
 SHORT = ["--kimg", "0.04", "--batch-size", "10"]
@@ -38,6 +48,22 @@ def refused(*args: object) -> str:
 
 def settings(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / "training.json")["train"])
+
+
+def test_the_names_of_the_classes_go_from_the_data_to_every_model_made_of_them(tmp_path: Path) -> None:
+    small = {"label_dim": 2, "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": []}
+    short = {"kimg": 0.02, "batch_size": 10}
+    for _ in train_base(tmp_path / "base", data="digits", network=small, settings=short):
+        pass
+    base = open_model(ModelSpec(base=str(tmp_path / "base")))
+    assert base.conditions.names == ("even", "odd")
+    data = open_dataset("digits")
+    for _ in train_auxiliary(base, data, finetune_settings(base, 0.02, batch_size=10), tmp_path / "aux"):
+        pass
+    assert open_model(ModelSpec(base=str(tmp_path / "aux"))).conditions == base.conditions
+    for mode in ("merged", "guided"):
+        base.retargeted(tmp_path / "aux", 0.5, mode).export(tmp_path / mode)
+        assert open_model(ModelSpec(base=str(tmp_path / mode))).conditions == base.conditions
 
 
 @pytest.mark.parametrize(
