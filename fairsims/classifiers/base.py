@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fairsims.data.attributes import UNDETERMINED, Attribute
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -137,26 +138,6 @@ class Card:
             raise InputError(f"{self.name} contradicts itself (undetermined, temperature, threshold); restore it")
 
 
-class Images(Protocol):
-    """Images of one shape in an order: a pool, a data set, a part of either."""
-
-    @property
-    def ids(self) -> np.ndarray:
-        """What identifies each image, `(N,)`: seeds of a pool, names of files, else row numbers."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def batches(self, size: int = 256) -> Iterator[Tensor]:
-        """All images in order, uint8 `(<=size, C, H, W)` at a time."""
-        ...
-
-
 class AttributeClassifier(ABC):
     """Images to class probabilities. Deterministic: the same image gives the same probabilities."""
 
@@ -189,7 +170,7 @@ class AttributeClassifier(ABC):
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to the penultimate features, float32 `(B, d)`."""
 
-    def label(self, images: Images, progress: Tally = lambda done, total: None) -> FloatRows:
+    def label(self, images: ImageSource, progress: Tally = lambda done, total: None) -> FloatRows:
         """Probabilities of all `images`, `(N, K)` float32, in their order; `progress` gets (images done, of how many).
 
         Raises InputError when the images are not of a usable shape, or one is unknown to a table of labels.
@@ -225,7 +206,7 @@ class AttributeClassifier(ABC):
         raise InputError(f"{self.name} is kept in its own folder; give that")
 
 
-def batch_size(images: Images) -> int:
+def batch_size(images: ImageSource) -> int:
     """Images of a batch: 256, fewer of large ones."""
     return int(np.clip(BATCH_BYTES // int(np.prod(images.shape)), 1, 256))
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Images, Tally
+from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Tally
 from fairsims.data import tables
 from fairsims.data.attributes import UNDETERMINED, Attribute, sorted_classes
+from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, sha256_file, sha256_json
 
@@ -40,7 +41,7 @@ class TableClassifier(AttributeClassifier):
         self.rows = rows
         self.values = values
 
-    def label(self, images: Images, progress: Tally = lambda done, total: None) -> FloatRows:
+    def label(self, images: ImageSource, progress: Tally = lambda done, total: None) -> FloatRows:
         """Probabilities `(N, K)` of the images with these seeds or file names, in their order.
 
         Raises InputError naming an image that the table does not have: none is ever left out.
