@@ -38,7 +38,7 @@ from fairsims.models.precondition import resolve_precision
 from fairsims.options import from_mapping
 from fairsims.report.publish import publish
 from fairsims.report.sweep_figures import sweep_figures
-from fairsims.report.sweep_table import sweep_table
+from fairsims.report.sweep_table import sweep_text
 from fairsims.report.terminal import terminal_table
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
@@ -104,7 +104,7 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
     config = sweep_config(recipe, files, load_classifier(str(files["classifier"])).attribute.name)
     with Bars() as bars:
         swept = sweep(config, out / "sweep", progress=bars.report, publish=sweep_figures, command=command)
-    say(sweep_table(pd.read_parquet(out / "sweep" / "sweep.parquet"), swept))
+    say(sweep_text(pd.read_parquet(out / "sweep" / "sweep.parquet"), swept))
     if config.steer:
         point = next(p for p in config.points() if p.name == swept["best"]["at_target"]["point"])
         with engine.main_first():

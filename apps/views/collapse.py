@@ -8,11 +8,11 @@ from typing import Any
 
 import streamlit as st
 
-from fairsims.dashboard.collapse_chart import cells_table, drift_chart
+from fairsims.dashboard.collapse_chart import drift_chart
 from fairsims.dashboard.runs_index import RunEntry
-from fairsims.dashboard.widgets import BADGES, csv_button, download, guarded, picked_run, plain, table
+from fairsims.dashboard.widgets import BADGES, download, guarded, picked_run, plain, show_table, table
 from fairsims.files import read_json
-from fairsims.report.collapse_report import threshold_lines
+from fairsims.report.collapse_report import collapse_table, threshold_lines
 from fairsims.report.numbers import number
 
 
@@ -53,12 +53,10 @@ def show_drift(run: RunEntry, result: Mapping[str, Any]) -> None:
     first = result.get("headline")
     measure = st.selectbox("Measure", measures, index=measures.index(first) if first in measures else 0, key="measure")
     chart = drift_chart(result, measure)
-    rows = cells_table(result, measure)
-    said = "; ".join(", ".join(r.values()) for r in rows)
+    found = collapse_table(result, measure)
+    said = "; ".join(", ".join(r.values()) for r in found.records())
     st.altair_chart(chart, width="stretch", alt=f"{measure} by generation: {said}", key="drift")
-    table(rows)
-    csv_button(rows, f"collapse-{measure}", run)
-    st.caption("Means over the repeats; brackets and bands are 95% intervals.")
+    show_table(found, run, f"collapse-{measure}")
     for line in threshold_lines(result):
         st.write(plain(line))
 

@@ -85,9 +85,12 @@ def filtered(pools: Mapping[str, Pool], places: Mapping[str, np.ndarray]) -> tup
 
 
 def show_gallery(
-    pools: Mapping[str, Pool], places: Mapping[str, np.ndarray], calls: Mapping[str, Calls], rows: np.ndarray,
+    pools: Mapping[str, Pool],
+    places: Mapping[str, np.ndarray],
+    calls: Mapping[str, Calls],
+    rows: np.ndarray,
     seeds: np.ndarray,
-) -> None:  # fmt: skip
+) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         size = st.segmented_control("Size", SIZES, default=96, required=True, key="size") or 96
         per_page = st.segmented_control("On a page", PER_PAGE, default=24, required=True, key="per-page") or 24

@@ -113,9 +113,12 @@ def new_session(run: RunEntry) -> None:
         if known:
             attribute = st.selectbox("Attribute", known)
             design = st.segmented_control(
-                "Sample", DESIGNS, default=DESIGNS[0], required=True,
+                "Sample",
+                DESIGNS,
+                default=DESIGNS[0],
+                required=True,
                 help="stratified: more images where the classifier's calls are rare or often wrong",
-            )  # fmt: skip
+            )
             classes = held_calls(pools[chosen[0]], tables[chosen[0]][attribute], attribute).classes
         else:
             st.caption("No classifier has labelled these images: the sample is random, and you name the classes.")
@@ -133,10 +136,16 @@ def new_session(run: RunEntry) -> None:
         with guarded():
             places = pools_of(run)
             session = start_session(
-                run.folder, pools, attribute, classes, design=design or DESIGNS[0], n=int(n), seed=int(seed),
+                run.folder,
+                pools,
+                attribute,
+                classes,
+                design=design or DESIGNS[0],
+                n=int(n),
+                seed=int(seed),
                 tables={s: tables[s].get(attribute) for s in chosen},
                 names={s: places[s].relative_to(run.folder).as_posix() for s in chosen},
-            )  # fmt: skip
+            )
             st.session_state[NEXT] = session.name
             st.rerun()
 
@@ -157,9 +166,14 @@ def label_images(run: RunEntry, session: LabelSession, rater: str) -> None:
             st.success("All images of this sample are labelled.", icon=":material/check:")
         if labels:
             st.button(
-                "Undo", key=f"undo-{len(labels)}", icon=":material/undo:", shortcut="Backspace", type="tertiary",
-                on_click=kept, args=(lambda: undo_label(session, rater),),
-            )  # fmt: skip
+                "Undo",
+                key=f"undo-{len(labels)}",
+                icon=":material/undo:",
+                shortcut="Backspace",
+                type="tertiary",
+                on_click=kept,
+                args=(lambda: undo_label(session, rater),),
+            )
 
 
 def ask(run: RunEntry, session: LabelSession, rater: str, item: Item, number: int) -> None:
@@ -172,9 +186,12 @@ def ask(run: RunEntry, session: LabelSession, rater: str, item: Item, number: in
         keys = dict(zip(known, KEYS, strict=False)) | {UNDETERMINED: "U"}
         for label in session.classes:
             st.button(
-                plain(label), key=f"label-{rater}-{number}-{label}", shortcut=keys.get(label),
-                on_click=kept, args=(lambda chosen=label: add_label(session, rater, item, chosen),),
-            )  # fmt: skip
+                plain(label),
+                key=f"label-{rater}-{number}-{label}",
+                shortcut=keys.get(label),
+                on_click=kept,
+                args=(lambda chosen=label: add_label(session, rater, item, chosen),),
+            )
 
 
 def kept(change: Callable[[], object]) -> None:

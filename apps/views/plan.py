@@ -94,9 +94,16 @@ def asked_target(attribute: str, classes: tuple[str, ...], pi: np.ndarray) -> np
 
 
 def show_plan(
-    run: RunEntry, pool: Pool | None, attribute: str, classes: tuple[str, ...], pi: np.ndarray, tau: np.ndarray,
-    plan: ComplementPlan, cap: float, settings: dict[str, object],
-) -> None:  # fmt: skip
+    run: RunEntry,
+    pool: Pool | None,
+    attribute: str,
+    classes: tuple[str, ...],
+    pi: np.ndarray,
+    tau: np.ndarray,
+    plan: ComplementPlan,
+    cap: float,
+    settings: dict[str, object],
+) -> None:
     feasible = plan.least_omega is not None and plan.least_omega <= cap + 1e-9
     first, second, third = st.columns(3)
     first.metric("Least ω", "none" if plan.least_omega is None else f"{plan.least_omega:.2f}", border=True)
@@ -140,14 +147,23 @@ def show_cost(
         "Evaluations an image", 1, 1000, each, key="nfe", help="23 with 12 steps of heun, 12 with dpmpp2m"
     )
     speed = right.number_input(
-        "Evaluations a second", 1.0, 1e7, rate or DEFAULT_RATE, key="rate",
+        "Evaluations a second",
+        1.0,
+        1e7,
+        rate or DEFAULT_RATE,
+        key="rate",
         help="Measured in this run." if rate else "Not known for this run: `fairsims retarget --dry-run` measures it.",
-    )  # fmt: skip
+    )
     known = {k: settings.get(k) or v for k, v in ABOUT.items()}
     every = ways(
-        pi, tau, plan, evaluations=float(nfe), pool=int(str(known["pool"])), budget=float(str(known["budget"])),
+        pi,
+        tau,
+        plan,
+        evaluations=float(nfe),
+        pool=int(str(known["pool"])),
+        budget=float(str(known["budget"])),
         pilots=[int(p) for p in known["pilots"]],  # type: ignore[attr-defined]
-    )  # fmt: skip
+    )
     table([row(w, int(images), float(speed)) for w in every])
     resampling, merged, _ = every
     pays = merged.pays_from(resampling)

@@ -21,8 +21,13 @@ from fairsims.report.signing import problems, read_public_key, verify
 from fairsims.run import PLAN, SIGNATURE, relisted
 
 FILES = (
-    *FORMS.values(), FILE, PLAN, "audit/audit.json", "manifest.json", SIGNATURE,
-)  # fmt: skip
+    *FORMS.values(),
+    FILE,
+    PLAN,
+    "audit/audit.json",
+    "manifest.json",
+    SIGNATURE,
+)
 OTHERS = {
     "comparison": ("compare.md", "compare.png", "compare.json", "compare.parquet"),
     "sweep": ("quality.png", "share.png", "sweep.json", "sweep.parquet"),
@@ -138,9 +143,14 @@ def offer_files(run: RunEntry) -> None:
             download(path, run)
     if there:
         st.download_button(
-            "All of them in one file", lambda: packed(run.folder, [*there, *tables]), f"{run.folder.name}-report.zip",
-            "application/zip", key="download-all", icon=":material/folder_zip:", on_click="ignore",
-        )  # fmt: skip
+            "All of them in one file",
+            lambda: packed(run.folder, [*there, *tables]),
+            f"{run.folder.name}-report.zip",
+            "application/zip",
+            key="download-all",
+            icon=":material/folder_zip:",
+            on_click="ignore",
+        )
 
 
 def packed(folder: Path, files: list[Path]) -> bytes:
@@ -154,9 +164,11 @@ def packed(folder: Path, files: list[Path]) -> bytes:
 def show_verdict(run: RunEntry) -> None:
     st.write("Whether each file is what it was when the run was finished or signed.")
     given = st.file_uploader(
-        "Public key (optional)", type=["pub", "pem"], key="public-key",
+        "Public key (optional)",
+        type=["pub", "pem"],
+        key="public-key",
         help="Without it the key inside the run is used: the files then belong together, but anybody may have signed.",
-    )  # fmt: skip
+    )
     if not st.button("Verify", key="verify", type="primary", icon=":material/verified_user:"):
         return
     with tempfile.NamedTemporaryFile(suffix=".pub") as file:

@@ -56,7 +56,7 @@ def collapse(
     from fairsims.collapse.config import METHODS, CollapseConfig
     from fairsims.collapse.loops import run_loops
     from fairsims.report.collapse_figures import collapse_figures
-    from fairsims.report.collapse_report import collapse_table, write_collapse_report
+    from fairsims.report.collapse_report import collapse_text, write_collapse_report
 
     levels = levels_of(loop, {"--alpha": alpha, "--synthetic-ratio": synthetic_ratio})
     methods = METHODS if method == "both" else (method,)
@@ -75,7 +75,7 @@ def collapse(
     if as_json:
         click.echo(json.dumps({"collapse": str(out), **result}))
     else:
-        click.echo(collapse_table(result))
+        click.echo(collapse_text(result))
         click.echo(
             f"\ntable   {out / 'collapse.parquet'}\nfigures {' '.join(map(str, drawn[:-1]))}\nreport  {drawn[-1]}"
         )

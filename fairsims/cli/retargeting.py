@@ -91,7 +91,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     that cost as much. The same command again resumes. torchrun shares sampling and training between processes.
     """
     import fairsims.retarget.compare as comparing
-    from fairsims.report.comparison import comparison_table, write_comparison
+    from fairsims.report.comparison import comparison_text, write_comparison
     from fairsims.retarget.config import RetargetConfig
     from fairsims.retarget.opening import prepare
 
@@ -100,7 +100,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
         result = comparing.compare(
             prepare(config), out, progress=bars.report, publish=write_comparison, command=command_line()
         )
-    text = f"{comparison_table(result)}\n\ntable   {out / 'compare.parquet'}\npage    {out / 'compare.md'}"
+    text = f"{comparison_text(result)}\n\ntable   {out / 'compare.parquet'}\npage    {out / 'compare.md'}"
     say(json.dumps({"comparison": str(out), **result}) if as_json else text)
 
 
@@ -129,7 +129,7 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
     import fairsims.retarget.sweep as sweeping
     from fairsims.options import settings_of
     from fairsims.report.sweep_figures import sweep_figures
-    from fairsims.report.sweep_table import sweep_table
+    from fairsims.report.sweep_table import sweep_text
     from fairsims.retarget.config import RetargetConfig
     from fairsims.retarget.grid import SweepConfig
 
@@ -145,7 +145,7 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
     config = SweepConfig(run=run, steer=target != "base", **grid)
     with Bars() as bars:
         result = sweeping.sweep(config, out, progress=bars.report, publish=sweep_figures, command=command_line())
-    table = sweep_table(pd.read_parquet(out / "sweep.parquet"), result)
+    table = sweep_text(pd.read_parquet(out / "sweep.parquet"), result)
     table += f"\n\ntable   {out / 'sweep.parquet'}\nfigures {' '.join(map(str, sorted(out.glob('*.png'))))}"
     say(json.dumps({"sweep": str(out), **result}) if as_json else table)
 

@@ -20,13 +20,17 @@ def drift_rows(result: Mapping[str, Any], measure: str) -> list[dict[str, Any]]:
     level = LEVELS[result["settings"]["loop"]]
     return [
         {
-            "method": NAMES.get(cell["method"], cell["method"]), "level": level.format(cell["level"]),
-            "generation": k, "mean": e["mean"], "low": e["mean"] if e["low"] is None else e["low"],
-            "high": e["mean"] if e["high"] is None else e["high"], "text": estimate(e),
+            "method": NAMES.get(cell["method"], cell["method"]),
+            "level": level.format(cell["level"]),
+            "generation": k,
+            "mean": e["mean"],
+            "low": e["mean"] if e["low"] is None else e["low"],
+            "high": e["mean"] if e["high"] is None else e["high"],
+            "text": estimate(e),
         }
         for cell in result["cells"]
         for k, e in enumerate(cell["measures"][measure], start=1)
-    ]  # fmt: skip
+    ]
 
 
 def drift_chart(result: Mapping[str, Any], measure: str) -> alt.LayerChart:
@@ -36,26 +40,14 @@ def drift_chart(result: Mapping[str, Any], measure: str) -> alt.LayerChart:
         color=alt.Color("method:N", scale=_COLORS, legend=alt.Legend(**_LEGEND)),
         detail="level:N",
         tooltip=[
-            alt.Tooltip("method:N"), alt.Tooltip("level:N"), alt.Tooltip("generation:Q"),
+            alt.Tooltip("method:N"),
+            alt.Tooltip("level:N"),
+            alt.Tooltip("generation:Q"),
             alt.Tooltip("text:N", title=measure),
         ],
-    )  # fmt: skip
+    )
     bands = base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q", title=measure.replace("_", " ")), y2="high:Q")
     dash = alt.StrokeDash("level:N", legend=alt.Legend(**_LEGEND | {"orient": "bottom", "columns": 2}))
     y = alt.Y("mean:Q", title=measure.replace("_", " "))
     lines, points = base.mark_line().encode(y=y, strokeDash=dash), base.mark_point(filled=True, size=40).encode(y=y)
     return alt.LayerChart(layer=[bands, lines, points]).properties(height=320)
-
-
-def cells_table(result: Mapping[str, Any], measure: str) -> list[dict[str, str]]:
-    """A row per cell: the first and the last generation."""
-    level, last = LEVELS[result["settings"]["loop"]], result["settings"]["generations"]
-    return [
-        {
-            "method": NAMES.get(cell["method"], cell["method"]),
-            "level": f"{level.format(cell['level'])} ({cell['share']:.0%} synthetic)",
-            "generation 1": estimate(cell["measures"][measure][0]),
-            f"generation {last}": estimate(cell["measures"][measure][-1]),
-        }
-        for cell in result["cells"]
-    ]  # fmt: skip

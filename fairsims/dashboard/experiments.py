@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 from PIL import Image
 
 from fairsims.dashboard.runs_index import RunEntry
-from fairsims.dashboard.widgets import csv_button, download, guarded, plain, table
+from fairsims.dashboard.widgets import csv_button, download, guarded, plain, show_table
 from fairsims.errors import InputError
 from fairsims.files import read_json
-from fairsims.report.comparison import comparison_alt, comparison_headline, comparison_notes, comparison_rows
-from fairsims.report.sweep_table import sweep_headline, sweep_rows
+from fairsims.report.comparison import comparison_alt, comparison_blocks, comparison_headline, comparison_notes
+from fairsims.report.document import Table
+from fairsims.report.sweep_table import points_table, sweep_headline, sweep_notes
 
-PARTS = {
-    "Where they end up": ("share", "off target, points [95%]", "FD, target mix", "FD, as given", "precision", "recall"),
-    "What they cost": (
-        "steps", "NFE an image", "images per kept", "NFE per kept", "training", "calibration", "strength",
-    ),
-}  # fmt: skip
-"""A comparison's table in two, each as wide as a page."""
 INCH = 120
 """Pixels of a figure's inch: one of a single panel does not fill the page."""
 
@@ -27,11 +23,10 @@ def show_comparison(run: RunEntry) -> None:
     """Table and figure of a finished comparison."""
     result = read_json(run.folder / "compare.json")
     st.write(f"**{plain(comparison_headline(result))}**")
-    rows = comparison_rows(result)
-    for title, columns in PARTS.items():
-        st.subheader(title, anchor=False, divider="gray")
-        table([{"way": row["arm"]} | {c: row[c] for c in columns if c in row} for row in rows])
-    csv_button(rows, "comparison", run)
+    for block in comparison_blocks(result):
+        if isinstance(block, Table):
+            st.subheader(block.caption, anchor=False, divider="gray")
+            show_table(replace(block, caption=""), run, block.caption.split()[-1])
     st.caption(plain(comparison_notes(result)))
     show_figures(run, {"compare.png": comparison_alt(result)})
     offer(run, "compare.md", "compare.json", "compare.parquet")
@@ -51,11 +46,13 @@ def show_sweep(run: RunEntry) -> None:
         raise InputError(f"{path} is broken ({e}); run the sweep's command again") from None
     result = read_json(run.folder / "sweep.json") if (run.folder / "sweep.json").exists() else None
     st.write(f"**{plain(sweep_headline(points, result))}**")
-    rows = sweep_rows(points)
-    show_figures(run, {f"{n}.png": f"{n} against strength, a line per budget; its numbers are in the table"
-                       for n in ("quality", "share")})  # fmt: skip
+    rows = points_table(points, result).records()
+    names = ("quality", "share")
+    show_figures(run, {f"{n}.png": f"{n} against strength, a line per budget; see the table" for n in names})
     st.dataframe(rows, hide_index=True, key="points")
     csv_button(rows, "sweep", run)
+    for note in sweep_notes(result) if result is not None else ():
+        st.caption(plain(note))
     offer(run, "sweep.parquet", "sweep.json")
 
 

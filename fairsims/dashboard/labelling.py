@@ -85,9 +85,17 @@ class Consensus:
 
 
 def start_session(
-    run: Path, pools: Mapping[str, Pool], attribute: str, classes: Sequence[str], *, tables: Mapping[str, str | None],
-    names: Mapping[str, str], design: str, n: int, seed: int,
-) -> LabelSession:  # fmt: skip
+    run: Path,
+    pools: Mapping[str, Pool],
+    attribute: str,
+    classes: Sequence[str],
+    *,
+    tables: Mapping[str, str | None],
+    names: Mapping[str, str],
+    design: str,
+    n: int,
+    seed: int,
+) -> LabelSession:
     """Draw n images of each pool and write the session.
 
     `pools`, `tables` (label table of the classifier) and `names` (folder in the run) go by side. random: each image
@@ -140,10 +148,14 @@ def extend_session(session: LabelSession, pools: Mapping[str, Pool], n: int) -> 
     order = numpy_generator("labels", session.seed, "order", len(session.images)).permutation(len(drawn))
     whole = LabelSession(**vars(session) | {"images": (*session.images, *(drawn[i] for i in order))})
     value = {
-        "format": FORMAT, "attribute": whole.attribute, "classes": list(whole.classes), "design": whole.design,
-        "seed": whole.seed, "sides": {k: vars(v) for k, v in whole.sides.items()},
+        "format": FORMAT,
+        "attribute": whole.attribute,
+        "classes": list(whole.classes),
+        "design": whole.design,
+        "seed": whole.seed,
+        "sides": {k: vars(v) for k, v in whole.sides.items()},
         "images": [list(i) for i in whole.images],
-    }  # fmt: skip
+    }
     with relisted(whole.run):
         write_json(whole.folder / "session.json", value)
     return whole
@@ -158,15 +170,20 @@ def read_session(folder: Path) -> LabelSession:
         sides = {
             str(k): Side(pool=str(v["pool"]), source=str(v["source"]), table=v["table"] and str(v["table"]))
             for k, v in value["sides"].items()
-        }  # fmt: skip
+        }
         images = tuple((str(side), int(seed)) for side, seed in value["images"])
         classes = tuple(str(c) for c in value["classes"])
         if not all(side in sides for side, _ in images) or len(set(images)) != len(images) or len(classes) < 3:
             raise ValueError("its images are of no side or there twice, or it has no classes")
         return LabelSession(
-            folder=folder, attribute=str(value["attribute"]), classes=classes, design=value["design"],
-            seed=int(value["seed"]), sides=sides, images=images,
-        )  # fmt: skip
+            folder=folder,
+            attribute=str(value["attribute"]),
+            classes=classes,
+            design=value["design"],
+            seed=int(value["seed"]),
+            sides=sides,
+            images=images,
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise InputError(
             f"{folder / 'session.json'} is no session of labels ({e}); restore it or delete its folder"

@@ -17,9 +17,24 @@ from fairsims.retarget.config import RetargetConfig
 TRAINING_FORWARDS = 3
 """A training step costs about three forwards: one forward, and a backward of twice its work."""
 _TAKEN_OVER = (
-    "model", "classifier", "reference", "pool", "budget", "batch_size", "lr", "cap", "floor", "pilots", "audit",
-    "tolerance", "steps", "solver", "sample_batch", "precision", "seed",
-)  # fmt: skip
+    "model",
+    "classifier",
+    "reference",
+    "pool",
+    "budget",
+    "batch_size",
+    "lr",
+    "cap",
+    "floor",
+    "pilots",
+    "audit",
+    "tolerance",
+    "steps",
+    "solver",
+    "sample_batch",
+    "precision",
+    "seed",
+)
 """Settings of an earlier run that the next command keeps."""
 
 
@@ -43,9 +58,15 @@ class Way:
 
 
 def ways(
-    base: np.ndarray, target: np.ndarray, plan: ComplementPlan, *, evaluations: float, pool: int, budget: float,
+    base: np.ndarray,
+    target: np.ndarray,
+    plan: ComplementPlan,
+    *,
+    evaluations: float,
+    pool: int,
+    budget: float,
     pilots: Sequence[int],
-) -> tuple[Way, Way, Way]:  # fmt: skip
+) -> tuple[Way, Way, Way]:
     """Resampling the base, the merged model and the guided pair; shares `(K,)`, `evaluations` an image of the base.
 
     What strength cannot reach under the cap is resampled from what it does reach.

@@ -24,13 +24,24 @@ DEPTH = 3
 QUIET_SECONDS = 3600
 """A run whose process can't be looked for has stopped when nothing in it has changed for so long."""
 RESULTS = {
-    "retargeting": "audit/audit.json", "audit": "audit/audit.json", "comparison": "compare.json",
-    "sweep": "sweep.json", "collapse": "collapse.json", "training": "model.safetensors",
-}  # fmt: skip
+    "retargeting": "audit/audit.json",
+    "audit": "audit/audit.json",
+    "comparison": "compare.json",
+    "sweep": "sweep.json",
+    "collapse": "collapse.json",
+    "training": "model.safetensors",
+}
 """What a finished run of each kind has. Of a pool it is its last shard."""
 _TRACES = (
-    "status.json", "config.json", "audit/audit.json", "stats.jsonl", "collapse.json", "sweep.json", "pool.json", PLAN,
-)  # fmt: skip
+    "status.json",
+    "config.json",
+    "audit/audit.json",
+    "stats.jsonl",
+    "collapse.json",
+    "sweep.json",
+    "pool.json",
+    PLAN,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +173,14 @@ def _is_checkpoint(folder: Path) -> bool:
 
 def _kind(folder: Path) -> str:
     signs = {
-        "collapse": ("collapse.json", "cells"), "sweep": ("sweep.json", "points"),
-        "comparison": ("compare.json", "target-mix"), "retargeting": ("complement.json",),
-        "audit": ("audit/audit.json",), "pool": ("pool.json",), "training": ("training.json", "stats.jsonl"),
-    }  # fmt: skip
+        "collapse": ("collapse.json", "cells"),
+        "sweep": ("sweep.json", "points"),
+        "comparison": ("compare.json", "target-mix"),
+        "retargeting": ("complement.json",),
+        "audit": ("audit/audit.json",),
+        "pool": ("pool.json",),
+        "training": ("training.json", "stats.jsonl"),
+    }
     if (folder / PLAN).exists() and isinstance(plan := read_json(folder / PLAN).get("plan"), dict):
         if plan.get("when") == "before measuring":
             return "audit"

@@ -185,9 +185,15 @@ def _unbroken(interval: re.Match[str]) -> str:
 
 
 _MIMES = {
-    ".html": "text/html", ".pdf": "application/pdf", ".md": "text/markdown", ".json": "application/json",
-    ".csv": "text/csv", ".png": "image/png", ".toml": "application/toml", ".zip": "application/zip",
-}  # fmt: skip
+    ".html": "text/html",
+    ".pdf": "application/pdf",
+    ".md": "text/markdown",
+    ".json": "application/json",
+    ".csv": "text/csv",
+    ".png": "image/png",
+    ".toml": "application/toml",
+    ".zip": "application/zip",
+}
 _BREAKS = re.compile(r"[\t\r\n]+")
 _INTERVAL = re.compile(r"\[[^\[\]]*\]")
 _MARKDOWN = frozenset("\\`*_{}[]()<>#+-.!|$~:&")

@@ -28,8 +28,10 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 NAMES = {"standard": "standard", "sims": "SIMS"}
 MEASURES = {
-    "w2": "W2 to the data", "sliced_w2": "sliced W2 to the data", "second_moment_drift": "second-moment drift",
-}  # fmt: skip
+    "w2": "W2 to the data",
+    "sliced_w2": "sliced W2 to the data",
+    "second_moment_drift": "second-moment drift",
+}
 LEVELS = {"augmentation": "{:g} synthetic per real", "fresh": "α = {:g}", "synthetic": "synthetic only"}
 
 Draw = Callable[[Axes, Sequence[Mapping[str, Any]]], None]

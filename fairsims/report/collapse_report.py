@@ -7,23 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.files import read_json, write_text
-from fairsims.report.collapse_figures import LEVELS, NAMES, headline_name, minority
-from fairsims.report.numbers import moment
+from fairsims.report.collapse_figures import NAMES, headline_name, minority
+from fairsims.report.document import Cell, Column, Table, Text, cell, row, table
+from fairsims.report.markdown import block_lines
+from fairsims.report.numbers import NOTHING, moment
+from fairsims.report.terminal import as_text
+
+LEVEL_NOTES = {"augmentation": "synthetic per real", "fresh": "α", "synthetic": "synthetic only"}
+"""What a level is, by loop."""
 
 
-def collapse_table(result: Mapping[str, Any]) -> str:
-    """A line per cell: drift in the first and the last generation, growth, and the paired difference."""
-    last = result["settings"]["generations"]
-    lines = [f"{headline_name(result)}, mean over {result['settings']['repeats']} repeats [95% interval]"]
-    lines.append(f"{'method':<10}{'level':>8}{'share':>7}{'gen 1':>26}{f'gen {last}':>26}{'growth':>8}  difference")
-    for cell in result["cells"]:
-        change = cell["change"]
-        growth = "-" if change["growth"] is None else f"x{change['growth']:.2f}"
-        lines.append(
-            f"{NAMES[cell['method']]:<10}{cell['level']:>8g}{cell['share']:>7.0%}{estimate(change['first']):>26}"
-            f"{estimate(change['last']):>26}{growth:>8}  {estimate(change['difference'])}"
-        )
-    return "\n".join([*lines, *threshold_lines(result)])
+def collapse_table(result: Mapping[str, Any], measure: str | None = None) -> Table:
+    """A row per cell: a measure in the first and the last generation; of the headline's also growth and difference."""
+    settings = result["settings"]
+    last, main = settings["generations"], measure in (None, result["headline"])
+    columns = [
+        Column(title="method"),
+        Column(title="level", note=LEVEL_NOTES[settings["loop"]]),
+        Column(title="synthetic", note="share", wide_only=True),
+        Column(title="generation 1"),
+        Column(title=f"generation {last}"),
+    ]
+    rows = []
+    for c in result["cells"]:
+        values = c["measures"][measure or result["headline"]]
+        cells: list[str | Cell] = [f"{c['level']:g}", f"{c['share']:.0%}", _estimate(values[0]), _estimate(values[-1])]
+        if main:
+            growth = c["change"]["growth"]
+            cells += [NOTHING if growth is None else f"×{growth:.2f}", _estimate(c["change"]["difference"])]
+        rows.append(row(NAMES.get(c["method"], c["method"]), *cells))
+    if main:
+        columns += [Column(title="growth"), Column(title="difference")]
+    what = headline_name(result) if main else str(measure).replace("_", " ")
+    caption = f"{what[:1].upper()}{what[1:]}, mean over {settings['repeats']} repeats with 95% intervals"
+    return table(columns, rows, caption=caption + ("; differences are paired by repeat" if main else ""))
+
+
+def collapse_text(result: Mapping[str, Any]) -> str:
+    """The table and the thresholds for the terminal."""
+    return as_text([collapse_table(result), *(Text(text=line) for line in threshold_lines(result))])
 
 
 def loops_headline(result: Mapping[str, Any]) -> str:
@@ -67,6 +89,11 @@ def estimate(value: Mapping[str, Any]) -> str:
     return f"{value['mean']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
 
 
+def _estimate(value: Mapping[str, Any]) -> Cell:
+    text, _, limits = estimate(value).partition(" ")
+    return cell(text, limits)
+
+
 def write_collapse_report(folder: Path) -> Path:
     """Write `report.md` beside the figures of a finished run; returns its path."""
     result = read_json(folder / "collapse.json")
@@ -90,17 +117,8 @@ def collapse_markdown(result: Mapping[str, Any], figures: list[str]) -> str:
         + (f", {machine['gpu']}" if machine["gpu"] else "")
         + f", {result['seconds']:g} s.",
         "",
-        f"| method | level | {headline_name(result)}, generation 1 | generation {last} | growth | difference |",
-        "|---|---|---|---|---|---|",
+        *block_lines([collapse_table(result)], Path()),
     ]
-    for cell in result["cells"]:
-        change, level = cell["change"], LEVELS[settings["loop"]].format(cell["level"])
-        growth = "-" if change["growth"] is None else f"{change['growth']:.2f}"
-        lines.append(
-            f"| {NAMES[cell['method']]} | {level} | {estimate(change['first'])} | {estimate(change['last'])} | "
-            f"{growth} | {estimate(change['difference'])} |"
-        )
-    lines += ["", "Means over repeats with 95% intervals; differences are paired by repeat.", ""]
     lines += [f"- {line}" for line in threshold_lines(result)]
     lines += _share_lines(result) + _bound_lines(result)
     return "\n".join([*lines, "", *(f"![{name.removesuffix('.png')}]({name})" for name in figures), ""])

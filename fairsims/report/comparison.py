@@ -1,4 +1,4 @@
-"""A comparison's page in Markdown: the table and the figure, whose numbers are all in its alternative text."""
+"""A comparison's tables and its page: the figure's numbers are all in its alternative text."""
 
 from __future__ import annotations
 
@@ -8,36 +8,59 @@ from typing import Any
 
 from fairsims.files import write_text
 from fairsims.report.comparison_figure import comparison_figure
+from fairsims.report.document import Block, Column, Figure, Row, Text, cell, row, table
+from fairsims.report.markdown import block_lines, plain
 from fairsims.report.numbers import NOTHING, duration, fixed, number, percent, points, short_percent
+from fairsims.report.terminal import as_text
 
 NAMES = {
-    "base": "base", "resampled": "base, resampled", "finetuned": "base, fine-tuned", "merged": "SIMS, merged",
+    "base": "base",
+    "resampled": "base, resampled",
+    "finetuned": "base, fine-tuned",
+    "merged": "SIMS, merged",
     "guided": "SIMS, guided",
-}  # fmt: skip
+}
 """Arm to how a reader calls it."""
-Row = Mapping[str, Any]
+Arm = Mapping[str, Any]
 
 
 def write_comparison(folder: Path, result: Mapping[str, Any]) -> None:
     """Write `compare.png` and `compare.md` of a comparison's result."""
-    comparison_figure(result, folder / "compare.png", {row["arm"]: NAMES[row["arm"]] for row in result["arms"]})
-    title = f"# {result['attribute']}: {_target(result)}, in five ways at equal evaluations per kept image"
-    figure = f"![{comparison_alt(result)}](compare.png)"
-    parts = [title, comparison_table(result), comparison_notes(result), figure]
-    write_text(folder / "compare.md", "\n\n".join(parts) + "\n")
+    path = folder / "compare.png"
+    comparison_figure(result, path, {row["arm"]: NAMES[row["arm"]] for row in result["arms"]})
+    title = (
+        f"# {plain(result['attribute'])}: {plain(_target(result))}, in five ways at equal evaluations per kept image"
+    )
+    blocks = (*comparison_blocks(result), Figure(path=path, alt=comparison_alt(result)))
+    write_text(folder / "compare.md", "\n".join([title, "", *block_lines(blocks, folder)]))
 
 
-def comparison_table(result: Mapping[str, Any]) -> str:
-    """A Markdown table, a row an arm."""
-    rows = comparison_rows(result)
-    lines = [list(rows[0]), ["---", *["---:"] * (len(rows[0]) - 1)]]
-    lines += [list(row.values()) for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def comparison_text(result: Mapping[str, Any]) -> str:
+    """A comparison for the terminal."""
+    return as_text(comparison_blocks(result))
 
 
-def comparison_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Column to text, a row an arm."""
-    return [_cells(row) for row in result["arms"]]
+def comparison_blocks(result: Mapping[str, Any]) -> list[Block]:
+    """Where the arms end up, what they cost, and what the numbers are."""
+    arms = result["arms"]
+    columns: list[str | Column] = ["way", "share", "off target, points"]
+    if measured := result["quality"] is not None:
+        columns += [Column(title="FD", note="target mix"), Column(title="FD", note="as given"), "precision", "recall"]
+    costs = (
+        "way",
+        "steps",
+        Column(title="NFE", note="an image"),
+        Column(title="images", note="per kept"),
+        Column(title="NFE", note="per kept"),
+        "training",
+        "calibration",
+        "strength",
+    )
+    return [
+        table(columns, (_end(row, measured) for row in arms), caption="Where they end up"),
+        table(costs, map(_cost, arms), caption="What they cost"),
+        Text(text=comparison_notes(result)),
+    ]
 
 
 def comparison_headline(result: Mapping[str, Any]) -> str:
@@ -52,35 +75,43 @@ def comparison_headline(result: Mapping[str, Any]) -> str:
 def comparison_alt(result: Mapping[str, Any]) -> str:
     """Alternative text of `comparison_figure`: every number in it."""
     sentences = []
-    for row in result["arms"]:
-        text = f"{NAMES[row['arm']]}: {row['worst']} off target by {_off(row)} points"
-        if "fd_target" in row:
-            text += f", FD {number(row['fd_target'])} to the target mix and {number(row['fd_reference'])} as given"
-            text += f", precision {fixed(row['precision'])}, recall {fixed(row['recall'])}"
+    for arm in result["arms"]:
+        text = f"{NAMES[arm['arm']]}: {arm['worst']} off target by {_off(arm)} points"
+        if "fd_target" in arm:
+            text += f", FD {number(arm['fd_target'])} to the target mix and {number(arm['fd_reference'])} as given"
+            text += f", precision {fixed(arm['precision'])}, recall {fixed(arm['recall'])}"
         sentences.append(text)
     return f"Error of the share with 95% intervals, and quality, by arm. {'; '.join(sentences)}."
 
 
-def _cells(row: Row) -> dict[str, str]:
-    found = {"arm": NAMES[row["arm"]], "share": f"{row['worst']} {percent(row['share.' + row['worst']])}",
-             "off target, points [95%]": _off(row)}  # fmt: skip
-    if "fd_target" in row:
-        found |= {"FD, target mix": number(row["fd_target"]), "FD, as given": number(row["fd_reference"])}
-        found |= {"precision": fixed(row["precision"]), "recall": fixed(row["recall"])}
-    training = f"{row['training_kimg']:g} kimg, {duration(row['training_seconds'])}"
-    return found | {
-        "steps": f"{row['steps']}",
-        "NFE an image": f"{row['evaluations_per_image']:g}",
-        "images per kept": fixed(row["images_per_kept"]),
-        "NFE per kept": fixed(row["evaluations_per_kept"], 1),
-        "training": training if row["training_kimg"] else NOTHING,
-        "calibration": f"{row['calibration_images']:,} images" if row["calibration_images"] else NOTHING,
-        "strength": NOTHING if row["strength"] is None else fixed(row["strength"]),
-    }
+def _end(arm: Arm, measured: bool) -> Row:
+    quality = []
+    if measured:
+        quality = [number(arm["fd_target"]), number(arm["fd_reference"]), fixed(arm["precision"]), fixed(arm["recall"])]
+    off = cell(points(arm["error"]), _limits(arm))
+    return row(NAMES[arm["arm"]], f"{arm['worst']} {percent(arm['share.' + arm['worst']])}", off, *quality)
 
 
-def _off(row: Row) -> str:
-    return f"{points(row['error'])} [{points(row['error_low'])}, {points(row['error_high'])}]"
+def _cost(arm: Arm) -> Row:
+    training = f"{arm['training_kimg']:g} kimg, {duration(arm['training_seconds'])}"
+    return row(
+        NAMES[arm["arm"]],
+        f"{arm['steps']}",
+        f"{arm['evaluations_per_image']:g}",
+        fixed(arm["images_per_kept"]),
+        fixed(arm["evaluations_per_kept"], 1),
+        training if arm["training_kimg"] else NOTHING,
+        f"{arm['calibration_images']:,} images" if arm["calibration_images"] else NOTHING,
+        NOTHING if arm["strength"] is None else fixed(arm["strength"]),
+    )
+
+
+def _off(arm: Arm) -> str:
+    return f"{points(arm['error'])} {_limits(arm)}"
+
+
+def _limits(arm: Arm) -> str:
+    return f"[{points(arm['error_low'])}, {points(arm['error_high'])}]"
 
 
 def _target(result: Mapping[str, Any]) -> str:

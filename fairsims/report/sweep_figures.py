@@ -137,8 +137,11 @@ def _styles(budgets: Sequence[float]) -> Style:
     colors = sns.color_palette("viridis_r", len(budgets) + 1)[1:]
     return {
         float(b): {
-            "color": colors[i], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i % len(DASHES)],
-            "markersize": 5, "linewidth": 1.5,
+            "color": colors[i],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": DASHES[i % len(DASHES)],
+            "markersize": 5,
+            "linewidth": 1.5,
         }
         for i, b in enumerate(budgets)
-    }  # fmt: skip
+    }

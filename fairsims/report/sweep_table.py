@@ -1,81 +1,79 @@
-"""A sweep for the terminal: plain text, aligned, at most 100 columns."""
+"""A sweep's table, its terminal text and its headline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
+from fairsims.report.document import Block, Column, Table, Text, row, table
 from fairsims.report.numbers import NOTHING, fixed, percent, short_percent
+from fairsims.report.terminal import as_text
 
-WIDTH = 100
+_COLUMNS: Mapping[str, tuple[Column, Callable[[Any], str]]] = {
+    "mode": (Column(title="mode"), str),
+    "size": (Column(title="set", note="images"), "{:,.0f}".format),
+    "budget_kimg": (Column(title="kimg"), "{:g}".format),
+    "interval": (Column(title="interval"), str),
+    "omega": (Column(title="strength"), "{:g}".format),
+    "share": (Column(title="share"), percent),
+    "linear": (Column(title="rule"), percent),
+    "fd_target": (Column(title="FD", note="target mix"), fixed),
+    "fd_reference": (Column(title="FD", note="as given", wide_only=True), fixed),
+    "precision": (Column(title="precision"), fixed),
+    "recall": (Column(title="recall"), fixed),
+    "nfe": (Column(title="NFE"), "{:g}".format),
+    "seconds": (Column(title="time"), "{:.1f} s".format),
+}
+"""Column of `sweep.parquet` to its heading and how its values are written."""
+_BEST = {"quality": "*", "at_target": "="}
 
-Row = Mapping[Any, Any]
 
-
-def sweep_table(table: pd.DataFrame, result: Mapping[str, Any]) -> str:
-    """A line per point of `sweep.parquet`; `*` marks the best quality, `=` the best of those near the target."""
-    steered, measured, best = result["target_share"] is not None, result["quality"] is not None, result["best"]
-    lines = [
-        f"{'mode':<10}{'size':>8}{'kimg':>9}{'interval':>10}{'omega':>7}"
-        + (f"{'share':>8}{'rule':>7}" if steered else "")
-        + (f"{'FD':>9}{'prec':>6}{'recall':>7}" if measured else "")
-        + f"{'NFE':>6}{'time':>8}"
-    ]
+def points_table(points: pd.DataFrame, result: Mapping[str, Any] | None) -> Table:
+    """A row per point of `sweep.parquet`; once the sweep is whole, the best are marked."""
+    there = {c: shown for c, shown in _COLUMNS.items() if c in points and points[c].notna().any()}
+    if "fd_target" not in there and "fd_reference" in there:
+        there["fd_reference"] = (Column(title="FD"), fixed)
+    best = {} if result is None else result["best"]
+    rows = []
     # Every cell an object, so that what was not measured is None whatever its column.
-    rows: Sequence[Row] = table.astype(object).where(table.notna(), None).to_dict("records")
-    for row in rows:
-        marks = "".join(
-            mark
-            for name, mark in (("quality", "*"), ("at_target", "="))
-            if name in best and best[name]["point"] == row["point"]
-        )
-        lines.append(f"{_line(row, steered, measured)} {marks}".rstrip()[:WIDTH])
-    for point, row in result["confirmed"].items():
-        told = [f"{percent(row['share'])}"] if steered else []
-        told += [f"FD {fixed(row['fd_target' if steered else 'fd_reference'])}"] if measured else []
-        lines.append(f"on {row['images']:,} audit seeds, {point}: {', '.join(told)}"[:WIDTH])
+    for point in points.astype(object).where(points.notna(), None).to_dict("records"):
+        texts = [NOTHING if point[c] is None else text(point[c]) for c, (_, text) in there.items()]
+        marks = "".join(mark for k, mark in _BEST.items() if k in best and best[k]["point"] == point["point"])
+        rows.append(row(texts[0], *texts[1:], *([marks] if best else []), strong=bool(marks)))
+    last = [Column(title="", note="best", name=True)] if best else []
+    return table([*(column for column, _ in there.values()), *last], rows)
+
+
+def sweep_text(points: pd.DataFrame, result: Mapping[str, Any]) -> str:
+    """A whole sweep for the terminal."""
+    blocks: list[Block] = [points_table(points, result), *map(_text, sweep_notes(result))]
+    return as_text(blocks)
+
+
+def sweep_notes(result: Mapping[str, Any]) -> Iterator[str]:
+    """What the points were on audit seeds, and what the marks and columns mean."""
+    steered, measured = result["target_share"] is not None, result["quality"] is not None
+    for point, found in result["confirmed"].items():
+        told = [percent(found["share"])] if steered else []
+        told += [f"FD {fixed(found['fd_target' if steered else 'fd_reference'])}"] if measured else []
+        yield f"On {found['images']:,} audit seeds, {point}: {', '.join(told)}."
     if measured:
-        lines.append(f"{result['quality']['metric']}, lower is closer; * the best"[:WIDTH])
+        yield f"{result['quality']['metric']}, lower is closer; * the best."
     if steered:
         wanted = f"{' + '.join(result['focus'])} {short_percent(result['target_share'])}"
-        lines.append(f"= the best near the target, {wanted}; rule: what the linear rule had promised"[:WIDTH])
-    return "\n".join(lines)
+        yield f"= the best near the target, {wanted}; rule: what the linear rule had promised."
 
 
-_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "mode": ("mode", str), "size": ("images in the set", "{:,}".format), "budget_kimg": ("kimg", "{:g}".format),
-    "interval": ("interval", str), "omega": ("strength", "{:g}".format), "share": ("share", percent),
-    "linear": ("rule", percent), "fd_target": ("FD, target mix", fixed), "fd_reference": ("FD, as given", fixed),
-    "precision": ("precision", fixed), "recall": ("recall", fixed), "nfe": ("NFE an image", "{:g}".format),
-}  # fmt: skip
-"""Column of `sweep.parquet` to its heading on a page and how its values are written."""
-
-
-def sweep_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Heading to text, a row per point; what this sweep does not measure is left out."""
-    columns = {c: shown for c, shown in _COLUMNS.items() if c in table}
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{name: NOTHING if row[c] is None else text(row[c]) for c, (name, text) in columns.items()} for row in rows]
-
-
-def sweep_headline(table: pd.DataFrame, result: Mapping[str, Any] | None) -> str:
+def sweep_headline(points: pd.DataFrame, result: Mapping[str, Any] | None) -> str:
     """How many points there are and, once all are, which is best."""
     if result is None:
-        return f"{len(table)} points so far"
+        return f"{len(points)} points so far"
     names = {"quality": "best quality", "at_target": "best near the target"}
     best = [f"{name} {result['best'][k]['point']}" for k, name in names.items() if k in result["best"]]
-    return "; ".join([f"{len(table)} points", *best])
+    return "; ".join([f"{len(points)} points", *best])
 
 
-def _line(row: Row, steered: bool, measured: bool) -> str:
-    size = "-" if row["size"] is None else f"{row['size']:d}"
-    text = f"{row['mode']:<10}{size:>8}{row['budget_kimg']:>9g}{row['interval']:>10}{row['omega']:>7g}"
-    if steered:
-        text += f"{percent(row['share']):>8}{percent(row['linear'], 0):>7}"
-    if measured:
-        distance = row["fd_target" if steered else "fd_reference"]
-        text += f"{fixed(distance):>9}{fixed(row['precision']):>6}{fixed(row['recall']):>7}"
-    seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f} s"
-    return text + f"{row['nfe']:>6g}{seconds:>8}"
+def _text(text: str) -> Text:
+    return Text(text=text)

@@ -82,15 +82,17 @@ def _table(block: Table) -> Iterator[str]:
     caption = ": ".join(c for c in (block.caption_name, block.caption or block.folded) if c)
     if caption:
         yield from _wrapped(caption, "")
-    kept = list(range(len(block.columns)))
+    kept, gap = list(range(len(block.columns))), 2
     columns = _columns(block, kept)
-    if _width(columns) > WIDTH:
+    if _width(columns, gap) > WIDTH:
         kept = [k for k in kept if not block.columns[k].wide_only]
         columns = _columns(block, kept)
-    room = WIDTH - _width(columns[1:])
-    columns[0] = [_cut(line, min(FIRST, max(12, room - 2))) for line in columns[0]]
+    if _width(columns, gap) > WIDTH:
+        gap = 1
+    room = WIDTH - _width(columns[1:], gap) - gap
+    columns[0] = [_cut(line, min(FIRST, max(12, room))) for line in columns[0]]
     columns[0] = [line.ljust(max(map(len, columns[0]))) for line in columns[0]]
-    yield from ("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+    yield from ((" " * gap).join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def _columns(block: Table, kept: Iterable[int]) -> list[list[str]]:
@@ -123,8 +125,8 @@ def _aligned(cells: list[Cell], broken: list[bool]) -> list[str]:
     return lines
 
 
-def _width(columns: list[list[str]]) -> int:
-    return sum(2 + max(map(len, c)) for c in columns) - 2
+def _width(columns: list[list[str]], gap: int) -> int:
+    return sum(gap + max(map(len, c)) for c in columns) - gap
 
 
 def _wrapped(text: str, indent: str, further: str | None = None) -> list[str]:

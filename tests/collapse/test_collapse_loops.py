@@ -24,7 +24,7 @@ from fairsims.collapse.threshold import crossing, find_thresholds
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
 from fairsims.report.collapse_figures import collapse_figures, minority
-from fairsims.report.collapse_report import collapse_table, write_collapse_report
+from fairsims.report.collapse_report import collapse_text, write_collapse_report
 from fairsims.seeds import noise_for
 
 TINY = {"generations": 4, "repeats": 3, "n": 40, "steps": 8}
@@ -256,7 +256,7 @@ def test_run_writes_table_result_figures_and_report(tmp_path: Path):
     text = write_collapse_report(tmp_path).read_text(encoding="utf-8")
     assert "![threshold](threshold.png)" in text
     assert "published for a 2-D Gaussian (SIMS): 25%" in text
-    assert "SIMS" in collapse_table(result)
+    assert "SIMS" in collapse_text(result)
     with pytest.raises(ChangedSettings, match="omega"):
         run_loops(CollapseConfig.of("gaussian", **TINY | {"levels": (0.25, 4.0), "omega": 2.0}), tmp_path)
 

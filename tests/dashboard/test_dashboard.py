@@ -52,9 +52,13 @@ def test_every_page_in_every_state_of_a_run(root, whole_run):
                 assert len(app.selectbox) == 1, "more of a refused run is shown than its name"
     states = shown("runs").dataframe[0].value.set_index("run")["state"]
     assert states.to_dict() == {
-        "00003-gender-0.50": "finished", "00004-running": "running", "00005-failed": "failed",
-        "00006-broken": "broken", "00007-refused": "refused", "00008-pool": "broken",
-    }  # fmt: skip
+        "00003-gender-0.50": "finished",
+        "00004-running": "running",
+        "00005-failed": "failed",
+        "00006-broken": "broken",
+        "00007-refused": "refused",
+        "00008-pool": "broken",
+    }
 
 
 def test_runs_are_listed_with_what_they_reached(root, whole_run):
@@ -218,8 +222,10 @@ def test_a_rater_name_that_is_no_file_name_is_refused(whole_run):
 def test_a_plan_says_what_it_takes(whole_run):
     app = shown("plan")
     assert [(m.label, m.value) for m in app.metric[:3]] == [
-        ("Least ω", "0.99"), ("Planned ω", "0.99"), ("Within the cap", "yes")
-    ]  # fmt: skip
+        ("Least ω", "0.99"),
+        ("Planned ω", "0.99"),
+        ("Within the cap", "yes"),
+    ]
     assert app.code[0].value.startswith("fairsims retarget --attr gender --target man=0.5,woman=0.5 --mode merged")
     rerun(app.number_input(key="target-gender-woman").set_value(90.0))
     assert app.metric[2].value == "no"

@@ -24,10 +24,13 @@ from fairsims.retarget.complement import plan_complement
 @pytest.mark.parametrize(
     ("place", "target"),
     [
-        ("leak", "/etc"), ("leak", "../../outside"), ("leak", "../other-run"), ("audit/x.png", "gone/../../../x"),
+        ("leak", "/etc"),
+        ("leak", "../../outside"),
+        ("leak", "../other-run"),
+        ("audit/x.png", "gone/../../../x"),
         ("audit/x.png", "/etc/passwd"),
     ],
-)  # fmt: skip
+)
 def test_a_run_with_a_link_out_of_it_is_not_opened(root, target, place):
     run = fixtures.finished_run(root)
     (root / "other-run").mkdir()
@@ -96,9 +99,11 @@ def test_open_fields_are_listed_and_unknown_ones_refused(tmp_path):
     with pytest.raises(InputError, match=r"'purpose.intention'.*did you mean 'purpose.intended'"):
         write_answers(tmp_path, {"purpose.intention": "x"})
     for text, message in (
-        ("[purpose]\nx = 1", "expected text"), ("purpose = 1", "outside of a section"), ("[", "is no TOML"),
+        ("[purpose]\nx = 1", "expected text"),
+        ("purpose = 1", "outside of a section"),
+        ("[", "is no TOML"),
         ('[purpose]\nother = "x"', "no report asks for"),
-    ):  # fmt: skip
+    ):
         (tmp_path / FILE).write_text(text)
         with pytest.raises(InputError, match=message):
             read_answers(tmp_path)
@@ -218,6 +223,12 @@ def test_joint_shares_as_a_heat_map():
     value = joint_chart(joint, "before").to_dict()
     rows = next(iter(value["datasets"].values()))
     assert rows[0] == {
-        "row": "man", "column": "dark", "value": 0.4, "size": 0.4, "text": "40.0%", "before": "40.0% [39.0, 41.0]",
-        "after": "25.0% [24.0, 26.0]", "lift": "1.00",
-    }  # fmt: skip
+        "row": "man",
+        "column": "dark",
+        "value": 0.4,
+        "size": 0.4,
+        "text": "40.0%",
+        "before": "40.0% [39.0, 41.0]",
+        "after": "25.0% [24.0, 26.0]",
+        "lift": "1.00",
+    }

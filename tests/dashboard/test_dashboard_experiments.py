@@ -17,17 +17,34 @@ from fairsims.retarget.sweep import sweep
 from fairsims.run import write_plan
 
 ARM = {
-    "worst": "odd", "share.odd": 0.474, "error": -0.026, "error_low": -0.04, "error_high": -0.01, "fd_target": 2.1,
-    "fd_reference": 0.8, "precision": 0.6, "recall": 0.9, "images": 64, "steps": 5, "evaluations_per_image": 9.0,
-    "images_per_kept": 1.0, "evaluations_per_kept": 9.0, "training_kimg": 9.6, "training_seconds": 60.0,
-    "calibration_images": 512, "strength": 1.2,
-}  # fmt: skip
+    "worst": "odd",
+    "share.odd": 0.474,
+    "error": -0.026,
+    "error_low": -0.04,
+    "error_high": -0.01,
+    "fd_target": 2.1,
+    "fd_reference": 0.8,
+    "precision": 0.6,
+    "recall": 0.9,
+    "images": 64,
+    "steps": 5,
+    "evaluations_per_image": 9.0,
+    "images_per_kept": 1.0,
+    "evaluations_per_kept": 9.0,
+    "training_kimg": 9.6,
+    "training_seconds": 60.0,
+    "calibration_images": 512,
+    "strength": 1.2,
+}
 RESULT = {
-    "attribute": "parity", "target": {"even": 0.5, "odd": 0.5}, "tolerance": 0.03, "split": "variant",
+    "attribute": "parity",
+    "target": {"even": 0.5, "odd": 0.5},
+    "tolerance": 0.03,
+    "split": "variant",
     "evaluations_per_kept": 10.0,
     "quality": {"metric": "FD (digits-parity features)", "reference": {"name": "digits", "labels": "its own"}},
     "arms": [ARM | {"arm": name, "error": 0.05 - k / 100} for k, name in enumerate(NAMES)],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -86,7 +103,7 @@ def test_a_sweep_is_shown_while_it_grows_and_when_it_is_whole(root, swept):
     assert plain("2 points; best quality") in texts(app)
     points = app.dataframe[0].value
     assert points["mode"].tolist() == ["base", "merged"]
-    assert {"share", "FD, target mix", "strength"} <= set(points)
+    assert {"share", "FD (target mix)", "strength"} <= set(points)
     assert len(app.get("image")) == 2
     for gone in ("sweep.json", "quality.png", "share.png"):
         (run / gone).unlink()

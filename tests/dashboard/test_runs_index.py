@@ -31,8 +31,10 @@ def test_newest_first_and_only_runs(tmp_path):
     (tmp_path / "file.txt").write_text("x")
     runs = list_runs(tmp_path)
     assert [(r.name, r.state) for r in runs] == [
-        ("00012-age", "finished"), ("00004-gender-0.50", "running"), ("00003-gender-0.50", "finished")
-    ]  # fmt: skip
+        ("00012-age", "finished"),
+        ("00004-gender-0.50", "running"),
+        ("00003-gender-0.50", "finished"),
+    ]
     assert list_runs(tmp_path / "nowhere") == list_runs(tmp_path / "file.txt") == []
 
 
@@ -120,8 +122,10 @@ def test_a_fixed_plan_tells_the_kinds_apart_from_the_start(tmp_path):
         if name != "00003-a":
             write_json(tmp_path / name / "status.json", {"state": "running", "stage": "pool", "message": ""})
     assert seen(tmp_path) == {
-        "00001-r": ("retargeting", "running"), "00002-c": ("comparison", "running"), "00003-a": ("audit", "running"),
-    }  # fmt: skip
+        "00001-r": ("retargeting", "running"),
+        "00002-c": ("comparison", "running"),
+        "00003-a": ("audit", "running"),
+    }
     # Audits of images report no stages; a comparison that is finished has what it found.
     fixtures.finished_run(tmp_path, "00004-a", value=fixtures.single_source())
     (tmp_path / "00004-a" / "status.json").unlink()

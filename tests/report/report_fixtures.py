@@ -161,19 +161,36 @@ def several() -> dict[str, Any]:
     """The audit of two attributes with targets and one that was held, in two rounds."""
     value = audit()
     gender = value["attributes"]["gender"]
-    tones = {side: _many(TONES, shares) for side, shares in
-             (("before", (0.20, 0.21, 0.17, 0.16, 0.14, 0.12)), ("after", (0.17, 0.16, 0.175, 0.165, 0.17, 0.16)))}  # fmt: skip
-    vendors = {side: _many(("noto", "twemoji"), shares) for side, shares in
-               (("before", (0.52, 0.48)), ("after", (0.505, 0.495)))}  # fmt: skip
+    tones = {
+        side: _many(TONES, shares)
+        for side, shares in (
+            ("before", (0.20, 0.21, 0.17, 0.16, 0.14, 0.12)),
+            ("after", (0.17, 0.16, 0.175, 0.165, 0.17, 0.16)),
+        )
+    }
+    vendors = {
+        side: _many(("noto", "twemoji"), shares)
+        for side, shares in (("before", (0.52, 0.48)), ("after", (0.505, 0.495)))
+    }
     common = {"split": "variant", "method": "simplex-constrained inversion, Dirichlet Monte Carlo"}
     value["attributes"]["skin_tone"] = common | {
-        "classes": list(TONES), "focus": "dark", "target": dict.fromkeys(TONES, 1 / 6), "tolerance": 0.03,
-        "reached": None, "difference": _change(tones), "by_split": {"variant": tones, "concept": tones}, **tones,
-    }  # fmt: skip
+        "classes": list(TONES),
+        "focus": "dark",
+        "target": dict.fromkeys(TONES, 1 / 6),
+        "tolerance": 0.03,
+        "reached": None,
+        "difference": _change(tones),
+        "by_split": {"variant": tones, "concept": tones},
+        **tones,
+    }
     value["attributes"]["vendor"] = common | {
-        "classes": ["noto", "twemoji"], "focus": "noto", "difference": _change(vendors),
-        "by_split": {"variant": vendors}, "drift": {"limit": 0.03, "largest": 0.015, "held": None}, **vendors,
-    }  # fmt: skip
+        "classes": ["noto", "twemoji"],
+        "focus": "noto",
+        "difference": _change(vendors),
+        "by_split": {"variant": vendors},
+        "drift": {"limit": 0.03, "largest": 0.015, "held": None},
+        **vendors,
+    }
     counts = [[330 if i == j else 3 for j in range(6)] for i in range(6)]
     facts = {"name": "emoji-skin-tone", "digest": DIGEST, "attribute": "skin_tone"}
     value["classifiers"] = {
@@ -184,8 +201,10 @@ def several() -> dict[str, Any]:
     cells = [f"{g} & {t} & {v}" for g in ("man", "woman") for t in TONES for v in ("noto", "twemoji")]
     value["controlled"] = {"cells": cells[12:], "target": 0.51, "after": {"share": 0.50, "low": 0.478, "high": 0.522}}
     value["method"]["complement"] = {c: (1 - k // 12) / 12 for k, c in enumerate(cells)}
-    rounds = [{"complement_size": 1797, "strength": 1.31, "error": 1.43}, {"complement_size": 1720, "strength": 1.17,
-              "error": 0.62}]  # fmt: skip
+    rounds = [
+        {"complement_size": 1797, "strength": 1.31, "error": 1.43},
+        {"complement_size": 1720, "strength": 1.17, "error": 0.62},
+    ]
     value["rounds"] = [{"round": k, "kept": k == 2} | r for k, r in enumerate(rounds, start=1)]
     value["command"] = "fairsims retarget --attr gender --target 0.5 --attr skin_tone --target uniform --hold vendor"
     assert gender["reached"]

@@ -174,9 +174,15 @@ def test_without_weasyprint_the_pdf_is_refused_and_the_rest_is_written(
 
 def test_the_plan_is_shown_with_its_digest_and_time(run: Path) -> None:
     plan = {
-        "when": "before generating", "attributes": {"gender": {"classes": ["man", "woman"], "target": {"man": 0.5, "woman": 0.5}, "tolerance": 0.03}},
-        "metrics": ["shares, tier B"], "alpha": 0.05, "n": 2048, "seeds": {"audit": [200000, 202047]},
-    }  # fmt: skip
+        "when": "before generating",
+        "attributes": {
+            "gender": {"classes": ["man", "woman"], "target": {"man": 0.5, "woman": 0.5}, "tolerance": 0.03}
+        },
+        "metrics": ["shares, tier B"],
+        "alpha": 0.05,
+        "n": 2048,
+        "seeds": {"audit": [200000, 202047]},
+    }
     digest = sha256_json(plan)
     found = {"format": "fairsims-plan/1", "written": "2026-11-22T06:00:00Z", "sha256": digest, "plan": plan}
     write_json(run / "plan.json", found)

@@ -154,8 +154,10 @@ def test_three_classes_and_an_attribute_without_target(tmp_path):
     shares = {c: {"share": s, "low": s - 0.02, "high": s + 0.02} for c, s in zip("abc", (0.5, 0.3, 0.2), strict=True)}
     sides = {"before": shares, "after": shares}
     value["attributes"]["skin_tone"] = {
-        "classes": ["a", "b", "c"], **sides, "by_split": {"variant": sides, "concept": sides}
-    }  # fmt: skip
+        "classes": ["a", "b", "c"],
+        **sides,
+        "by_split": {"variant": sides, "concept": sides},
+    }
     text = text_of(report(tmp_path, value))
     assert "woman share 25.1%" in text
     assert "variant b 30.0% [28.0, 32.0]" in text

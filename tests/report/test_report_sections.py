@@ -45,11 +45,25 @@ def second(**changes: Any) -> dict[str, Any]:
         }
     ]
     value["quality"] |= {
-        "groups": {"gender": {"man": {"before": {"kid": 0.0004, "low": -0.001, "high": 0.002, "n": 200}, "after": {"refused": "12 generated images"}}}},
+        "groups": {
+            "gender": {
+                "man": {
+                    "before": {"kid": 0.0004, "low": -0.001, "high": 0.002, "n": 200},
+                    "after": {"refused": "12 generated images"},
+                }
+            }
+        },
         "unavailable": {"group_fd": "too few"},
         "warnings": ["before has 20 images"],
-        "further": [{"metric": "FID", "extractor": {"name": "inception"}, "reference": {"name": "real", "n": 10}, "before": {"fd_reference": 12.3, "n": 9}}],
-    }  # fmt: skip
+        "further": [
+            {
+                "metric": "FID",
+                "extractor": {"name": "inception"},
+                "reference": {"name": "real", "n": 10},
+                "before": {"fd_reference": 12.3, "n": 9},
+            }
+        ],
+    }
     return value | changes
 
 
@@ -57,13 +71,27 @@ def test_every_section_is_on_the_page(tmp_path: Path) -> None:
     page = write_report(fixtures.finished_run(tmp_path, value=second())).read_text(encoding="utf-8")
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     for wanted in (
-        "Before, tier b: corrected with the classifier", "after, tier A: corrected with labels that people gave",
-        "(400 labelled)", "Before: Errors are alike. After: Labels are true.", "few labels by predicted class (woman 12)",
-        "Attributes together", "35.0% [33.0, 37.0] ×1.05", "×—", "Not measured after: x.", "w1",
-        "total variation", "0.031", "the woman share would lie in [24.0, 27.0] before.",
-        "not measured: 12 generated images", "0.00040 [−0.00100, 0.00200]", "Not given, Fréchet distance of each class: too few.",
-        "before has 20 images", "Against real (10 images)", "12.30", "labels of gender l.csv",
-    ):  # fmt: skip
+        "Before, tier b: corrected with the classifier",
+        "after, tier A: corrected with labels that people gave",
+        "(400 labelled)",
+        "Before: Errors are alike. After: Labels are true.",
+        "few labels by predicted class (woman 12)",
+        "Attributes together",
+        "35.0% [33.0, 37.0] ×1.05",
+        "×—",
+        "Not measured after: x.",
+        "w1",
+        "total variation",
+        "0.031",
+        "the woman share would lie in [24.0, 27.0] before.",
+        "not measured: 12 generated images",
+        "0.00040 [−0.00100, 0.00200]",
+        "Not given, Fréchet distance of each class: too few.",
+        "before has 20 images",
+        "Against real (10 images)",
+        "12.30",
+        "labels of gender l.csv",
+    ):
         assert wanted.lower() in text.lower(), wanted
     assert (tmp_path / "00003-gender-0.50" / "audit" / "joint.png").exists()
     table = fixtures.printed(second())
@@ -90,9 +118,17 @@ def test_the_tier_is_said_once_where_the_sides_agree() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "interval", "wanted"),
-    [(0.071, 6.02, None, 3), (1.08, 6.48, None, 2), (0.873, 0.761, None, 3), (-0.0003, 0.204, None, 4), (48.2, 50.3, None, 2),
-     (0.0004, None, (-0.002, 0.003), 5), (0.0, 0.0, None, 2), (0.03, 4.75, (0.0, 9.0), 3)],
-)  # fmt: skip
+    [
+        (0.071, 6.02, None, 3),
+        (1.08, 6.48, None, 2),
+        (0.873, 0.761, None, 3),
+        (-0.0003, 0.204, None, 4),
+        (48.2, 50.3, None, 2),
+        (0.0004, None, (-0.002, 0.003), 5),
+        (0.0, 0.0, None, 2),
+        (0.03, 4.75, (0.0, 9.0), 3),
+    ],
+)
 def test_numbers_have_the_decimals_that_tell_them_apart(
     before: float, after: float | None, interval: tuple[float, float] | None, wanted: int
 ) -> None:

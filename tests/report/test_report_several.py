@@ -80,10 +80,17 @@ def test_page_has_a_section_for_each(tmp_path: Path) -> None:
         "How much depends on the classifier's errors (gender)",
     ]
     for said in (
-        "<h3>vendor (was to stay as it is)</h3>", "skin_tone: Open whether the target is reached", "vendor: Open whether it is preserved",
-        "The classifier on images with known labels (skin_tone)", "called medium-dark", "Rounds:", "2, kept",
-        "none of the other 12", "emoji-vendor", "err independently of each other",
-    ):  # fmt: skip
+        "<h3>vendor (was to stay as it is)</h3>",
+        "skin_tone: Open whether the target is reached",
+        "vendor: Open whether it is preserved",
+        "The classifier on images with known labels (skin_tone)",
+        "called medium-dark",
+        "Rounds:",
+        "2, kept",
+        "none of the other 12",
+        "emoji-vendor",
+        "err independently of each other",
+    ):
         assert said in page, said
     assert write_report(run).read_text(encoding="utf-8") == page
 

@@ -76,9 +76,13 @@ def test_the_envelope_is_dsse_around_an_in_toto_statement(run: Path, key: Path) 
 
 @pytest.mark.parametrize(
     ("said", "result"),
-    [({"reached": True}, "PASSED"), ({"reached": None}, "WARNED"), ({"reached": False}, "FAILED"),
-     ({"drift": {"limit": 0.03, "largest": 0.1, "held": False}}, "FAILED")],
-)  # fmt: skip
+    [
+        ({"reached": True}, "PASSED"),
+        ({"reached": None}, "WARNED"),
+        ({"reached": False}, "FAILED"),
+        ({"drift": {"limit": 0.03, "largest": 0.1, "held": False}}, "FAILED"),
+    ],
+)
 def test_the_statement_says_what_the_audit_found(run: Path, key: Path, said: dict[str, object], result: str) -> None:
     write_json(run / "audit" / "audit.json", audited(gender=said, age={"reached": True}))
     write_manifest(run, {})

@@ -25,7 +25,8 @@ from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.recipes.entries import Comparison
 from fairsims.recipes.repeating import table_of
-from fairsims.report.comparison import comparison_alt, comparison_table, write_comparison
+from fairsims.report.comparison import comparison_alt, comparison_text, write_comparison
+from fairsims.report.markdown import plain
 from fairsims.retarget.arms import ARMS, equal_steps
 from fairsims.retarget.compare import compare
 from fairsims.retarget.config import RetargetConfig
@@ -158,13 +159,13 @@ def test_quality_is_measured_of_every_arm(compared: tuple[Path, dict[str, Any]])
 def test_page_and_figure(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = compared
     page = (folder / "compare.md").read_text()
-    lines = comparison_table(result).splitlines()
-    assert all(line in page for line in lines)
-    assert [line.split(" | ")[0] for line in lines[2:]] == [
-        "| base", "| base, resampled", "| base, fine-tuned", "| SIMS, merged", "| SIMS, guided"
-    ]  # fmt: skip
-    assert len({line.count("|") for line in lines}) == 1
-    assert f"![{comparison_alt(result)}](compare.png)" in page
+    text = comparison_text(result)
+    assert max(map(len, text.splitlines())) <= 100
+    for name in ("base", "base, resampled", "base, fine-tuned", "SIMS, merged", "SIMS, guided"):
+        assert page.count(f"| {name} |") == 2, "where it ends up and what it costs"
+        assert len([line for line in text.splitlines() if line.startswith(f"  {name}  ")]) == 2
+    assert plain(comparison_alt(result)) in page
+    assert "](<compare.png>)" in page
     grey = np.asarray(Image.open(folder / "compare.png").convert("L"))
     # Something is drawn, dark enough to be seen, on a white ground.
     assert (grey == 255).mean() > 0.5
@@ -203,7 +204,7 @@ def test_a_killed_comparison_goes_on(compared: tuple[Path, dict[str, Any]], tmp_
     """SIGKILL once the first pilot is begun, then the same command: the rows of the uninterrupted one, times aside."""
     out = tmp_path / "out"
     printed = killed_and_gone_on([*COMMAND, "--out", str(out)], (out / "guided").exists, out / "compare.json")
-    assert "| SIMS, guided |" in printed
+    assert "  SIMS, guided  " in printed
     ours, theirs = (rows(f).drop(columns=[*TIMES]) for f in (tmp_path / "out", compared[0]))
     pd.testing.assert_frame_equal(ours, theirs)
 
@@ -216,7 +217,7 @@ def test_the_command(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> N
     written = files(folder)
     printed = CliRunner().invoke(main, command)
     assert printed.exit_code == 0, printed.output
-    assert comparison_table(result) in printed.stdout
+    assert comparison_text(result) in printed.stdout
     assert files(folder) == written
     found = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
     assert found["arms"] == result["arms"]

@@ -26,7 +26,7 @@ from fairsims.models.guidance import SIMSGuidance
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.report.sweep_figures import sweep_figures
-from fairsims.report.sweep_table import sweep_table
+from fairsims.report.sweep_table import sweep_text
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig
 from fairsims.retarget.points import best_points, linear_rule
@@ -182,7 +182,7 @@ def test_figures_and_table(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -
         assert (grey == 255).mean() > 0.5
         assert (grey < 110).mean() > 0.002
         (folder / name).unlink()
-    text = sweep_table(pd.read_parquet(folder / "sweep.parquet"), result)
+    text = sweep_text(pd.read_parquet(folder / "sweep.parquet"), result)
     assert max(map(len, text.splitlines())) <= 100
     marked = [line.split()[-1] for line in text.splitlines() if line.endswith(("*", "="))]
     assert sorted("".join(marked)) == ["*", "="]
@@ -226,7 +226,7 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
     assert result["confirmed"][best]["fd_reference"] != result["best"]["quality"]["fd_reference"]
     assert Pool(tmp_path / "out" / "confirmed-64" / best).seeds[0] == 6_000_000
     assert [p.name for p in sweep_figures(tmp_path / "out")] == ["quality.png"]
-    assert "target" not in sweep_table(pd.read_parquet(tmp_path / "out" / "sweep.parquet"), result)
+    assert "target" not in sweep_text(pd.read_parquet(tmp_path / "out" / "sweep.parquet"), result)
     guided = SIMSGuidance(
         load_network("digits-8"), load_network(tmp_path / "out" / "auxiliary-96" / "kimg-00000.160"), 1.0,
         interval=(0.3, 5.0),
