@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,21 +40,19 @@ def generate(
     model: str,
     seeds: range,
     out: Path,
-    steps: int,
-    solver: str,
-    S_churn: float,
     sample_batch: int,
     precision: str,
     compiled: bool,
     export_zip: Path | None,
     export_folder: Path | None,
     as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
     from fairsims import engine, pools
     from fairsims.models.sampling import SamplerConfig
 
-    sampler = SamplerConfig(steps=steps, solver=solver, S_churn=S_churn)
+    sampler = SamplerConfig(**sampling)
     pools.check_exports(seeds, export_zip, export_folder)
     made = pools.generate_pool(
         model, out, seeds, sampler=sampler, batch_size=sample_batch, precision=precision, compiled=compiled
@@ -98,17 +97,7 @@ def label(pool: Path, attr: str, classifier: str | None, as_json: bool) -> None:
 @click.option("--out", type=PATH, required=True, help="Parquet table to write: seed, class, probability.")
 @json_option
 def complement(
-    pool: Path,
-    attr: str,
-    target: str,
-    classifier: str | None,
-    omega: float | None,
-    cap: float,
-    floor: float,
-    complement_size: int | None,
-    seed: int,
-    out: Path,
-    as_json: bool,
+    pool: Path, attr: str, target: str, classifier: str | None, out: Path, as_json: bool, **rule: Any
 ) -> None:
     """Plan the complement of a target and draw it from a pool."""
     from fairsims.audit.command import classifier_of
@@ -117,9 +106,7 @@ def complement(
 
     opened = Pool(pool)
     known = classifier_of(opened, attr, classifier)
-    facts = make_complement(
-        opened, known, target, out, omega=omega, cap=cap, floor=floor, size=complement_size, seed=seed
-    )
+    facts = make_complement(opened, known, target, out, size=rule.pop("complement_size"), **rule)
     show(facts | {"table": str(out)}, as_json)
 
 

@@ -67,16 +67,7 @@ network_options = together(
 @compile_option
 @json_option
 def train(
-    preset: str | None,
-    data: str | None,
-    resolution: int | None,
-    init: str | None,
-    arch: str | None,
-    out: Path,
-    precision: str,
-    compiled: bool,
-    as_json: bool,
-    **options: Any,
+    preset: str | None, init: str | None, arch: str | None, out: Path, precision: str, as_json: bool, **options: Any
 ) -> None:
     """Train a base model, by a preset or on data of one's own. torchrun shares each batch between the processes.
 
@@ -93,17 +84,10 @@ def train(
     network = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items()}
     # A preset knows its own precision; without one the hardware decides.
     asked = None if precision == "auto" and preset else resolve_precision(precision)
-    ticks = train_base(
-        out,
-        preset_name=preset,
-        data=data,
-        resolution=resolution,
-        init=init,
-        network=(ARCHITECTURES[arch] if arch else {}) | network,
-        settings=given(options | {"precision": asked}),
-        compiled=compiled,
-    )
-    follow(ticks, out, as_json)
+    changes = {name: options.pop(name) for name in (*SCHEDULE, *SETTINGS) if name in options}
+    changes = given(changes | {"precision": asked})
+    network = (ARCHITECTURES[arch] if arch else {}) | network
+    follow(train_base(out, preset_name=preset, init=init, network=network, settings=changes, **options), out, as_json)
 
 
 @command()
