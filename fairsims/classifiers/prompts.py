@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from fairsims.classifiers.backbones import absolute
 from fairsims.classifiers.open_clips import open_clip_model
 from fairsims.data.attributes import UNDETERMINED
-from fairsims.errors import InputError, closest
+from fairsims.errors import InputError
+from fairsims.options import from_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +77,17 @@ def read_prompts(path: Path) -> Prompts:
         raise InputError(
             f"{path} is not readable ({reason}); expected TOML with attribute, model and [classes]"
         ) from None
-    known = list(Prompts.__dataclass_fields__)
-    unknown = next((k for k in given if k not in known), None)
-    if unknown is not None:
-        raise InputError(f"{path} has {unknown!r}, which is no setting{closest(unknown, known)}")
-    missing = next((k for k in ("attribute", "model", "classes") if k not in given), None)
-    if missing is not None:
-        raise InputError(f"{path} has no {missing!r}; expected attribute, model and [classes]; add it")
-    if not isinstance(given["classes"], dict):
-        raise InputError(f"{path} has classes {given['classes']!r}; expected a table [classes] of lists of phrases")
-    lists = {k: [v] if isinstance(v, str) else v for k, v in given["classes"].items()}
-    templates = given.get("templates", Prompts.templates)
-    if not all(isinstance(v, (list, tuple)) for v in (*lists.values(), templates)):
+    classes = given.get("classes", {})
+    if not isinstance(classes, dict):
+        raise InputError(f"{path} has classes {classes!r}; expected a table [classes] of lists of phrases")
+    lists = {k: [v] if isinstance(v, str) else v for k, v in classes.items()}
+    if not all(isinstance(v, list) for v in (*lists.values(), given.get("templates", []))):
         raise InputError(f"{path} has prompts or templates that are no lists of text; mend it")
-    given |= {"classes": {k: tuple(v) for k, v in lists.items()}, "templates": tuple(templates)}
-    return Prompts(**{"name": path.stem, **given})
+    given |= {"classes": {k: tuple(v) for k, v in lists.items()}} if "classes" in given else {}
+    try:
+        return from_mapping(Prompts, {"name": path.stem, **given}, where=str(path))
+    except ValueError as e:
+        raise InputError(f"{path}: {e}") from None
 
 
 def zero_shot_head(prompts: Prompts) -> tuple[Tensor, Tensor]:

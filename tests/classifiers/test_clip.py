@@ -153,8 +153,8 @@ def test_a_folder_without_preprocessing(tiny: Path, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("attribute = ", "not readable"),
-        (WORDS + "[more]\n", "'more', which is no setting"),
-        (WORDS.replace('attribute = "gender"', ""), "no 'attribute'"),
+        (WORDS + "[more]\n", "there is no setting 'more'"),
+        (WORDS.replace('attribute = "gender"', ""), "the setting 'attribute' is missing"),
         (WORDS.replace('woman = "woman"', ""), "expected two or more"),
         (WORDS.replace('"woman"', "[]"), "class 'woman' has prompts"),
         (WORDS.replace('"woman"', "3"), "no lists of text"),
