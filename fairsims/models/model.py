@@ -194,7 +194,7 @@ class DenoiserModel:
     def made_by(self) -> dict[str, Any]:
         """Which networks, and what became of them: `kind` is base, auxiliary, merged or guided."""
         spec, kind = self.spec, self.recipe.get("kind")
-        facts: dict[str, Any] = {"kind": kind if kind in ("auxiliary", "merged", "guided") else "base"}
+        facts: dict[str, Any] = {"kind": kind if kind in ("auxiliary", "target-mix", "merged", "guided") else "base"}
         if self.auxiliary is not None:
             facts = {"kind": spec.mode, "base": self.base.digest, "aux": self.auxiliary.digest}
             facts |= {"strength": spec.strength} | ({"interval": list(spec.interval)} if spec.interval else {})

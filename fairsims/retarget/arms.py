@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from fairsims.models import DenoiserModel
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Calibration
-from fairsims.retarget.retargeting import Generator, Retargeting
+from fairsims.retarget.retargeting import Retargeting
 from fairsims.retarget.selection import Selection, remainder, selection_for
 
 ARMS = ("base", "resampled", "finetuned", "merged", "guided")
@@ -55,9 +57,9 @@ class Trained:
 
     omega: float
     """Planned strength."""
-    auxiliary: Generator
+    auxiliary: Path
     """Trained on the complement set."""
-    finetuned: Generator
+    finetuned: Path
     """Trained on the set in the target's mix."""
     resampling: Selection
     """What reaches the target from the pool's shares by selecting alone."""
@@ -71,9 +73,9 @@ def make_arms(work: Retargeting, trained: Trained) -> dict[str, Arm]:
     made = {
         "guided": guided,
         "merged": _combined(work, trained, "merged", spend),
-        "base": _arm(work, "base", replace(work.model, sampler=alone)),
+        "base": _arm(work, "base", sampled_by(work.model, alone)),
         "resampled": _resampled(work, trained.resampling, spend),
-        "finetuned": _arm(work, "finetuned", replace(trained.finetuned, sampler=alone)),
+        "finetuned": _arm(work, "finetuned", sampled_by(work.tuned(trained.finetuned), alone)),
     }
     return {name: made[name] for name in ARMS}
 
@@ -84,12 +86,11 @@ def _resampled(work: Retargeting, selection: Selection, spend: float) -> Arm:
     Other steps make other shares; and how many images are kept of those generated says how many steps there are.
     """
     folder, n, tried = work.run.folder / "resampled", max(work.config.pilots), set[int]()
-    model = replace(work.model, sampler=_steps(work, spend, selection))
-    steps = model.sampler
+    model, steps = work.model, _steps(work, spend, selection)
     with work.run.stage("calibration resampled"):
         while steps.steps not in tried:
             tried.add(steps.steps)
-            model = replace(model, sampler=steps)
+            model = sampled_by(work.model, steps)
             images = work.images(folder / f"calibration-{steps.steps}", model, "calibration", n, stage="resampled")
             selection = selection_for(work.goal, work.goal.measured(work.predicted(images)))
             steps = _steps(work, spend, selection)
@@ -99,17 +100,17 @@ def _resampled(work: Retargeting, selection: Selection, spend: float) -> Arm:
 def _combined(work: Retargeting, trained: Trained, mode: str, spend: float | None) -> Arm:
     """Merged or guided, the strength calibrated at the arm's own steps."""
     interval = work.config.interval if mode == "guided" else None
-    sampler = steps = work.model.sampler if spend is None else _steps(work, spend, None)
-    tried, selection = set[int](), None
+    steps = work.model.spec.sampler if spend is None else _steps(work, spend, None)
+    base, tried, selection = work.model, set[int](), None
 
-    def at(strength: float) -> Generator:
-        return replace(work.retargeted(trained.auxiliary, strength, mode=mode, interval=interval), sampler=sampler)
+    def at(strength: float) -> DenoiserModel:
+        return base.retargeted(trained.auxiliary, strength, mode, interval)
 
     with work.run.stage(f"calibration {mode}"):
         while steps.steps not in tried:
             pilots = work.run.folder / mode / (f"calibration-{steps.steps}" if tried else "calibration")
             tried.add(steps.steps)
-            sampler = steps
+            base = sampled_by(work.model, steps)
             found = work.calibrate(at, trained.omega, pilots)
             # Resampling does the rest, as in a run, and leaves fewer steps for an image.
             selection = remainder(work.goal, found, *work.shares_at(found, pilots))
@@ -125,7 +126,7 @@ def _steps(work: Retargeting, spend: float, selection: Selection | None) -> Samp
 def _arm(
     work: Retargeting,
     name: str,
-    model: Generator,
+    model: DenoiserModel,
     *,
     selection: Selection | None = None,
     calibration: Calibration | None = None,
@@ -134,10 +135,15 @@ def _arm(
     with work.run.stage(name):
         images = work.kept_images(folder / "images", model, selection, stage=name)
     candidates = Pool(folder / "candidates") if selection else None
-    return Arm(name=name, sampler=model.sampler, images=images, candidates=candidates, calibration=calibration)
+    return Arm(name=name, sampler=model.spec.sampler, images=images, candidates=candidates, calibration=calibration)
 
 
-def equal_steps(model: Generator, evaluations: float) -> SamplerConfig:
+def equal_steps(model: DenoiserModel, evaluations: float) -> SamplerConfig:
     """The model's sampler with the steps, 2 at least, whose evaluations an image come nearest to so many."""
-    tried = [replace(model.sampler, steps=n) for n in range(2, max(3, math.ceil(evaluations) + 2))]
+    tried = [replace(model.spec.sampler, steps=n) for n in range(2, max(3, math.ceil(evaluations) + 2))]
     return min(tried, key=lambda s: abs(s.evaluations(model.denoiser) - evaluations))
+
+
+def sampled_by(model: DenoiserModel, sampler: SamplerConfig) -> DenoiserModel:
+    """The same networks, sampled otherwise."""
+    return DenoiserModel(replace(model.spec, sampler=sampler), model.base, model.auxiliary)

@@ -104,9 +104,15 @@ class ResponseFit:
 
 
 def calibrate(
-    measure: Measure, *, target: float, base: Pilot, start: float, cap: float,
-    sizes: Sequence[int] = RetargetConfig.pilots, confirm: bool = False,
-) -> Calibration:  # fmt: skip
+    measure: Measure,
+    *,
+    target: float,
+    base: Pilot,
+    start: float,
+    cap: float,
+    sizes: Sequence[int] = RetargetConfig.pilots,
+    confirm: bool = False,
+) -> Calibration:
     """Find the strength whose focus share is `target`.
 
     `base` is the pilot at strength 0 (the labelled pool), `start` the planned strength, `sizes` the images of each

@@ -71,7 +71,7 @@ def compare(
         for name, chosen in sets.items():
             with run.stage(name):
                 work.fine_tune(folder / name, chosen, kimg=config.budget, kind=name)
-        auxiliary, finetuned = (work.tuned(folder / name, kind=name) for name in sets)
+        auxiliary, finetuned = (folder / name for name in sets)
         trained = Trained(omega=plan.omega, auxiliary=auxiliary, finetuned=finetuned, resampling=resampling)
         arms = make_arms(work, trained)
         with run.stage("audit"):

@@ -13,7 +13,7 @@ from fairsims.audit.targets import Target, describe
 from fairsims.files import read_json
 from fairsims.pools import Pool
 from fairsims.retarget.preregistration import seed_ranges
-from fairsims.retarget.retargeting import Generator, Retargeting
+from fairsims.retarget.retargeting import Retargeting
 from fairsims.run import Run
 from fairsims.seeds import noise_for
 
@@ -48,10 +48,9 @@ def stage_costs(run: Run) -> Cost:
 def dry_run(work: Retargeting) -> dict[str, Any]:
     """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
     config, rate = work.config, _forwards_per_second(work)
+    before = work.model.evaluations_per_image
     # The base stands in for the auxiliary: their networks are the same.
-    auxiliary = Generator(denoiser=work.base, sampler=work.model.sampler, facts={"aux": ""})
-    before = work.model.evaluations
-    after = work.retargeted(auxiliary, 1.0, mode=config.mode, interval=config.interval).evaluations
+    after = work.model.retargeted(work.model.spec.base, 1.0, config.mode, config.interval).evaluations_per_image
     # Of more than one round only the measured error tells whether they are needed: counted as if they were.
     forwards = {
         "pool": config.pool * before,
@@ -82,13 +81,13 @@ def dry_run(work: Retargeting) -> dict[str, Any]:
 def _forwards_per_second(work: Retargeting) -> float:
     """Images that the base denoises in a second, in batches as they are sampled."""
     device = engine.device()
-    x = noise_for(range(work.config.sample_batch), work.base.shape).to(device)
+    x = noise_for(range(work.config.sample_batch), work.model.noise_shape).to(device)
     sigma = torch.ones(1, device=device)
     with torch.inference_mode():
-        work.base(x, sigma)
+        work.model.denoiser(x, sigma)
         start = time.perf_counter()
         for _ in range(3):
-            work.base(x, sigma)
+            work.model.denoiser(x, sigma)
     return 3 * len(x) / (time.perf_counter() - start)
 
 

@@ -26,10 +26,10 @@ class Goal:
     target: FloatArray
     """tau: the base's joint distribution raked to `wanted`, `(cells,)`."""
     wanted: tuple[FloatArray, ...]
-    """Shares of each attribute's classes `(K,)`: its target, or of a held one what the base has."""
+    """Shares of each attribute's classes `(K,)`: its target, or of a preserved one what the base has."""
     confusions: tuple[Confusion, ...]
     limits: tuple[float, ...]
-    """How far a share of each attribute may be off: the tolerance of a target, the drift of a held one."""
+    """How far a share of each attribute may be off: the tolerance of a target, the drift of a preserved one."""
 
     @property
     def focus(self) -> np.ndarray:
@@ -92,8 +92,8 @@ def set_goal(
 ) -> Goal:
     """The base's joint shares from its pool, labelled with every attribute's class `(N,)`, and the targets on them.
 
-    `targets` are for the first attributes; the others are held. Raises InputError when the pool has too few images of
-    a wanted class, InfeasibleTarget when the base never makes it or a class would have to go altogether.
+    `targets` are for the first attributes; the others are preserved. Raises InputError when the pool has too few images
+    of a wanted class, InfeasibleTarget when the base never makes it or a class would have to go altogether.
     """
     n = len(classes[0])
     counts: list[FloatArray] = []

@@ -122,10 +122,14 @@ class SweepConfig:
     def as_dict(self) -> dict[str, Any]:
         """The grid, for `sweep.json`."""
         return {
-            "budgets": list(self.budgets), "omegas": list(self.omegas), "sizes": [size_name(s) for s in self.sizes],
-            "modes": list(self.modes), "intervals": [interval_name(i) for i in self.intervals], "images": self.images,
+            "budgets": list(self.budgets),
+            "omegas": list(self.omegas),
+            "sizes": [size_name(s) for s in self.sizes],
+            "modes": list(self.modes),
+            "intervals": [interval_name(i) for i in self.intervals],
+            "images": self.images,
             "confirm": self.confirm,
-        }  # fmt: skip
+        }
 
 
 def size_name(size: int | None) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairsims import engine
 from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.shares import check_confusion
 from fairsims.audit.targets import Target, parse_target
@@ -18,7 +17,7 @@ from fairsims.classifiers import AttributeClassifier, classifier_for, load_class
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.errors import InputError
 from fairsims.files import read_json
-from fairsims.models import NetworkDenoiser, SIMSGuidance, checkpoint_digest, checkpoint_recipe, load_network
+from fairsims.models import DenoiserModel, ModelSpec, open_model
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.retargeting import Retargeting, fine_tuning
 from fairsims.run import new_run_folder
@@ -27,20 +26,25 @@ from fairsims.training import check_settings
 
 def prepare(config: RetargetConfig) -> Retargeting:
     """Open what the configuration names. Raises InputError for what cannot work, before any file is written."""
-    base = load_network(config.model)
-    classifiers = tuple(_classifier(config, name, base) for name in config.names)
+    model = open_model(
+        ModelSpec(
+            base=config.model, sampler=config.sampler(), precision=config.precision, batch_size=config.sample_batch
+        )
+    )
+    # Refuses a guided pair.
+    network = model.base.network
+    classifiers = tuple(_classifier(config, name, model.image_shape) for name in config.names)
     targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
-    reference = _reference(config, base)
+    reference = _reference(config, model)
     _check_reference(reference, classifiers, targets)
-    base.to(engine.device()).precision = config.precision
-    check_settings(base, fine_tuning(config, config.budget))
-    digests: dict[str, Any] = {"base_digest": checkpoint_digest(config.model)}
+    check_settings(network, fine_tuning(config, model.recipe, config.budget))
+    digests: dict[str, Any] = {"base_digest": model.digest}
     digests["classifier_digest"] = classifiers[0].digest
     digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}
     digests["reference_digest"] = reference.digest if reference else None
     work = Retargeting(
         config=config,
-        base=base,
+        model=model,
         classifiers=classifiers,
         targets=targets,
         reference=reference,
@@ -65,20 +69,21 @@ def check_interval(work: Retargeting, interval: tuple[float, float] | None) -> N
     """Raises InputError where guidance would never call the auxiliary, so that selection would do all the work."""
     if interval is None:
         return
-    sampler = work.config.sampler()
-    guided = SIMSGuidance(work.base, work.base, 1.0, interval=interval)
-    if sampler.evaluations(guided) > sampler.evaluations(work.base):
+    model = work.model
+    # The base stands in for the auxiliary: their networks are the same.
+    guided = model.retargeted(model.spec.base, 1.0, "guided", interval)
+    if guided.evaluations_per_image > model.evaluations_per_image:
         return
-    levels = sampler.sigmas(work.base)[:-1]
+    levels = model.spec.sampler.sigmas(model.denoiser)[:-1]
     raise InputError(
         f"--interval {interval[0]:g},{interval[1]:g} holds none of the {len(levels)} noise levels that the sampler "
         f"visits, {float(levels[-1]):g} to {float(levels[0]):g}; give a wider one"
     )
 
 
-def _classifier(config: RetargetConfig, name: str, base: NetworkDenoiser) -> AttributeClassifier:
+def _classifier(config: RetargetConfig, name: str, shape: tuple[int, int, int]) -> AttributeClassifier:
     spec = config.classifiers.get(name)
-    found = load_classifier(spec) if spec else classifier_for(name, base.img_resolution, base.img_channels)
+    found = load_classifier(spec) if spec else classifier_for(name, shape[1], shape[0])
     if found.attribute.name != name:
         raise InputError(
             f"the classifier {found.name} labels {found.attribute.name!r}, --attr is {name!r}; "
@@ -91,7 +96,7 @@ def _classifier(config: RetargetConfig, name: str, base: NetworkDenoiser) -> Att
         )
     check_confusion(found.attribute.classes, found.confusions[found.default_split])
     # Refuses images of a shape that it was not made for.
-    found.probabilities(torch.zeros(1, *base.shape, dtype=torch.uint8))
+    found.probabilities(torch.zeros(1, *shape, dtype=torch.uint8))
     return found
 
 
@@ -105,19 +110,19 @@ def _target(text: str, classifier: AttributeClassifier) -> Target:
     return target
 
 
-def _reference(config: RetargetConfig, base: NetworkDenoiser) -> ImageDataset | None:
+def _reference(config: RetargetConfig, model: DenoiserModel) -> ImageDataset | None:
     """The real data of the audit: as asked for, else what the base was trained on if that is at hand."""
-    spec = config.reference or checkpoint_recipe(config.model).get("data")
+    spec = config.reference or model.recipe.get("data")
     if spec is None:
         return None
-    data = open_dataset(str(spec), resolution=base.img_resolution)
-    if data.channels == base.img_channels:
+    data = open_dataset(str(spec), resolution=model.image_shape[1])
+    if data.channels == model.image_shape[0]:
         return data
     if config.reference is None:
         return None
     raise InputError(
-        f"the reference {data.name} has {data.channels} channels; expected {base.img_channels}; give a data set of the "
-        "model's shape"
+        f"the reference {data.name} has {data.channels} channels; expected {model.image_shape[0]}; give a data set of "
+        "the model's shape"
     )
 
 

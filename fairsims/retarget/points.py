@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from fairsims.classifiers.base import features_of
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
+from fairsims.models import DenoiserModel
 from fairsims.pools import Pool
 from fairsims.retarget.complement import ComplementPlan
 from fairsims.retarget.config import MODES
 from fairsims.retarget.grid import Point, SweepConfig, interval_name, size_name
-from fairsims.retarget.retargeting import Generator, Retargeting
+from fairsims.retarget.retargeting import Retargeting
 from fairsims.training.folder import snapshot_folder
 
 Row = dict[str, Any]
@@ -87,36 +88,37 @@ class Points:
         run = self.work.run
         with engine.main_first():
             wanted = [p for p in points if not row_file(into, p).exists()]
-        for point, model in self._models(wanted):
+        for point, model, size in self._models(wanted):
             started, fresh = time.perf_counter(), not (into / point.name).exists()
-            images = self.work.images(into / point.name, model, use, n)
+            images = self.work.images(into / point.name, model, use, n, facts=None if size is None else {"size": size})
             # Of a point that a kill cut in two the time is not known.
             seconds = round(time.perf_counter() - started, 2) if fresh else None
             if run.main:
-                row = self._row(point, images) | {"size": model.facts.get("size"), "seconds": seconds}
+                row = self._row(point, images) | {"size": size, "seconds": seconds}
                 write_json(row_file(into, point), row)
                 if use == "calibration":
                     write_table(run.folder, [self._read(into, p) for p in points if row_file(into, p).exists()])
         engine.barrier()
         return {p: self._read(into, p) for p in points}
 
-    def _models(self, points: Iterable[Point]) -> Iterator[tuple[Point, Generator]]:
-        """Each point with what makes its images; auxiliaries are fine-tuned when first needed."""
+    def _models(self, points: Iterable[Point]) -> Iterator[tuple[Point, DenoiserModel, int | None]]:
+        """Each point with its model and the size of its set; auxiliaries are fine-tuned when first needed."""
         work, loaded = self.work, None
         for point in points:
             if point.mode == "base":
-                yield point, work.model
+                yield point, work.model, None
                 continue
             if loaded != (point.size, point.budget):
                 chosen = self._synthetic_set(point.size)
                 folder = work.run.folder / f"auxiliary-{size_name(point.size)}"
                 work.fine_tune(folder, chosen, kimg=self.config.budgets[-1], snapshots=self.config.budgets)
-                auxiliary = work.tuned(snapshot_folder(folder, point.budget))
+                auxiliary = snapshot_folder(folder, point.budget)
                 loaded = (point.size, point.budget)
-            model = auxiliary
-            if point.mode != "auxiliary":
-                model = work.retargeted(auxiliary, point.omega, mode=point.mode, interval=point.interval)
-            yield point, replace(model, facts=model.facts | {"size": len(chosen)})
+            if point.mode == "auxiliary":
+                model = work.tuned(auxiliary)
+            else:
+                model = work.model.retargeted(auxiliary, point.omega, point.mode, point.interval)
+            yield point, model, len(chosen)
 
     def _synthetic_set(self, size: int | None) -> np.ndarray:
         """Positions in the pool of a synthetic set of this size, and its table; nested as `draw_complement` says."""

@@ -10,12 +10,11 @@ from fairsims import engine
 from fairsims.audit.facts import PlanFacts
 from fairsims.audit.result import AuditResult, load_audit, save_audit
 from fairsims.data import ImageDataset
-from fairsims.models import checkpoint_digest, checkpoint_recipe, save_checkpoint, save_guided
 from fairsims.pools import Pool
 from fairsims.retarget.auditing import audit_run
 from fairsims.retarget.preregistration import READY_MADE, begin
-from fairsims.retarget.retargeting import Generator, Retargeting
-from fairsims.retarget.rounds import Round, best_round, calibrated_rounds
+from fairsims.retarget.retargeting import Retargeting
+from fairsims.retarget.rounds import best_round, calibrated_rounds
 from fairsims.retarget.selection import remainder
 from fairsims.run import Progress, Run, silent
 
@@ -52,7 +51,9 @@ def retarget(
             before = work.kept_images(folder / "before", work.model, None)
         with run.stage("after"):
             with engine.main_first():
-                model = export(work, best, response.calibration.strength)
+                model = work.retargeted(best.auxiliary, response.calibration.strength)
+                if run.main:
+                    model.export(folder / work.config.mode)
             # What no strength reaches, classifier resampling adds: it keeps some of the images of more seeds.
             selection = remainder(work.goal, response.calibration, response.shares, response.noise)
             after = work.kept_images(folder / "after", model, selection)
@@ -67,19 +68,3 @@ def retarget(
         run.finish()
         engine.barrier()
     return load_audit(folder)
-
-
-def export(work: Retargeting, best: Round, strength: float) -> Generator:
-    """The retargeted model, saved as a checkpoint of the run."""
-    config, folder = work.config, work.run.folder / work.config.mode
-    recipe = {"kind": config.mode, "strength": strength, "base_digest": work.settings["base_digest"]}
-    recipe["data"] = checkpoint_recipe(config.model).get("data")
-    if not (folder / "config.json").exists():
-        if config.mode == "merged":
-            save_checkpoint(folder, work.merged(best.auxiliary, strength), recipe=recipe)
-        else:
-            given = Path(config.model)
-            base = str(given.resolve()) if given.exists() else config.model
-            save_guided(folder, base, f"../{best.folder.name}", strength, interval=config.interval, recipe=recipe)
-    made = work.retargeted(best.auxiliary, strength, mode=config.mode, interval=config.interval)
-    return replace(made, facts={"kind": config.mode, "digest": checkpoint_digest(folder), "strength": strength})

@@ -6,8 +6,8 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,7 @@ from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset
 from fairsims.files import atomic
-from fairsims.models import (
-    Denoiser,
-    NetworkDenoiser,
-    SIMSGuidance,
-    checkpoint_digest,
-    checkpoint_recipe,
-    load_network,
-    merge,
-)
-from fairsims.models.sampling import SamplerConfig
+from fairsims.models import DenoiserModel, open_model
 from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
 from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, plan_complement
@@ -43,28 +34,14 @@ from fairsims.retarget.drawing import draw_complement, write_set
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import Selection, accept, selected_joint_shares
 from fairsims.run import Progress, Run
-from fairsims.training import TrainConfig, train_folder
-from fairsims.training.auxiliary import learnt_mirrored
+from fairsims.training import TrainConfig
+from fairsims.training.auxiliary import learnt_mirrored, train_auxiliary
 
 SCARCE = 20
 """Joint cells with fewer candidates than this do not limit the size of the complement set."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generator:
-    """What makes images: a denoiser, how it is sampled, and what identifies it in a pool."""
-
-    denoiser: Denoiser
-    sampler: SamplerConfig
-    facts: dict[str, Any]
-
-    @property
-    def evaluations(self) -> int:
-        """Of networks, per image."""
-        return self.sampler.evaluations(self.denoiser)
-
-
-At = Callable[[float], Generator]
+At = Callable[[float], DenoiserModel]
 """The retargeted model at a strength."""
 
 
@@ -73,7 +50,8 @@ class Retargeting:
     """Settings with everything that they name opened and checked; in a run also the stages of it."""
 
     config: RetargetConfig
-    base: NetworkDenoiser
+    model: DenoiserModel
+    """The base as it is."""
     classifiers: tuple[AttributeClassifier, ...]
     """One per attribute: first those with a target, then those preserved."""
     targets: tuple[Target, ...]
@@ -104,49 +82,32 @@ class Retargeting:
         """Fine-tunes at most: two shares are one number, which one strength serves."""
         return self.config.rounds if self.cells.size > 2 else 1
 
-    # What generates.
+    def retargeted(self, auxiliary: Path, strength: float) -> DenoiserModel:
+        """The model with the auxiliary in a folder at a strength, in the mode of the settings."""
+        return self.model.retargeted(auxiliary, strength, self.config.mode, self.config.interval)
 
-    @property
-    def model(self) -> Generator:
-        """The base as it is."""
-        facts = {"kind": "base", "digest": self.settings["base_digest"]}
-        return Generator(denoiser=self.base, sampler=self.config.sampler(), facts=facts)
-
-    def tuned(self, folder: Path, kind: str = "auxiliary") -> Generator:
+    def tuned(self, folder: Path) -> DenoiserModel:
         """The network that `fine_tune` left in `folder`, by itself."""
-        network = load_network(folder).to(engine.device())
-        network.precision = self.config.precision
-        facts = self.model.facts | {"kind": kind, "aux": checkpoint_digest(folder)}
-        return Generator(denoiser=network, sampler=self.config.sampler(), facts=facts)
-
-    def retargeted(
-        self, auxiliary: Generator, strength: float, *, mode: str, interval: tuple[float, float] | None = None
-    ) -> Generator:
-        """Base and auxiliary at a strength: merged into one network, or guided, inside `interval` if there is one."""
-        facts = self.model.facts | {"kind": mode, "aux": auxiliary.facts["aux"], "strength": strength}
-        facts |= {"interval": list(interval)} if interval else {}
-        if mode == "merged":
-            combined: Denoiser = self.merged(auxiliary, strength)
-        else:
-            combined = SIMSGuidance(self.base, auxiliary.denoiser, strength, interval=interval)
-        return Generator(denoiser=combined, sampler=self.config.sampler(), facts=facts)
-
-    def merged(self, auxiliary: Generator, strength: float) -> NetworkDenoiser:
-        """Base and auxiliary as one network."""
-        assert isinstance(auxiliary.denoiser, NetworkDenoiser)
-        return merge(self.base, auxiliary.denoiser, strength)
+        return open_model(replace(self.model.spec, base=str(folder)))
 
     # Images and their labels.
 
     def images(
-        self, folder: Path, model: Generator, use: str, n: int, *, stage: str = "", progress: Progress | None = None
+        self,
+        folder: Path,
+        model: DenoiserModel,
+        use: str,
+        n: int,
+        *,
+        stage: str = "",
+        progress: Progress | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> Pool:
-        """The first `n` images on the seeds of a use, labelled for every attribute."""
+        """The first `n` images on the seeds of a use, labelled for every attribute; `facts` join those of the model."""
         progress, stage = progress or self.run.progress, stage or folder.name
-        for done in write_pool(
-            folder, model.denoiser, self.config.seeds(use, n), made_by=model.facts, sampler=model.sampler,
-            batch_size=self.config.sample_batch,
-        ):  # fmt: skip
+        seeds, made_by = self.config.seeds(use, n), model.made_by() | dict(facts or {})
+        sampler, batch_size = model.spec.sampler, model.spec.batch_size
+        for done in write_pool(folder, model.denoiser, seeds, made_by=made_by, sampler=sampler, batch_size=batch_size):
             progress(stage, done, n)
         pool = Pool(folder)
         with engine.main_first():
@@ -161,7 +122,7 @@ class Retargeting:
         """Predicted cell of each image, `(N,)`."""
         return self.cells.place([p.argmax(axis=1) for p in self.labels(pool)])
 
-    def kept_images(self, folder: Path, model: Generator, selection: Selection | None, *, stage: str = "") -> Pool:
+    def kept_images(self, folder: Path, model: DenoiserModel, selection: Selection | None, *, stage: str = "") -> Pool:
         """A model's images on the audit seeds in `folder`; with a selection, what it keeps of more of them.
 
         Those that it is drawn from are then in `candidates` beside the folder.
@@ -186,7 +147,7 @@ class Retargeting:
                     grow_pool(place, wanted)
         with engine.main_first():
             if self.run.main:
-                select_pool(candidates, kept, folder, made_by=model.facts | {"selection": list(selection.keep)})
+                select_pool(candidates, kept, folder, made_by=model.made_by() | {"selection": list(selection.keep)})
         return Pool(folder)
 
     def selected_shares(self, candidates: Pool, kept: Pool) -> ShareRule:
@@ -211,9 +172,13 @@ class Retargeting:
     def goal(self) -> Goal:
         """Where the base's shares are and where they have to go. Raises as `set_goal`."""
         return set_goal(
-            self.cells, [p.argmax(axis=1) for p in self.labels(self.pool)], self.confusions, self.targets,
-            tolerance=self.config.tolerance, drift=self.config.drift,
-        )  # fmt: skip
+            self.cells,
+            [p.argmax(axis=1) for p in self.labels(self.pool)],
+            self.confusions,
+            self.targets,
+            tolerance=self.config.tolerance,
+            drift=self.config.drift,
+        )
 
     def first_plan(self) -> ComplementPlan:
         """The complement that the rule plans. Raises InputError or InfeasibleTarget as `plan_complement`."""
@@ -231,10 +196,15 @@ class Retargeting:
         """Draw a set in this mix of cells from the pool; its positions there, and a table of it."""
         of = self.labels(self.pool)
         chosen = draw_complement(
-            self.cells.probabilities(of), np.array(shares), size=size, seed=self.config.seed, names=self.cells.names,
+            self.cells.probabilities(of),
+            np.array(shares),
+            size=size,
+            seed=self.config.seed,
+            names=self.cells.names,
             # Every attribute's class has to be that sure.
-            floor=self.config.floor ** len(of), scarce=SCARCE if len(of) > 1 else 0,
-        )  # fmt: skip
+            floor=self.config.floor ** len(of),
+            scarce=SCARCE if len(of) > 1 else 0,
+        )
         self.write_set(name, chosen)
         return chosen
 
@@ -249,10 +219,9 @@ class Retargeting:
         self, folder: Path, chosen: np.ndarray, *, kimg: float, kind: str = "auxiliary", snapshots: Sequence[float] = ()
     ) -> None:
         """Train a copy of the base into `folder`, on the images at these positions in the pool."""
-        network, settings = load_network(self.config.model).to(engine.device()), fine_tuning(self.config, kimg)
-        recipe = {"kind": kind, "base_digest": self.settings["base_digest"]}
+        settings = fine_tuning(self.config, self.model.recipe, kimg)
         data = pool_dataset(self.pool).subset(chosen, name=f"the set drawn from {self.pool.folder}")
-        for tick in train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots):
+        for tick in train_auxiliary(self.model, data, settings, folder, kind=kind, snapshots=snapshots):
             self.run.progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
 
     def calibrate(self, at: At, planned: float, folder: Path) -> Calibration:
@@ -278,9 +247,14 @@ class Retargeting:
             return values(images)
 
         found = calibrate(
-            measure, target=float(goal.target[goal.focus].sum()), base=as_pilot(values(self.pool), 0.0), start=planned,
-            cap=self.config.cap, sizes=self.config.pilots, confirm=goal.cells.size > 2,
-        )  # fmt: skip
+            measure,
+            target=float(goal.target[goal.focus].sum()),
+            base=as_pilot(values(self.pool), 0.0),
+            start=planned,
+            cap=self.config.cap,
+            sizes=self.config.pilots,
+            confirm=goal.cells.size > 2,
+        )
         if self.run.main:
             with atomic(folder.with_name(f"{folder.name}.parquet")) as temporary:
                 pd.DataFrame([asdict(p) for p in found.pilots]).to_parquet(temporary, index=False)
@@ -307,6 +281,6 @@ def pilot_folder(folder: Path, strength: float, n: int) -> Path:
     return folder / f"{strength:.6f}-{n}"
 
 
-def fine_tuning(config: RetargetConfig, kimg: float) -> TrainConfig:
+def fine_tuning(config: RetargetConfig, recipe: Mapping[str, Any], kimg: float) -> TrainConfig:
     """How an auxiliary is trained for `kimg` thousand images: with mirrored ones where the base learnt them too."""
-    return config.fine_tuning(kimg, xflip=learnt_mirrored(checkpoint_recipe(config.model)))
+    return config.fine_tuning(kimg, xflip=learnt_mirrored(recipe))

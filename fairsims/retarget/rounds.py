@@ -13,7 +13,7 @@ from fairsims.errors import NoResponse
 from fairsims.files import write_json
 from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.complement import ComplementPlan, correct_complement
-from fairsims.retarget.retargeting import Generator, Retargeting
+from fairsims.retarget.retargeting import Retargeting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,8 @@ class Round:
     plan: ComplementPlan
     size: int
     """Images in the complement set."""
-    folder: Path
-    """Of the auxiliary."""
-    auxiliary: Generator
+    auxiliary: Path
+    """Its checkpoint."""
     pilots: Path
     response: Response | None
     """None where the shares do not respond at all: the earlier rounds stand."""
@@ -64,10 +63,9 @@ def calibrated_rounds(work: Retargeting) -> list[Round]:
             plan = _next_plan(work, rounds[-1]) if rounds else work.first_plan()
             chosen = draw_complement_set(work, plan, numbered("complement", number))
         # Every auxiliary is trained alike from the base, so that what one answered says what the next will.
-        folder, pilots = (work.run.folder / numbered(part, number) for part in ("auxiliary", "calibration"))
-        with work.run.stage(folder.name):
-            work.fine_tune(folder, chosen, kimg=work.config.budget)
-            auxiliary = work.tuned(folder)
+        auxiliary, pilots = (work.run.folder / numbered(part, number) for part in ("auxiliary", "calibration"))
+        with work.run.stage(auxiliary.name):
+            work.fine_tune(auxiliary, chosen, kimg=work.config.budget)
         response, why = None, ""
         with work.run.stage(pilots.name):
             try:
@@ -81,7 +79,6 @@ def calibrated_rounds(work: Retargeting) -> list[Round]:
                 number=number,
                 plan=plan,
                 size=len(chosen),
-                folder=folder,
                 auxiliary=auxiliary,
                 pilots=pilots,
                 response=response,
@@ -125,10 +122,7 @@ def _next_plan(work: Retargeting, last: Round) -> ComplementPlan:
     return correct_complement(work.goal.base, wanted, np.array(last.plan.complement), shares, strength=strength)
 
 
-def _respond(work: Retargeting, auxiliary: Generator, plan: ComplementPlan, pilots: Path) -> Response:
-    mode, interval = work.config.mode, work.config.interval
-    calibration = work.calibrate(
-        lambda strength: work.retargeted(auxiliary, strength, mode=mode, interval=interval), plan.omega, pilots
-    )
+def _respond(work: Retargeting, auxiliary: Path, plan: ComplementPlan, pilots: Path) -> Response:
+    calibration = work.calibrate(lambda strength: work.retargeted(auxiliary, strength), plan.omega, pilots)
     shares, noise = work.shares_at(calibration, pilots)
     return Response(calibration=calibration, shares=shares, noise=noise, error=work.goal.error(shares))

@@ -20,7 +20,7 @@ from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
-from fairsims.models import SIMSGuidance, load_network, merge
+from fairsims.models import ModelSpec, load_network, merge, open_model
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.recipes.entries import Comparison
@@ -31,7 +31,7 @@ from fairsims.retarget.arms import ARMS, equal_steps
 from fairsims.retarget.compare import compare
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.opening import prepare
-from fairsims.retarget.retargeting import Generator, Retargeting
+from fairsims.retarget.retargeting import Retargeting
 
 OPTIONS = {
     "model": "digits-8", "attr": "parity", "target": "0.5", "pool": 256, "pilots": "64", "audit": 64, "steps": 3,
@@ -82,11 +82,10 @@ def test_every_arm_costs_the_same(compared: tuple[Path, dict[str, Any]]) -> None
 
 
 def test_steps_are_the_nearest() -> None:
-    base = load_network("digits-8")
     heun, fast = (
-        Generator(denoiser=base, sampler=SamplerConfig(steps=3, solver=s), facts={}) for s in ("heun", "dpmpp2m")
+        open_model(ModelSpec(base="digits-8", sampler=SamplerConfig(steps=3, solver=s))) for s in ("heun", "dpmpp2m")
     )
-    guided = replace(fast, denoiser=SIMSGuidance(base, base, 1.0))
+    guided = fast.retargeted("digits-8", 1.0, "guided")
     assert [equal_steps(heun, e).steps for e in (0.5, 8.9, 9.0, 11.1)] == [2, 5, 5, 6]
     assert [equal_steps(fast, e).steps for e in (0.5, 8.9, 17.4)] == [2, 9, 17]
     assert equal_steps(guided, 17.4).steps == 9
