@@ -17,7 +17,7 @@ import torch
 from fairsims.audit.quality import FrechetReference, Moments, frechet_distance
 from fairsims.classifiers import classifier_for, features_of, label_batches
 from fairsims.data import open_dataset, to_uint8
-from fairsims.models import checkpoint_recipe, load_network
+from fairsims.models import open_checkpoint
 from fairsims.models.sampling import generate
 
 
@@ -27,9 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attr", default="gender")
     parser.add_argument("--images", type=int, default=1024)
     args = parser.parse_args(arguments)
-    base = load_network(args.model)
+    checkpoint = open_checkpoint(args.model)
+    base = checkpoint.network
     classifier = classifier_for(args.attr, base.img_resolution, base.img_channels)
-    data = open_dataset(checkpoint_recipe(args.model)["data"], resolution=base.img_resolution)
+    data = open_dataset(checkpoint.recipe["data"], resolution=base.img_resolution)
     reference = FrechetReference.of(Moments().update(features_of(classifier, [data.read(range(len(data)))])))
     winners, seconds, pixels = {}, {}, {}
     for precision in ("float32", "bfloat16"):

@@ -17,7 +17,7 @@ from fairsims.audit.quality import FrechetReference, Moments, frechet_distance
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of, label_batches
 from fairsims.data import open_dataset, to_uint8
-from fairsims.models import checkpoint_recipe, load_network
+from fairsims.models import open_checkpoint
 from fairsims.models.sampling import SamplerConfig, generate
 
 SAMPLERS = (
@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classifier", default="emoji-gender")
     parser.add_argument("--images", type=int, default=512)
     args = parser.parse_args(arguments)
-    model, classifier = load_network(args.model), load_classifier(args.classifier)
-    real = open_dataset(str(checkpoint_recipe(args.model)["data"]), resolution=model.img_resolution)
+    checkpoint, classifier = open_checkpoint(args.model), load_classifier(args.classifier)
+    model = checkpoint.network
+    real = open_dataset(str(checkpoint.recipe["data"]), resolution=model.img_resolution)
     rows = (real.read(range(i, min(i + 256, len(real)))) for i in range(0, len(real), 256))
     reference = FrechetReference.of(Moments().update(features_of(classifier, rows)))
     first = None

@@ -22,7 +22,7 @@ from fairsims.audit.command import AuditConfig, measure, open_audit
 from fairsims.cli.info import describe_path
 from fairsims.data import open_dataset
 from fairsims.files import read_jsonl
-from fairsims.models import checkpoint_recipe
+from fairsims.models import open_checkpoint
 from fairsims.models.precondition import resolve_precision
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, generate_pool
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for file in ("config.json", "model.safetensors", "stats.jsonl"):
         shutil.copyfile(args.checkpoint / file, folder / file)
     draw_loss(folder / "stats.jsonl", folder / "loss.png")
-    recipe = checkpoint_recipe(folder)
+    recipe = open_checkpoint(folder).recipe
     precision = resolve_precision("auto")
     with tempfile.TemporaryDirectory() as scratch:
         out, sampler = Path(scratch) / "pool", SamplerConfig(steps=12)
