@@ -2,17 +2,15 @@
 
 from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
 from fairsims.models.checkpoints import (
-    Checkpoint,
     checkpoint_digest,
     checkpoint_recipe,
     load_checkpoint,
     load_network,
     open_checkpoint,
-    save_checkpoint,
-    save_guided,
 )
 from fairsims.models.conditions import Conditions
 from fairsims.models.edm_pickle import import_edm
+from fairsims.models.folders import Checkpoint, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.mixtures import GaussianMixtureDenoiser
 from fairsims.models.model import DenoiserModel, Model, ModelSpec, open_model

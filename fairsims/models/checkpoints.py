@@ -1,79 +1,17 @@
-"""Checkpoint folders: `config.json` + `model.safetensors`. Nothing in a file is executed, loading is strict."""
+"""Checkpoints by path or name: folders, EDM snapshots, guided pairs and what ships with the package."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import importlib.resources
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fairsims.errors import InputError, closest
-from fairsims.files import atomic, read_json, sha256_json, write_json
 from fairsims.models.base import Denoiser, NetworkDenoiser
+from fairsims.models.edm_pickle import cached_import
+from fairsims.models.folders import Checkpoint, guided_digest, read_meta, read_network
 from fairsims.models.guidance import SIMSGuidance
-
-FORMAT = "fairsims-checkpoint/1"
-NETWORKS = {
-    "EDMDenoiser": "fairsims.models.precondition",
-    "DiffusersDenoiser": "fairsims.models.diffusers_unet",
-}
-"""Single-network classes that a checkpoint may name, and the module of each (imported when one is loaded)."""
-
-
-def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
-    """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
-    folder = Path(folder)
-    with atomic(folder / "model.safetensors") as temporary:
-        # As bytes, so that a full disk is an OSError like everywhere else.
-        temporary.write_bytes(_state_bytes(denoiser))
-    write_json(
-        folder / "config.json",
-        {"format": FORMAT, "class": type(denoiser).__name__, "config": denoiser.config, "recipe": dict(recipe or {})},
-    )
-
-
-def save_guided(
-    folder: Path,
-    base: str,
-    aux: str,
-    omega: float,
-    *,
-    interval: tuple[float, float] | None = None,
-    recipe: Mapping[str, Any] | None = None,
-) -> None:
-    """Write SIMS guidance as a checkpoint folder that names its two networks.
-
-    `base` and `aux` are names of embedded models, absolute paths or paths relative to `folder`.
-    """
-    config = {"base": base, "aux": aux, "omega": omega, "interval": interval}
-    write_json(
-        folder / "config.json",
-        {"format": FORMAT, "class": "SIMSGuidance", "config": config, "recipe": dict(recipe or {})},
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """What a checkpoint folder holds, read once: network or guided pair, digest and recipe are of the same bytes."""
-
-    name: str
-    """What it was opened by: a path or the name of an embedded model."""
-    denoiser: Denoiser
-    """In evaluation mode, on the CPU."""
-    digest: str
-    """SHA-256 over what decides the samples: the weights and the networks' configuration."""
-    recipe: dict[str, Any]
-    """How it was made, as far as it says."""
-
-    @property
-    def network(self) -> NetworkDenoiser:
-        """The single network. Raises InputError for a guided pair."""
-        if not isinstance(self.denoiser, NetworkDenoiser):
-            raise InputError(f"{self.name} holds a guided pair; expected a single network's checkpoint")
-        return self.denoiser
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -82,60 +20,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises InputError, naming the file, when something is missing, corrupt or does not fit its configuration.
     """
     folder = find_checkpoint(path)
-    meta = _meta(folder)
-    recipe = dict(meta.get("recipe") or {})
-    if meta.get("class") == "SIMSGuidance":
-        base, aux = map(open_checkpoint, _guided_parts(folder, meta))
-        omega, interval = meta["config"]["omega"], meta["config"]["interval"]
-        guided = SIMSGuidance(base.network, aux.network, omega, interval=interval).eval()
-        digest = guided_digest(base.digest, aux.digest, omega, interval)
-        return Checkpoint(name=str(path), denoiser=guided, digest=digest, recipe=recipe)
-    if meta.get("class") not in NETWORKS:
-        raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
-    weights = _read_weights(folder)
-    denoiser = _built(folder, meta, weights)
-    digest = sha256_json([hashlib.sha256(weights).hexdigest(), meta["class"], meta["config"]])
-    return Checkpoint(name=str(path), denoiser=denoiser, digest=digest, recipe=recipe)
-
-
-def _read_weights(folder: Path) -> bytes:
-    weights = folder / "model.safetensors"
-    try:
-        return weights.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{weights} is missing; restore it or train the model again") from None
-    except OSError as e:
-        raise InputError(f"{weights} is corrupt ({e}); restore it or train the model again") from None
-
-
-def _built(folder: Path, meta: Mapping[str, Any], weights: bytes) -> NetworkDenoiser:
-    """The network of a configuration with these weights."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    file = folder / "model.safetensors"
-    try:
-        denoiser: NetworkDenoiser = _network_class(meta["class"])(**meta["config"])
-        state = load(weights)
-    except SafetensorError as e:
-        raise InputError(f"{file} is corrupt ({e}); restore it or train the model again") from None
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
-        raise InputError(f"{folder}/config.json does not describe a model ({e}); restore it") from None
-    try:
-        denoiser.load_state_dict(state, strict=True)
-    except RuntimeError as e:
-        raise InputError(f"{file} does not fit {folder}/config.json ({first_mismatch(e)}); restore both") from None
-    return denoiser.eval().requires_grad_(False)
-
-
-def network_digest(denoiser: NetworkDenoiser) -> str:
-    """The digest that the checkpoint of a network in memory would have."""
-    return sha256_json([hashlib.sha256(_state_bytes(denoiser)).hexdigest(), type(denoiser).__name__, denoiser.config])
-
-
-def guided_digest(base: str, aux: str, omega: float, interval: Sequence[float] | None) -> str:
-    """The digest of a guided pair, from those of its networks."""
-    return sha256_json([base, aux, omega, None if interval is None else list(interval)])
+    meta = read_meta(folder)
+    if meta.get("class") != "SIMSGuidance":
+        return read_network(folder, name=str(path))
+    base, aux = map(open_checkpoint, _guided_parts(folder, meta))
+    omega, interval = meta["config"]["omega"], meta["config"]["interval"]
+    guided = SIMSGuidance(base.network, aux.network, omega, interval=interval).eval()
+    digest = guided_digest(base.digest, aux.digest, omega, interval)
+    return Checkpoint(name=str(path), denoiser=guided, digest=digest, recipe=dict(meta.get("recipe") or {}))
 
 
 def load_checkpoint(path: str | Path) -> Denoiser:
@@ -150,7 +42,12 @@ def load_network(path: str | Path) -> NetworkDenoiser:
 
 def checkpoint_recipe(path: str | Path) -> dict[str, Any]:
     """How a checkpoint was made, as far as it says."""
-    return dict(_meta(find_checkpoint(path)).get("recipe") or {})
+    return dict(read_meta(find_checkpoint(path)).get("recipe") or {})
+
+
+def checkpoint_digest(path: str | Path) -> str:
+    """The digest of `open_checkpoint`."""
+    return open_checkpoint(path).digest
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -162,8 +59,6 @@ def find_checkpoint(path: str | Path) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if Path(path).is_file():
-        from fairsims.models.edm_pickle import cached_import
-
         if Path(path).suffix != ".pkl":
             raise InputError(
                 f"{path} is a file; expected a checkpoint folder, an EDM snapshot (.pkl) or a model's name"
@@ -182,33 +77,8 @@ def embedded_models() -> list[str]:
     return sorted(p.name for p in _assets().glob("*") if (p / "config.json").exists())
 
 
-def checkpoint_digest(path: str | Path) -> str:
-    """The digest of `open_checkpoint`."""
-    return open_checkpoint(path).digest
-
-
-def _state_bytes(denoiser: NetworkDenoiser) -> bytes:
-    from safetensors.torch import save
-
-    return save({k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()})
-
-
-def _network_class(name: str) -> type[NetworkDenoiser]:
-    found: type[NetworkDenoiser] = getattr(importlib.import_module(NETWORKS[name]), name)
-    return found
-
-
 def _assets() -> Path:
     return Path(str(importlib.resources.files("fairsims") / "assets" / "models"))
-
-
-def _meta(folder: Path) -> dict[str, Any]:
-    if (folder / "model_index.json").exists():
-        raise InputError(f"{folder} is a diffusers pipeline; make a checkpoint of it: fairsims import diffusers")
-    meta = read_json(folder / "config.json")
-    if meta.get("format") != FORMAT:
-        raise InputError(f"{folder}/config.json has format {meta.get('format')!r}; expected {FORMAT!r}")
-    return meta
 
 
 def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, str | Path]:
@@ -217,9 +87,3 @@ def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, st
         raise InputError(f"{folder}/config.json does not describe a guided pair of networks; restore it")
     base, aux = (folder / p if (folder / p).is_dir() else p for p in (config["base"], config["aux"]))
     return base, aux
-
-
-def first_mismatch(e: RuntimeError) -> str:
-    """The first complaint of `load_state_dict`."""
-    lines = [line.strip() for line in str(e).splitlines()[1:] if line.strip()]
-    return lines[0][:160] if lines else str(e)[:160]

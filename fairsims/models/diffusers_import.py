@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
-from fairsims.models.checkpoints import open_checkpoint, save_checkpoint
+from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.diffusers_unet import SCHEDULERS, DiffusersDenoiser, build, check_settings, library, parameters
+from fairsims.models.folders import save_checkpoint
 
 LEVELS = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import cache_folder, read_json, sha256_file
-from fairsims.models.checkpoints import Checkpoint, first_mismatch, open_checkpoint, save_checkpoint
 from fairsims.models.edm_arguments import constructed_with, describe, plain
+from fairsims.models.folders import Checkpoint, first_mismatch, read_network, save_checkpoint
 from fairsims.models.inert_pickle import MAX_BYTES, Bag, Persistent, first_line, printable, read_pickle
 from fairsims.models.precondition import EDMDenoiser, iddpm_levels
 
@@ -43,7 +43,7 @@ def import_edm(path: str | Path, out: str | Path) -> Checkpoint:
         raise InputError(f"{path} is no file; expected an EDM snapshot (.pkl)")
     if not _holds(out, sha256_file(path)):
         _write(path, out)
-    return open_checkpoint(out)
+    return read_network(out)
 
 
 def _write(path: Path, out: Path) -> None:

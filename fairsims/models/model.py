@@ -17,15 +17,9 @@ from fairsims import engine
 from fairsims.data.base import to_uint8
 from fairsims.files import read_json
 from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
-from fairsims.models.checkpoints import (
-    Checkpoint,
-    guided_digest,
-    network_digest,
-    open_checkpoint,
-    save_checkpoint,
-    save_guided,
-)
+from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.conditions import Conditions
+from fairsims.models.folders import Checkpoint, guided_digest, network_digest, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.precondition import PRECISIONS
 from fairsims.models.sampling import SamplerConfig, generate_batches

@@ -18,7 +18,7 @@ from fairsims.data.base import ImageDataset
 from fairsims.errors import Diverged, InputError
 from fairsims.files import append_jsonl, atomic, read_jsonl, write_text
 from fairsims.models.base import NetworkDenoiser
-from fairsims.models.checkpoints import save_checkpoint
+from fairsims.models.folders import save_checkpoint
 from fairsims.run import settle_settings
 from fairsims.training.config import TrainConfig
 from fairsims.training.loop import Tick, check_fit, train
