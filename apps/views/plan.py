@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -154,16 +155,9 @@ def show_cost(
         key="rate",
         help="Measured in this run." if rate else "Not known for this run: `fairsims retarget --dry-run` measures it.",
     )
-    known = {k: settings.get(k) or v for k, v in ABOUT.items()}
-    every = ways(
-        pi,
-        tau,
-        plan,
-        evaluations=float(nfe),
-        pool=int(str(known["pool"])),
-        budget=float(str(known["budget"])),
-        pilots=[int(p) for p in known["pilots"]],  # type: ignore[attr-defined]
-    )
+    known: dict[str, Any] = {k: settings.get(k) or v for k, v in ABOUT.items()}
+    pool_size, budget, pilots = int(known["pool"]), float(known["budget"]), [int(p) for p in known["pilots"]]
+    every = ways(pi, tau, plan, evaluations=float(nfe), pool=pool_size, budget=budget, pilots=pilots)
     table([row(w, int(images), float(speed)) for w in every])
     resampling, merged, _ = every
     pays = merged.pays_from(resampling)
