@@ -20,13 +20,13 @@ from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
 from fairsims.report import figures
-from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, YOURS
+from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, YOURS, evidence
 from fairsims.report.document import Answer
 from fairsims.report.drawing import draw
 from fairsims.report.forms import find_run, unwritten, write_reports
 from fairsims.report.markdown import plain
 from fairsims.report.questions import QUESTIONS, read_answers, write_answers
-from fairsims.report.sections import document, read_context
+from fairsims.report.sections import SECTIONS, document, read_context
 from fairsims.report.signing import verify
 from fairsims.run import write_manifest
 
@@ -220,6 +220,8 @@ def test_status_of_a_rule_follows_what_is_there(run: Path) -> None:
     assert all(c.status(view, answered, run) == PRESENT for c in CLAUSES if c.questions and not c.needs)
     ids = {f.id for f in QUESTIONS}
     assert all(set(c.questions) <= ids for c in CLAUSES)
+    assert {id for c in CLAUSES for id in c.sections} <= {id for id, *_ in SECTIONS}
+    assert {n for c in CLAUSES for n in c.needs} <= set(evidence(view, run))
 
 
 def test_quality_at_each_strength_has_its_figure(run: Path) -> None:
