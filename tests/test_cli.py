@@ -78,9 +78,20 @@ def test_a_pool_of_one_class_cannot_be_complemented_but_audited(tmp_path: Path, 
 def test_every_verb_in_turn(tmp_path: Path) -> None:
     """The steps of a retargeting one by one, each on what the one before left."""
     base = succeeds(
-        "generate", "--model", "digits-8", "--seeds", "0-299", "--steps", "6", "--out", tmp_path / "pool",
-        "--export-zip", tmp_path / "pool.zip", "--export-folder", tmp_path / "png",
-    )  # fmt: skip
+        "generate",
+        "--model",
+        "digits-8",
+        "--seeds",
+        "0-299",
+        "--steps",
+        "6",
+        "--out",
+        tmp_path / "pool",
+        "--export-zip",
+        tmp_path / "pool.zip",
+        "--export-folder",
+        tmp_path / "png",
+    )
     assert (base["images"], base["evaluations_per_image"]) == (300, 11)
     assert len(open_dataset(str(tmp_path / "pool.zip"))) == len(open_dataset(str(tmp_path / "png"))) == 300
 
@@ -103,14 +114,32 @@ def test_every_verb_in_turn(tmp_path: Path) -> None:
     assert (table["parity"] == "odd").mean() == pytest.approx(plan["complement"]["odd"], abs=0.01)
 
     succeeds(
-        "finetune", "--model", "digits-8", "--pool", tmp_path / "pool", "--complement", tmp_path / "c.parquet",
-        "--budget", "0.64", "--out", tmp_path / "aux",
-    )  # fmt: skip
+        "finetune",
+        "--model",
+        "digits-8",
+        "--pool",
+        tmp_path / "pool",
+        "--complement",
+        tmp_path / "c.parquet",
+        "--budget",
+        "0.64",
+        "--out",
+        tmp_path / "aux",
+    )
     for mode in ("merged", "guided"):
         written = succeeds(
-            "merge", "--model", "digits-8", "--aux", tmp_path / "aux", "--strength", "1", "--mode", mode,
-            "--out", tmp_path / mode,
-        )  # fmt: skip
+            "merge",
+            "--model",
+            "digits-8",
+            "--aux",
+            tmp_path / "aux",
+            "--strength",
+            "1",
+            "--mode",
+            mode,
+            "--out",
+            tmp_path / mode,
+        )
         described = succeeds("info", tmp_path / mode)
         assert described["digest"] == written["digest"]
         assert described["class"] == {"merged": "EDMDenoiser", "guided": "SIMSGuidance"}[mode]
@@ -128,9 +157,20 @@ def test_every_verb_in_turn(tmp_path: Path) -> None:
         assert made["evaluations_per_image"] == {"merged": 11, "guided": 22}[mode]
 
     found = succeeds(
-        "audit", "--before", tmp_path / "pool", "--after", tmp_path / "p-merged", "--attr", "parity", "--target", "0.5",
-        "--reference", "digits-skewed", "--out", tmp_path / "audited",
-    )  # fmt: skip
+        "audit",
+        "--before",
+        tmp_path / "pool",
+        "--after",
+        tmp_path / "p-merged",
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--reference",
+        "digits-skewed",
+        "--out",
+        tmp_path / "audited",
+    )
     assert found == json.loads((tmp_path / "audited" / "audit" / "audit.json").read_text())
     assert found["pools"]["before"]["n"] == 300
     assert found["pools"]["after"]["n"] == 100
@@ -177,10 +217,12 @@ def test_dry_run_plans_without_writing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("0.6", "0.6 of the rarer class"), ("0.5", "0.5 of the rarer class"), ("uniform", "even 0.50, odd 0.50"),
+        ("0.6", "0.6 of the rarer class"),
+        ("0.5", "0.5 of the rarer class"),
+        ("uniform", "even 0.50, odd 0.50"),
         ("odd=0.4", "even 0.60, odd 0.40"),
     ],
-)  # fmt: skip
+)
 def test_a_dry_run_names_the_target(target: str, words: str) -> None:
     assert succeeds(*RETARGET, "--target", target, "--sample-batch", "1", "--dry-run")["target"] == words
 

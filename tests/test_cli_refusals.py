@@ -37,8 +37,10 @@ def white(tmp_path: Path, make_network: MakeNetwork) -> Path:
 def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "fairsims", *RETARGET, "--target", "1.5", "--out", "run"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --target is 1.5; expected a share in [0, 1]\n"
     assert list(tmp_path.iterdir()) == []
@@ -190,9 +192,10 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
         shutil.copytree(find_checkpoint("digits-8"), tmp_path / name)
         damage(tmp_path / name)
         for command in (
-            ["retarget", "--attr", "parity", "--target", "0.5"], ["generate", "--seeds", "0-3"],
+            ["retarget", "--attr", "parity", "--target", "0.5"],
+            ["generate", "--seeds", "0-3"],
             ["merge", "--aux", find_checkpoint("digits-8"), "--strength", "1"],
-        ):  # fmt: skip
+        ):
             line = refused(*command, "--model", tmp_path / name, "--out", tmp_path / "out")
             assert name in line, "the message has to name the file"
             assert not (tmp_path / "out").exists()
@@ -241,8 +244,21 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path, digits_
 
 
 def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path: Path, white: Path) -> None:
-    command = ["retarget", "--model", white, "--attr", "parity", "--target", "0.5", "--pool", "200", "--steps", "2",
-               "--out", tmp_path / "run"]  # fmt: skip
+    command = [
+        "retarget",
+        "--model",
+        white,
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--pool",
+        "200",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path / "run",
+    ]
     line = refused(*command)
     assert "error: 0 of 200 pool images are " in line
     assert "expected 10 or more" in line
@@ -297,9 +313,16 @@ def test_train_and_finetune_refuse(tmp_path: Path, digits_pool: MakePool) -> Non
 @pytest.mark.parametrize("strength", ["-0.5", "nan", "inf"])
 def test_merge_refuses_a_bad_strength(tmp_path: Path, strength: str) -> None:
     line = refused(
-        "merge", "--model", "digits-8", "--aux", find_checkpoint("digits-8"), "--strength", strength,
-        "--out", tmp_path / "out",
-    )  # fmt: skip
+        "merge",
+        "--model",
+        "digits-8",
+        "--aux",
+        find_checkpoint("digits-8"),
+        "--strength",
+        strength,
+        "--out",
+        tmp_path / "out",
+    )
     assert f"strength is {strength}; expected 0 or more" in line
     assert not (tmp_path / "out").exists()
 
@@ -490,7 +513,7 @@ GENDER = ["--attr", "gender", "--target", "0.5"]
         (["classifier", "evaluate", "digits-parity", "--data", "digits-skewed"], ["--folds", "3"]),
         (["classifier", "evaluate", "digits-parity", "--data", "digits-skewed"], ["--seed", "3"]),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_would_change_nothing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], option: list[str]
 ) -> None:

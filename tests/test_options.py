@@ -74,9 +74,15 @@ class Outer:
 
 def test_json_and_back() -> None:
     value = {
-        "kind": "far", "size": 3, "rate": 1, "sizes": [1, None], "ends": [0, math.e], "where": "a/b",
-        "others": {"x": 1.5}, "inner": {"wide": True},
-    }  # fmt: skip
+        "kind": "far",
+        "size": 3,
+        "rate": 1,
+        "sizes": [1, None],
+        "ends": [0, math.e],
+        "where": "a/b",
+        "others": {"x": 1.5},
+        "inner": {"wide": True},
+    }
     outer = from_mapping(Outer, value)
     assert (outer.sizes, outer.ends, outer.where, outer.inner) == (
         (1, None),
@@ -132,11 +138,20 @@ def test_texts(text: str, kind: options.Text, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("", options.WHOLE), ("1,,2", options.WHOLE), ("1.5", options.WHOLE), ("1,2,3", options.PAIR), ("1", options.PAIR),
-        ("none", options.SIZES), ("5:0.3", options.INTERVALS), ("0.3:inf", options.INTERVALS), ("nan:1", options.INTERVALS),
-        ("augment", options.CHANGE), ("9-3", options.SEEDS), ("-5", options.SEEDS),
+        ("", options.WHOLE),
+        ("1,,2", options.WHOLE),
+        ("1.5", options.WHOLE),
+        ("1,2,3", options.PAIR),
+        ("1", options.PAIR),
+        ("none", options.SIZES),
+        ("5:0.3", options.INTERVALS),
+        ("0.3:inf", options.INTERVALS),
+        ("nan:1", options.INTERVALS),
+        ("augment", options.CHANGE),
+        ("9-3", options.SEEDS),
+        ("-5", options.SEEDS),
     ],
-)  # fmt: skip
+)
 def test_texts_that_cannot_be_read(text: str, kind: options.Text) -> None:
     with pytest.raises(InputError, match=r"is '.*'; expected "):
         kind.convert(text, None, None)

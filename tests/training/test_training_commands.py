@@ -91,16 +91,58 @@ def test_a_network_of_ones_own(tmp_path: Path, arch: list[str], network: dict[st
 
 def test_every_setting_reaches_the_training(tmp_path: Path) -> None:
     succeeds(
-        "train", "--data", "digits", *SMALL, *SHORT, "--micro-batch", "5", "--lr", "0.002", "--warmup-kimg", "0.02",
-        "--lr-final", "0.5", "--ema-halflife-kimg", "0.1", "--P-mean", "-0.9", "--P-std", "1.1", "--augment", "0.2",
-        "--xflip", "--clip-norm", "0.7", "--state-kimg", "0.01", "--precision", "bfloat16", "--seed", "5",
-        "--sigma-data", "0.6", "--out", tmp_path,
-    )  # fmt: skip
+        "train",
+        "--data",
+        "digits",
+        *SMALL,
+        *SHORT,
+        "--micro-batch",
+        "5",
+        "--lr",
+        "0.002",
+        "--warmup-kimg",
+        "0.02",
+        "--lr-final",
+        "0.5",
+        "--ema-halflife-kimg",
+        "0.1",
+        "--P-mean",
+        "-0.9",
+        "--P-std",
+        "1.1",
+        "--augment",
+        "0.2",
+        "--xflip",
+        "--clip-norm",
+        "0.7",
+        "--state-kimg",
+        "0.01",
+        "--precision",
+        "bfloat16",
+        "--seed",
+        "5",
+        "--sigma-data",
+        "0.6",
+        "--out",
+        tmp_path,
+    )
     wanted = {
-        "kimg": 0.04, "batch_size": 10, "micro_batch": 5, "lr": 0.002, "warmup_kimg": 0.02, "lr_final": 0.5,
-        "ema_halflife_kimg": 0.1, "P_mean": -0.9, "P_std": 1.1, "augment": 0.2, "xflip": True, "clip_norm": 0.7,
-        "state_kimg": 0.01, "precision": "bfloat16", "seed": 5,
-    }  # fmt: skip
+        "kimg": 0.04,
+        "batch_size": 10,
+        "micro_batch": 5,
+        "lr": 0.002,
+        "warmup_kimg": 0.02,
+        "lr_final": 0.5,
+        "ema_halflife_kimg": 0.1,
+        "P_mean": -0.9,
+        "P_std": 1.1,
+        "augment": 0.2,
+        "xflip": True,
+        "clip_norm": 0.7,
+        "state_kimg": 0.01,
+        "precision": "bfloat16",
+        "seed": 5,
+    }
     assert wanted.items() <= settings(tmp_path).items()
     model = load_network(tmp_path)
     assert (model.augment_dim, model.config["sigma_data"]) == (9, 0.6)
@@ -160,9 +202,22 @@ def test_a_finetune_keeps_its_rate_whatever_the_base_had(
     save_checkpoint(tmp_path / "base", make_network(), recipe=ramp)
     pool = digits_pool(20, 20)
     succeeds(
-        "finetune", "--init", tmp_path / "base", "--pool", pool.folder, "--budget", "0.4", "--batch-size", "20",
-        "--lr", "0.001", "--micro-batch", "7", "--out", tmp_path / "aux",
-    )  # fmt: skip
+        "finetune",
+        "--init",
+        tmp_path / "base",
+        "--pool",
+        pool.folder,
+        "--budget",
+        "0.4",
+        "--batch-size",
+        "20",
+        "--lr",
+        "0.001",
+        "--micro-batch",
+        "7",
+        "--out",
+        tmp_path / "aux",
+    )
     assert {r["lr"] for r in read_jsonl(tmp_path / "aux" / "stats.jsonl")} == {0.001}
     found = settings(tmp_path / "aux")
     assert (found["warmup_kimg"], found["lr_final"], found["xflip"], found["micro_batch"]) == (0, 1, True, 7)
