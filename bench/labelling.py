@@ -25,7 +25,8 @@ from torch import Tensor
 from fairsims.classifiers import AttributeClassifier, label_batches, load_classifier
 from fairsims.data import open_dataset, to_float
 from fairsims.files import write_json
-from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
+from fairsims.pools import Pool, compact_seeds, encode_png, write_shard
+from fairsims.pools.reading import FORMAT
 
 
 class ResNet18:

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairsims.models import SIMSGuidance, fastest_precision, load_network, merge
 from fairsims.models.base import Denoiser
+from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig, generate
 from fairsims.pools import write_pool
 from fairsims.seeds import noise_for
@@ -59,10 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def pool() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            written = write_pool(
-                Path(folder) / "p", base, range(images), made_by={}, sampler=sampler, batch_size=args.batch
-            )
-            for _ in written:
+            model = model_of(base, {}, sampler=sampler, batch_size=args.batch)
+            for _ in write_pool(Path(folder) / "p", model, range(images)):
                 pass
 
     for precision in dict.fromkeys(["float32", fastest_precision(DEVICE)]):

@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who this one is, and where they wait for each other.
+"""Who does the work: lists of tasks by an engine, and where several processes under torchrun wait for each other.
 
 Work is cut by seeds and by position in the batch, never by process, so that any number of processes writes the same
 result. One process needs none of this: without torchrun every function here is a no-op for rank 0 of 1.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from fairsims.errors import FairsimsError, InputError
 
@@ -146,3 +148,78 @@ def _agree(yes: bool) -> bool:
     votes = torch.tensor([0 if yes else 1])
     dist.all_reduce(votes)
     return votes.item() == 0
+
+
+class Task(Protocol):
+    """A piece of work: picklable, a pure function of its fields, done when its file is there."""
+
+    @property
+    def path(self) -> Path:
+        """The file it makes, which exists whole or not at all."""
+
+
+T = TypeVar("T", bound=Task)
+Opened = TypeVar("Opened")
+Open = Callable[[], Opened]
+"""Makes, once in a process, what all its tasks need: a model, a classifier. Picklable."""
+Work = Callable[[Opened, T], Iterator[int]]
+"""Does one task and writes its file; yields the number of its rows that are made so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Generic[T]):
+    """How far a task is."""
+
+    task: T
+    rows: int
+    finished: bool
+    """Whether its file is there."""
+
+
+class Engine(Protocol):
+    """Does lists of tasks. Tasks whose file exists are left out: that is how an earlier call is gone on with."""
+
+    def map(self, open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
+        """Do the tasks, in any order; afterwards every file is there.
+
+        Yields what this process sees of the work: a Done on the way of a task and one at its end. Nothing is opened
+        where nothing is left to do.
+        """
+
+
+class Local:
+    """This process does everything."""
+
+    def map(self, open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
+        yield from _do(open, work, _missing(tasks))
+
+
+class Torchrun:
+    """The processes of a torchrun group take turns at the tasks, and wait for each other at the end.
+
+    A process that fails leaves the group, which torchrun then ends.
+    """
+
+    def map(self, open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
+        missing = _missing(tasks)
+        barrier()  # nobody adds a file before all have looked
+        yield from _do(open, work, missing[rank() :: world()])
+        barrier()
+
+
+def current() -> Engine:
+    """The engine of this process."""
+    return Torchrun() if _world > 1 else Local()
+
+
+def _missing(tasks: Sequence[T]) -> list[T]:
+    return [task for task in tasks if not task.path.exists()]
+
+
+def _do(open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
+    opened: Any = open() if tasks else None
+    for task in tasks:
+        rows = 0
+        for rows in work(opened, task):
+            yield Done(task=task, rows=rows, finished=False)
+        yield Done(task=task, rows=rows, finished=True)

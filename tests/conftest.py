@@ -12,7 +12,8 @@ from support import MakeNetwork, MakePool
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.files import write_json
 from fairsims.models import EDMDenoiser
-from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
+from fairsims.pools import Pool, compact_seeds, encode_png, write_shard
+from fairsims.pools.reading import FORMAT
 
 # One thread: sums come out in the same order on every machine, and the networks here are too small for more.
 torch.set_num_threads(1)

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from fairsims import engine, pools
+from fairsims.classifiers import load_classifier
+from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.data import open_dataset
 from fairsims.errors import FairsimsError
 from fairsims.models import EDMDenoiser
+from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig
 from fairsims.training import TrainConfig, train_folder
 
@@ -34,10 +37,12 @@ def network(seed: int = 0) -> EDMDenoiser:
 
 
 def pool(folder: Path, seeds: range = range(20)) -> list[int]:
-    steps = pools.write_pool(
-        folder, network().eval(), seeds, made_by={"kind": "test"}, sampler=SamplerConfig(steps=2), batch_size=3
-    )
-    return list(steps)
+    model = model_of(network().eval(), {"kind": "test"}, sampler=SamplerConfig(steps=2), batch_size=3)
+    return list(pools.write_pool(folder, model, seeds))
+
+
+def label(folder: Path) -> list[int]:
+    return [int(n) for n in predicted_counts(label_source(pools.Pool(folder), load_classifier("digits-parity")))]
 
 
 def fine_tune(folder: Path, stop: int | None = None) -> None:
@@ -50,7 +55,7 @@ def fine_tune(folder: Path, stop: int | None = None) -> None:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    pools.SHARD_SIZE = SHARD_SIZE
+    pools.writing.SHARD_SIZE = SHARD_SIZE
     engine.initialise()
     engine.initialise()  # once is enough
     rank = engine.rank()
@@ -72,6 +77,7 @@ def main(out: Path) -> None:
         found["failed"] = str(e)
 
     found["counts"] = pool(out / "pool")
+    found["classes"] = label(out / "pool")
     found["shards"] = len(pools.Pool(out / "pool").shards)
     fine_tune(out / "whole")
     found["checkpoint"] = (out / "whole" / "config.json").exists()

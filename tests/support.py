@@ -9,12 +9,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from click.testing import CliRunner, Result
 
 from fairsims.cli import main
@@ -46,6 +48,16 @@ def refused(*args: object) -> str:
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def label(pool: Pool, name: str, attribute: str, classes: Sequence[str], probabilities: np.ndarray) -> None:
+    """Give a pool a label table of these probabilities `(N, K)`, as a classifier's would be stored."""
+    for path, (shard, places) in zip(pool.label_files(name), pool.parts.items(), strict=True):
+        assert path.name == shard.name
+        table = pd.DataFrame(probabilities[places].astype(np.float32), columns=[f"{attribute}.{c}" for c in classes])
+        table.insert(0, "seed", pool.seeds[places])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(path, index=False)
 
 
 def script(name: str) -> ModuleType:

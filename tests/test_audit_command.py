@@ -268,7 +268,7 @@ def test_without_out_nothing_is_written(tmp_path: Path, digits_pool: MakePool) -
     assert result.exit_code == 0
     assert "Tier B: corrected" in result.stdout
     assert "report" not in result.stdout
-    labels = [pool.folder / "labels", *(pool.folder / "labels").iterdir()]
+    labels = [pool.folder / "labels", *(pool.folder / "labels").rglob("*")]
     assert sorted(p for p in tmp_path.rglob("*")) == sorted([*there, *labels])
 
 
@@ -331,7 +331,7 @@ def test_refuses_bad_sources(tmp_path: Path, digits_pool: MakePool, digits: Imag
     assert "a shard of" in refused("--before", pool.folder, *attr, *out)
     other = digits_pool(10, 30, "other")
     run("--before", other.folder, *attr)
-    (labels,) = (other.folder / "labels").iterdir()
+    (labels,) = (other.folder / "labels").glob("*/*.parquet")
     table = pd.read_parquet(labels)
     table["seed"] += 1
     table.to_parquet(labels)

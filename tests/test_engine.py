@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_worker import CONFIG, SHARD_SIZE, fine_tune, pool
+from engine_worker import CONFIG, SHARD_SIZE, fine_tune, label, pool
 
-import fairsims.pools
+import fairsims.pools.writing
 from fairsims import engine
+from fairsims.errors import InputError
 from fairsims.files import read_jsonl
 from fairsims.models import load_network
 
@@ -27,7 +32,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    places = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
 
 
 def start(*arguments: object, launcher: list[str] = TORCHRUN) -> subprocess.Popen[str]:
@@ -65,6 +71,12 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(folder / "stats.jsonl")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberTask:
+    path: Path
+    number: int
+
+
 def test_one_process_needs_no_group() -> None:
     engine.initialise()
     assert (engine.rank(), engine.world(), engine.is_main()) == (0, 1, True)
@@ -81,8 +93,9 @@ def test_one_process_needs_no_group() -> None:
 
 def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish(start(TESTS / "engine_worker.py", tmp_path))
-    monkeypatch.setattr(fairsims.pools, "SHARD_SIZE", SHARD_SIZE)
+    monkeypatch.setattr(fairsims.pools.writing, "SHARD_SIZE", SHARD_SIZE)
     pool(tmp_path / "alone" / "pool")
+    label(tmp_path / "alone" / "pool")
     fine_tune(tmp_path / "alone" / "whole")
     first, second = (json.loads((tmp_path / f"rank-{r}.json").read_text()) for r in range(2))
 
@@ -95,9 +108,11 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     assert second["saw_first"], "rank 1 did not wait for rank 0"
     assert (first["failed"], second["failed"]) == ("body of rank 0", "rank 0 failed; its own message says why")
 
-    # The pool: shards of 8, 8 and 4 images, the same bytes as one process writes, all there for both at the end.
+    # The pool and its labels: shards of 8, 8 and 4 images, the same bytes as one process writes, all there for both.
     assert contents(tmp_path / "pool") == contents(tmp_path / "alone" / "pool")
     assert first["shards"] == second["shards"] == 3
+    assert len(list((tmp_path / "pool" / "labels").rglob("shard-*.parquet"))) == 3
+    assert first["classes"] == second["classes"]
     for found in (first, second):
         assert found["counts"][-1] == 20
         assert found["counts"] == sorted(found["counts"])
@@ -115,6 +130,38 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     weights = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert CONFIG.steps == 6
+
+
+def write_number(factor: int, task: NumberTask) -> Iterator[int]:
+    if task.number == 3:
+        raise InputError("3 is refused")
+    yield 1
+    task.path.write_text(str(factor * task.number))
+    yield 2
+
+
+def test_an_engine_does_what_is_missing_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    opened: list[int] = []
+
+    def ten() -> int:
+        opened.append(10)
+        return 10
+
+    tasks = [NumberTask(path=tmp_path / str(n), number=n) for n in (1, 2, 3)]
+    assert pickle.loads(pickle.dumps(tasks)) == tasks
+    tasks[0].path.write_text("kept")
+    steps = engine.current().map(ten, write_number, tasks)
+    assert [(s.task.number, s.rows, s.finished) for s in islice(steps, 3)] == [
+        (2, 1, False),
+        (2, 2, False),
+        (2, 2, True),
+    ]
+    with pytest.raises(InputError, match="3 is refused"):
+        next(steps)
+    assert [p.read_text() for p in sorted(tmp_path.iterdir())] == ["kept", "20"]
+    assert opened == [10]
+    assert list(engine.current().map(ten, write_number, tasks[:2])) == []
+    assert opened == [10], "nothing is opened where nothing is left to do"
 
 
 def test_a_finetune_killed_at_any_moment_equals_the_uninterrupted(tmp_path: Path) -> None:
@@ -204,7 +251,6 @@ def test_two_processes_retarget_like_one(tmp_path: Path) -> None:
     two = json.loads(finish(cli(*options, "--out", tmp_path / "two")))
     one = json.loads(finish(cli(*options, "--out", tmp_path / "one", processes=1)))
     for part in ("pool", "before"):
-        # Labels are made by one process in both.
         assert contents(tmp_path / "two" / part) == contents(tmp_path / "one" / part), part
     # The auxiliary's gradients are summed in another order.
     assert two["method"]["strength"] == pytest.approx(one["method"]["strength"], abs=0.05)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -11,21 +13,24 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import MakeNetwork, MakePool
+from support import MakeNetwork, MakePool, label
 
-import fairsims.pools
+import fairsims.pools.writing
 from fairsims.data import open_dataset, to_uint8
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.models import EDMDenoiser
+from fairsims.models.model import DenoiserModel, ModelSpec, model_of, open_model
 from fairsims.models.sampling import SamplerConfig, generate
 from fairsims.pools import (
     Pool,
+    ShardTask,
     compact_seeds,
     decode_png,
     encode_png,
     export_edm_zip,
     export_folder,
     grow_pool,
+    make_shard,
     pool_dataset,
     select_pool,
     write_pool,
@@ -38,12 +43,16 @@ MADE_BY = {"kind": "base", "digest": "abc"}
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of 8 images, so that 20 images make two whole ones and a rest."""
-    monkeypatch.setattr(fairsims.pools, "SHARD_SIZE", 8)
+    monkeypatch.setattr(fairsims.pools.writing, "SHARD_SIZE", 8)
 
 
 def write(folder: Path, denoiser: EDMDenoiser, seeds: range = range(20), **changes: object) -> list[int]:
+    return list(write_pool(folder, model(denoiser, **changes), seeds))
+
+
+def model(denoiser: EDMDenoiser, **changes: object) -> DenoiserModel:
     settings = {"made_by": MADE_BY, "sampler": SAMPLER, "batch_size": 3} | changes
-    return list(write_pool(folder, denoiser, seeds, **settings))  # type: ignore[arg-type]
+    return model_of(denoiser, **settings)  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -96,13 +105,13 @@ def test_shards_open_as_a_dataset(tmp_path: Path, network: EDMDenoiser) -> None:
         assert (len(data), data.channels, data.resolution) == (20, 1, 8)
         assert torch.equal(data.read(range(20)), Pool(tmp_path).read(range(20)))
         # A label table below the shards changes nothing.
-        Pool(tmp_path).write_labels("x", "parity", ("even", "odd"), np.full((20, 2), 0.5))
+        label(Pool(tmp_path), "x", "parity", ("even", "odd"), np.full((20, 2), 0.5))
 
 
 def test_batch_sizes_differ_by_a_grey_level_at_most(
     tmp_path: Path, network: EDMDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fairsims.pools, "SHARD_SIZE", 512)
+    monkeypatch.setattr(fairsims.pools.writing, "SHARD_SIZE", 512)
     found = []
     for size in (1, 7, 256):
         write(tmp_path / str(size), network, range(30), batch_size=size)
@@ -114,9 +123,7 @@ def test_batch_sizes_differ_by_a_grey_level_at_most(
 @pytest.mark.parametrize("stop", [1, 3, 4, 7])
 def test_a_killed_pool_resumes_to_the_same_bytes(tmp_path: Path, network: EDMDenoiser, stop: int) -> None:
     write(tmp_path / "whole", network)
-    ticks = write_pool(
-        tmp_path / "killed", network, range(20), made_by=MADE_BY, sampler=SAMPLER, batch_size=3
-    )  # fmt: skip
+    ticks = write_pool(tmp_path / "killed", model(network), range(20))
     list(islice(ticks, stop))
     ticks.close()
     finished = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("shard-*")}
@@ -131,13 +138,27 @@ def test_a_killed_pool_resumes_to_the_same_bytes(tmp_path: Path, network: EDMDen
 def test_a_pool_grows_to_the_same_bytes(tmp_path: Path, network: EDMDenoiser, had: int) -> None:
     write(tmp_path / "whole", network, range(27))
     write(tmp_path / "grown", network, range(had))
-    Pool(tmp_path / "grown").write_labels("l", "a", ("x", "y"), np.full((had, 2), 0.5))
+    label(Pool(tmp_path / "grown"), "l", "a", ("x", "y"), np.full((had, 2), 0.5))
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "grown").glob("shard-0000[01]*")}
     grow_pool(tmp_path / "grown", 27)
     assert write(tmp_path / "grown", network, range(27))[-1] == 27
-    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+    found = contents(tmp_path / "grown")
+    labels = {name for name in found if name.startswith("labels/")}
+    assert {n: b for n, b in found.items() if n not in labels} == contents(tmp_path / "whole")
+    assert labels == {f"labels/l/{name}" for name in kept}, "labels of whole shards are kept, others are not"
+    assert Pool(tmp_path / "grown").label_names == []
     for name, time in kept.items():
         assert (tmp_path / "grown" / name).stat().st_mtime_ns == time, "a whole shard was written again"
+
+
+def test_a_shard_is_made_by_its_task_alone(tmp_path: Path) -> None:
+    spec = ModelSpec(base="digits-8", sampler=SAMPLER, batch_size=3)
+    list(write_pool(tmp_path / "pool", open_model(spec), range(20)))
+    task = ShardTask(path=tmp_path / "shard-00001.parquet", spec=spec, seeds=tuple(range(8, 16)))
+    sent = pickle.loads(pickle.dumps(task))
+    assert sent == task
+    assert list(make_shard(open_model(sent.spec), sent)) == [3, 6, 8]
+    assert task.path.read_bytes() == (tmp_path / "pool" / task.path.name).read_bytes()
 
 
 def test_a_finished_pool_is_not_sampled_again(tmp_path: Path, network: EDMDenoiser) -> None:
@@ -176,7 +197,7 @@ def test_precision_is_part_of_a_pool(tmp_path: Path, network: EDMDenoiser) -> No
 @pytest.mark.parametrize("seeds", [[], [1, 2, 1]])
 def test_seeds_have_to_be_distinct(tmp_path: Path, network: EDMDenoiser, seeds: list[int]) -> None:
     with pytest.raises(InputError, match="expected distinct seeds"):
-        next(write_pool(tmp_path, network, seeds, made_by=MADE_BY))
+        next(write_pool(tmp_path, model(network), seeds))
     assert contents(tmp_path) == {}
 
 
@@ -210,7 +231,7 @@ def test_labels_come_back_in_pool_order(tmp_path: Path, network: EDMDenoiser) ->
     pool = Pool(tmp_path)
     assert pool.label_names == []
     probabilities = np.random.default_rng(0).dirichlet([1, 1], 20)
-    pool.write_labels("parity-1", "parity", ("even", "odd"), probabilities)
+    label(pool, "parity-1", "parity", ("even", "odd"), probabilities)
     table = Pool(tmp_path).labels("parity-1")
     assert list(table) == ["seed", "parity.even", "parity.odd"]
     assert table["seed"].tolist() == list(range(20))
@@ -218,23 +239,35 @@ def test_labels_come_back_in_pool_order(tmp_path: Path, network: EDMDenoiser) ->
     assert Pool(tmp_path).label_names == ["parity-1"]
 
 
-def test_bad_labels_are_refused(tmp_path: Path, network: EDMDenoiser) -> None:
+def test_broken_labels_are_refused(tmp_path: Path, network: EDMDenoiser) -> None:
     write(tmp_path, network)
     pool = Pool(tmp_path)
-    for bad in (np.full((20, 2), np.nan), np.ones((19, 2)), np.ones((20, 3))):
-        with pytest.raises(InputError, match=r"expected \(20, 2\) probabilities"):
-            pool.write_labels("x", "parity", ("even", "odd"), bad)
     assert pool.label_names == []
     with pytest.raises(InputError, match="has no labels by 'x'; run `fairsims label"):
         pool.labels("x")
-    pool.write_labels("x", "parity", ("even", "odd"), np.full((20, 2), 0.5))
-    path = tmp_path / "labels" / "x.parquet"
-    pd.read_parquet(path).assign(seed=range(1, 21)).to_parquet(path)
+    label(pool, "x", "parity", ("even", "odd"), np.full((20, 2), 0.5))
+    path = tmp_path / "labels" / "x" / "shard-00000.parquet"
+    pd.read_parquet(path).assign(seed=range(1, 9)).to_parquet(path)
     with pytest.raises(InputError, match="not those of the pool; label it again"):
         pool.labels("x")
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match="is broken .*; delete it and label"):
         pool.labels("x")
+    path.unlink()
+    assert pool.label_names == []
+    with pytest.raises(InputError, match="has no labels by 'x' for 1 of 3 shards; run `fairsims label"):
+        pool.labels("x")
+
+
+def test_a_label_table_of_an_earlier_version_is_read(tmp_path: Path, network: EDMDenoiser) -> None:
+    write(tmp_path, network)
+    pool = Pool(tmp_path)
+    label(pool, "x", "parity", ("even", "odd"), np.random.default_rng(0).dirichlet([1, 1], 20))
+    table = pool.labels("x")
+    shutil.rmtree(tmp_path / "labels" / "x")
+    table.to_parquet(tmp_path / "labels" / "x.parquet", index=False)
+    assert pool.label_names == ["x"]
+    pd.testing.assert_frame_equal(pool.labels("x"), table)
 
 
 def test_selected_images_keep_seed_and_pixels(tmp_path: Path, network: EDMDenoiser) -> None:
@@ -270,7 +303,7 @@ def test_the_edm_zip_reads_back(tmp_path: Path, network: EDMDenoiser) -> None:
     assert plain.attributes == {}
 
     winners = np.arange(20) % 2
-    pool.write_labels("x", "parity", ("even", "odd"), np.eye(2)[winners])
+    label(pool, "x", "parity", ("even", "odd"), np.eye(2)[winners])
     export_edm_zip(pool, tmp_path / "labelled.zip", labels=("x", ("even", "odd")))
     labelled = open_dataset(str(tmp_path / "labelled.zip"))
     (attribute,) = labelled.attributes
@@ -284,7 +317,7 @@ def test_the_edm_zip_reads_back(tmp_path: Path, network: EDMDenoiser) -> None:
 def test_the_folder_reads_back(tmp_path: Path, network: EDMDenoiser) -> None:
     write(tmp_path / "pool", network, range(5, 17))
     pool = Pool(tmp_path / "pool")
-    pool.write_labels("x", "parity", ("even", "odd"), np.full((12, 2), 0.5))
+    label(pool, "x", "parity", ("even", "odd"), np.full((12, 2), 0.5))
     export_folder(pool, tmp_path / "folder")
     sheet = pd.read_csv(tmp_path / "folder" / "metadata.csv")
     assert list(sheet) == ["file_name", "seed", "parity.even", "parity.odd"]

@@ -22,10 +22,10 @@ from fairsims.audit.command import AuditConfig, measure, open_audit
 from fairsims.cli.info import describe_path
 from fairsims.data import open_dataset
 from fairsims.files import read_jsonl
-from fairsims.models import open_checkpoint
+from fairsims.models import ModelSpec, open_checkpoint, open_model
 from fairsims.models.precondition import resolve_precision
 from fairsims.models.sampling import SamplerConfig
-from fairsims.pools import Pool, generate_pool
+from fairsims.pools import Pool, write_pool
 from fairsims.report.grids import image_grid
 
 SHIPPED = Path(__file__).resolve().parent.parent / "fairsims" / "assets" / "models"
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         out, sampler = Path(scratch) / "pool", SamplerConfig(steps=12)
         seeds = range(FIRST_SEED, FIRST_SEED + args.images)
-        for _ in generate_pool(str(folder), out, seeds, sampler=sampler, batch_size=128, precision=precision):
+        for _ in write_pool(out, open_model(ModelSpec(base=str(folder), sampler=sampler, precision=precision)), seeds):
             pass
         image_grid(Pool(out).read(range(min(96, args.images))), 16, folder / "samples.png")
         config = AuditConfig(before=str(out), attr=(args.attr,), target=("uniform",), reference=recipe["data"])

@@ -1,8 +1,10 @@
-"""The labels that a classifier gives a source of images, computed once."""
+"""The labels that a classifier gives a source of images, made once and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +12,88 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairsims.classifiers.base import AttributeClassifier
+from fairsims import engine
+from fairsims.classifiers.base import AttributeClassifier, batch_size, label_batches
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
-from fairsims.pools import Pool
+from fairsims.pools import Part, Pool
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Tally = Callable[[int, int], None]
+"""(images done, of how many)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTask:
+    """The labels of one shard of a pool."""
+
+    path: Path
+    pool: Path
+    shard: Path
+    classifier: str
+    """Its `label_key`."""
 
 
 def label_source(
-    source: ImageSource,
-    classifier: AttributeClassifier,
-    store: Path | None = None,
-    report: Callable[[int, int], None] = lambda *_: None,
+    source: ImageSource, classifier: AttributeClassifier, store: Path | None = None, progress: Tally = lambda *_: None
 ) -> FloatArray:
     """Probabilities `(N, K)` of all images, computed once per classifier.
 
-    A pool keeps them in its `labels/`, any other source in `store` when there is one. Labels that people or another
-    tool made are looked up each time. `report` gets (images done, of how many). Raises InputError when a
-    probability is not finite.
+    A pool keeps them beside its shards, which the processes of the engine label by turns; any other source keeps them
+    in `store` when there is one. Labels that people or another tool made are looked up each time. Raises InputError
+    when a probability is not finite.
     """
     if classifier.by_identity:
-        return _finite(classifier.label(source), source, classifier)
-    classes, name = classifier.attribute.classes, classifier.attribute.name
-    columns = [f"{name}.{c}" for c in classes]
-    key = label_key(classifier)
+        return _finite(classifier.label(source), source.ids, source.name, classifier)
     if isinstance(source, Pool):
-        if key not in source.label_names:
-            source.write_labels(key, name, classes, _finite(classifier.label(source, report), source, classifier))
-        return source.labels(key)[columns].to_numpy()
+        return label_pool(source, classifier, progress)
+    columns, key = label_columns(classifier), label_key(classifier)
     path = None if store is None else store / f"{key}-{source.digest[:12]}.parquet"
     if path is not None and path.exists():
         table = pd.read_parquet(path)
         if np.array_equal(table["id"].astype(str), source.ids.astype(str)):
             return table[columns].to_numpy()
-    found = _finite(classifier.label(source, report), source, classifier)
+    found = _finite(classifier.label(source, progress), source.ids, source.name, classifier)
     if path is not None:
-        table = pd.DataFrame(found, columns=columns)
-        table.insert(0, "id", source.ids)
-        with atomic(path) as temporary:
-            table.to_parquet(temporary, index=False)
+        _write(path, "id", source.ids, columns, found)
     return found
+
+
+def label_pool(pool: Pool, classifier: AttributeClassifier, progress: Tally = lambda *_: None) -> FloatArray:
+    """`label_source` of a pool: what is missing is labelled shard by shard."""
+    key = label_key(classifier)
+    if key not in pool.label_names:
+        done = 0
+        tasks = [
+            LabelTask(path=path, pool=pool.folder, shard=shard, classifier=key)
+            for path, shard in zip(pool.label_files(key), pool.shards, strict=True)
+        ]
+        for step in engine.current().map(partial(_opened, pool.folder, classifier), label_shard, tasks):
+            progress(done + step.rows, len(pool))
+            done += step.rows if step.finished else 0
+    return pool.labels(key)[label_columns(classifier)].to_numpy()
+
+
+def _opened(folder: Path, classifier: AttributeClassifier) -> tuple[Pool, AttributeClassifier]:
+    return Pool(folder), classifier
+
+
+def label_shard(opened: tuple[Pool, AttributeClassifier], task: LabelTask) -> Iterator[int]:
+    """Label one shard and write its table; yields the number of images that are labelled."""
+    pool, classifier = opened
+    part = Part(pool, pool.parts[task.shard])
+    rows: list[FloatArray] = []
+    for batch in part.batches(batch_size(pool)):
+        rows.append(label_batches(classifier, [batch]))
+        yield sum(map(len, rows))
+    found = _finite(np.concatenate(rows), part.ids, pool.name, classifier)
+    _write(task.path, "seed", part.ids, label_columns(classifier), found)
+
+
+def label_columns(classifier: AttributeClassifier) -> list[str]:
+    """The columns of its tables: `gender.man`, `gender.woman`."""
+    return [f"{classifier.attribute.name}.{c}" for c in classifier.attribute.classes]
 
 
 def label_key(classifier: AttributeClassifier) -> str:
@@ -64,11 +106,18 @@ def predicted_counts(probabilities: FloatArray) -> np.ndarray:
     return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
 
 
-def _finite(found: FloatArray, source: ImageSource, classifier: AttributeClassifier) -> FloatArray:
+def _write(path: Path, by: str, ids: np.ndarray, columns: Sequence[str], probabilities: FloatArray) -> None:
+    table = pd.DataFrame(probabilities.astype(np.float32), columns=list(columns))
+    table.insert(0, by, ids)
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def _finite(found: FloatArray, ids: np.ndarray, name: str, classifier: AttributeClassifier) -> FloatArray:
     broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(broken):
         raise InputError(
-            f"{classifier.name} gave no finite probabilities for {len(broken)} of {len(found)} images of "
-            f"{source.name} (first: {source.ids[broken[0]]}); mend the classifier or its table"
+            f"{classifier.name} gave no finite probabilities for {len(broken)} of {len(found)} images of {name} "
+            f"(first: {ids[broken[0]]}); mend the classifier or its table"
         )
     return found

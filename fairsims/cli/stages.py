@@ -22,6 +22,7 @@ from fairsims.cli.options import (
     settings,
     target_option,
 )
+from fairsims.errors import InputError
 
 
 @command()
@@ -34,6 +35,7 @@ from fairsims.cli.options import (
 @option(RETARGET, "precision")
 @compile_option
 @click.option("--export-zip", type=PATH, help="Also write an EDM data set zip.")
+@click.option("--export-labels", metavar="ATTR", help="The zip has the classes of this attribute as labels.")
 @click.option("--export-folder", type=PATH, help="Also write PNG files and metadata.csv.")
 @json_option
 def generate(
@@ -44,25 +46,37 @@ def generate(
     precision: str,
     compiled: bool,
     export_zip: Path | None,
+    export_labels: str | None,
     export_folder: Path | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
     """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
     from fairsims import engine, pools
+    from fairsims.classifiers import classifier_for
+    from fairsims.classifiers.labelling import label_key, label_source
+    from fairsims.models.model import ModelSpec, open_model
     from fairsims.models.sampling import SamplerConfig
 
     sampler = SamplerConfig(**sampling)
     pools.check_exports(seeds, export_zip, export_folder)
-    made = pools.generate_pool(
-        model, out, seeds, sampler=sampler, batch_size=sample_batch, precision=precision, compiled=compiled
-    )
+    if export_labels is not None and export_zip is None:
+        raise InputError(f"--export-labels {export_labels} is given without --export-zip; give both")
+    spec = ModelSpec(base=model, sampler=sampler, precision=precision, batch_size=sample_batch, compiled=compiled)
+    with engine.main_first():
+        opened = open_model(spec)
+    channels, side, _ = opened.image_shape
+    classifier = None if export_labels is None else classifier_for(export_labels, side, channels)
     with Bars() as bars:
-        for done in made:
+        for done in pools.write_pool(out, opened, seeds):
             bars.report("generate", done, len(seeds))
     pool = pools.Pool(out)
+    labels = None
+    if classifier is not None:
+        label_source(pool, classifier)
+        labels = (label_key(classifier), classifier.attribute.classes)
     if export_zip and engine.is_main():
-        pools.export_edm_zip(pool, export_zip)
+        pools.export_edm_zip(pool, export_zip, labels=labels)
     if export_folder and engine.is_main():
         pools.export_folder(pool, export_folder)
     show({"pool": str(out), "images": len(pool), "evaluations_per_image": pool.meta["evaluations_per_image"]}, as_json)

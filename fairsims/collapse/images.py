@@ -31,6 +31,7 @@ from fairsims.models import (
     fastest_precision,
     load_network,
 )
+from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, pool_dataset, write_pool
 from fairsims.run import Progress, silent
@@ -191,7 +192,7 @@ class ImageLoop(Loop):
         return trained
 
     def _pool(self, folder: Path, model: Denoiser, seeds: range, made_by: dict[str, Any]) -> Pool:
-        for done in write_pool(folder, model, seeds, made_by=made_by, sampler=self.sampler):
+        for done in write_pool(folder, model_of(model, made_by, sampler=self.sampler), seeds):
             self.progress("/".join(folder.parts[-4:]), done, len(seeds))
         return Pool(folder)
 

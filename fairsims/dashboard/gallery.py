@@ -46,7 +46,7 @@ def attributes_of(pool: Pool) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in pool.label_names:
         try:
-            columns = pq.read_schema(pool.folder / "labels" / f"{name}.parquet").names
+            columns = pq.read_schema(pool.label_files(name)[0]).names
         except (OSError, ValueError):
             continue
         for attribute in dict.fromkeys(c.split(".")[0] for c in columns if "." in c):

@@ -14,7 +14,7 @@ from typing import Any
 from fairsims.audit.result import AuditResult, load_audit
 from fairsims.errors import FairsimsError, InputError
 from fairsims.files import read_json, read_jsonl
-from fairsims.pools import SHARD_SIZE
+from fairsims.pools.writing import SHARD_SIZE
 from fairsims.report.numbers import duration
 from fairsims.run import PLAN, has_ended
 
@@ -230,7 +230,7 @@ def _is_whole(folder: Path) -> bool:
         n = seeds[0][1] - seeds[0][0] + 1 if isinstance(seeds[0], list) else len(seeds)
     except (TypeError, IndexError):
         raise InputError(f"{folder / 'pool.json'} does not say which seeds it is of; restore it") from None
-    return sum(1 for _ in folder.glob("shard-*.parquet")) >= -(-n // SHARD_SIZE)
+    return bool(sum(1 for _ in folder.glob("shard-*.parquet")) >= -(-n // SHARD_SIZE))
 
 
 def _order(folder: Path) -> tuple[int, str]:

@@ -107,9 +107,8 @@ def held_calls(pool: Pool, name: str, attribute: str) -> Calls:
 
     The pool is one that `open_pool` gave.
     """
-    path = pool.folder / "labels" / f"{name}.parquet"
-    s = path.stat() if path.exists() else None
-    return _calls(pool, f"{path}:{s and (s.st_mtime_ns, s.st_size)}", name, attribute)
+    marks = [(s.st_mtime_ns, s.st_size) for p in pool.label_files(name) if p.exists() for s in (p.stat(),)]
+    return _calls(pool, f"{pool.folder}:{name}:{marks}", name, attribute)
 
 
 @st.cache_resource(max_entries=2 * HELD_POOLS, show_spinner=False)

@@ -1,4 +1,4 @@
-"""Anything that holds images to look at."""
+"""Anything that holds images of one shape."""
 
 from __future__ import annotations
 

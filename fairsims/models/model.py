@@ -126,8 +126,16 @@ class Model(Protocol):
 class DenoiserModel:
     """A model of pixels: a denoiser D(x; sigma) and our solvers."""
 
-    def __init__(self, spec: ModelSpec, base: Checkpoint, auxiliary: Checkpoint | None = None) -> None:
-        """`base` and `auxiliary` are what the spec names, opened."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        base: Checkpoint,
+        auxiliary: Checkpoint | None = None,
+        *,
+        made_by: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`base` and `auxiliary` are what the spec names, opened; `made_by` identifies networks that no file has."""
+        self._made_by = made_by
         self.spec, self.base, self.auxiliary, self.recipe = spec, base, auxiliary, base.recipe
         device = engine.device()
         if auxiliary is None:
@@ -187,6 +195,8 @@ class DenoiserModel:
 
     def made_by(self) -> dict[str, Any]:
         """Which networks, and what became of them: `kind` is base, auxiliary, merged or guided."""
+        if self._made_by is not None:
+            return dict(self._made_by)
         spec, kind = self.spec, self.recipe.get("kind")
         facts: dict[str, Any] = {"kind": kind if kind in ("auxiliary", "target-mix", "merged", "guided") else "base"}
         if self.auxiliary is not None:
@@ -280,3 +290,17 @@ def open_model(spec: ModelSpec) -> DenoiserModel:
     """
     base = open_checkpoint(spec.base)
     return DenoiserModel(spec, base, None if spec.auxiliary is None else open_checkpoint(spec.auxiliary))
+
+
+def model_of(
+    denoiser: Denoiser, made_by: Mapping[str, Any], *, sampler: SamplerConfig | None = None, batch_size: int = 128
+) -> DenoiserModel:
+    """A model whose networks are in memory, in the precision that they have; `made_by` identifies it in its pools.
+
+    It cannot be opened in another process.
+    """
+    spec = ModelSpec(
+        base="in memory", sampler=sampler or SamplerConfig(), precision=denoiser.precision, batch_size=batch_size
+    )
+    known = Checkpoint(name=spec.base, denoiser=denoiser, digest=str(made_by.get("digest", "")), recipe={})
+    return DenoiserModel(spec, known, made_by=made_by)

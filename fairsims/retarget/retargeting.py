@@ -105,13 +105,10 @@ class Retargeting:
     ) -> Pool:
         """The first `n` images on the seeds of a use, labelled for every attribute; `facts` join those of the model."""
         progress, stage = progress or self.run.progress, stage or folder.name
-        seeds, made_by = self.config.seeds(use, n), model.made_by() | dict(facts or {})
-        sampler, batch_size = model.spec.sampler, model.spec.batch_size
-        for done in write_pool(folder, model.denoiser, seeds, made_by=made_by, sampler=sampler, batch_size=batch_size):
+        for done in write_pool(folder, model, self.config.seeds(use, n), facts=facts):
             progress(stage, done, n)
         pool = Pool(folder)
-        with engine.main_first():
-            self.labels(pool)
+        self.labels(pool)
         return pool
 
     def labels(self, pool: Pool) -> list[np.ndarray]:
@@ -148,7 +145,9 @@ class Retargeting:
         with engine.main_first():
             if self.run.main:
                 select_pool(candidates, kept, folder, made_by=model.made_by() | {"selection": list(selection.keep)})
-        return Pool(folder)
+        kept_pool = Pool(folder)
+        self.labels(kept_pool)  # here, where every process is: the audit is rank 0's alone
+        return kept_pool
 
     def selected_shares(self, candidates: Pool, kept: Pool) -> ShareRule:
         """How to estimate the shares of images that were kept by their labels."""

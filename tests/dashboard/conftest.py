@@ -12,9 +12,11 @@ import torch
 sys.path += [str(Path(__file__).parents[1] / "report"), str(Path(__file__).parent)]
 
 import report_fixtures as fixtures
+from support import label
 
 from fairsims.files import write_json
-from fairsims.pools import FORMAT, Pool, compact_seeds, encode_png, write_shard
+from fairsims.pools import Pool, compact_seeds, encode_png, write_shard
+from fairsims.pools.reading import FORMAT
 
 SEEDS = list(range(500, 540))
 TABLE = "faces-12345678"
@@ -31,7 +33,7 @@ def face_pool(folder, look, women, seeds=SEEDS):
     woman = np.where(np.arange(len(seeds)) < women, 0.99, 0.01) + np.linspace(0, 0.3, len(seeds)) * np.where(
         np.arange(len(seeds)) < women, -1, 1
     )
-    Pool(folder).write_labels(TABLE, "gender", ("man", "woman"), np.stack([1 - woman, woman], axis=1))
+    label(Pool(folder), TABLE, "gender", ("man", "woman"), np.stack([1 - woman, woman], axis=1))
     return Pool(folder)
 
 

@@ -117,7 +117,7 @@ def test_pairs_are_of_the_seeds_that_both_have(whole_run, make_faces):
     assert seeds.tolist() == list(range(530, 540))
     assert pools["before"].seeds[places_of(pools["before"], seeds)].tolist() == seeds.tolist()
     assert attributes_of(other) == {"gender": "faces-12345678"}
-    (whole_run / "other" / "labels" / "faces-12345678.parquet").write_bytes(b"x")
+    (whole_run / "other" / "labels" / "faces-12345678" / "shard-00000.parquet").write_bytes(b"x")
     assert attributes_of(other) == {}
 
 

@@ -13,7 +13,7 @@ import pytest
 import report_fixtures as fixtures
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
-from support import ARGS, CHROMIUM, MakePool
+from support import ARGS, CHROMIUM, MakePool, label
 
 from fairsims.audit.result import AuditResult
 from fairsims.cli import main
@@ -43,7 +43,7 @@ def run(tmp_path: Path, digits_pool: MakePool) -> Path:
     """A finished run with the pool of the retargeted model, labelled."""
     folder = fixtures.finished_run(tmp_path)
     pool = digits_pool(6, 4)
-    pool.write_labels("digits-parity", "parity", ["even", "odd"], np.tile(np.float32([0.25, 0.75]), (10, 1)))
+    label(pool, "digits-parity", "parity", ["even", "odd"], np.tile(np.float32([0.25, 0.75]), (10, 1)))
     shutil.move(pool.folder, folder / "after")
     return folder
 

@@ -21,6 +21,7 @@ from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
 from fairsims.models import ModelSpec, load_network, merge, open_model
+from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.recipes.entries import Comparison
@@ -101,7 +102,7 @@ def test_rows_are_of_the_images_they_say(
     by_hand = {"merged": merge(base, aux, table.loc["merged", "strength"]), "finetuned": mix, "base": base}
     for arm, denoiser in by_hand.items():
         sampler, seeds = SamplerConfig(steps=int(table.loc[arm, "steps"])), range(6_000_000, 6_000_064)
-        for _ in write_pool(tmp_path / arm, denoiser, seeds, made_by={}, sampler=sampler):
+        for _ in write_pool(tmp_path / arm, model_of(denoiser, {}, sampler=sampler), seeds):
             pass
         pool, theirs = Pool(tmp_path / arm), Pool(folder / arm / "images")
         assert (pool.seeds == theirs.seeds).all()

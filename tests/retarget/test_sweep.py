@@ -23,6 +23,7 @@ from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.models import load_network, merge
 from fairsims.models.guidance import SIMSGuidance
+from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.report.sweep_figures import sweep_figures
@@ -105,9 +106,8 @@ def test_points_are_the_models_they_say(swept: tuple[Path, dict[str, Any]], tmp_
     folder, _ = swept
     aux = load_network(folder / "auxiliary-64" / "kimg-00000.160")
     by_hand = merge(load_network("digits-8"), aux, 1.0)
-    for _ in write_pool(
-        tmp_path / "pool", by_hand, range(4_000_000, 4_000_064), made_by={}, sampler=SamplerConfig(steps=3)
-    ):
+    model = model_of(by_hand, {}, sampler=SamplerConfig(steps=3))
+    for _ in write_pool(tmp_path / "pool", model, range(4_000_000, 4_000_064)):
         pass
     pool, point = Pool(tmp_path / "pool"), Point(mode="merged", size=64, budget=0.16, omega=1.0)
     theirs = Pool(folder / "points" / point.name)

@@ -1,0 +1,55 @@
+"""Generated images on disk: write, resume, read, select, grow, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairsims.data import open_dataset
+from fairsims.data.sources import ImageSource
+from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
+from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset
+from fairsims.pools.writing import (
+    ShardTask,
+    compact_seeds,
+    encode_png,
+    grow_pool,
+    make_shard,
+    select_pool,
+    write_pool,
+    write_shard,
+)
+
+__all__ = [
+    "Part",
+    "Pool",
+    "ShardTask",
+    "check_exports",
+    "compact_seeds",
+    "decode_png",
+    "encode_png",
+    "export_edm_zip",
+    "export_folder",
+    "grow_pool",
+    "make_shard",
+    "open_source",
+    "pool_dataset",
+    "select_pool",
+    "write_pool",
+    "write_shard",
+]
+
+
+def open_source(path: str | Path) -> ImageSource:
+    """The pool in a folder; else whatever `open_dataset` opens: image folder, EDM zip, Parquet, embedded name.
+
+    Raises InputError when nothing is there, it is empty, or its images are unreadable or not alike.
+
+    >>> source = open_source("digits")
+    >>> len(source), source.shape, source.read([0]).shape
+    (1797, (1, 8, 8), torch.Size([1, 1, 8, 8]))
+    """
+    if not (Path(path) / "pool.json").is_file():
+        return open_dataset(str(path))
+    pool = Pool(path)
+    pool.read([0])  # finds a pool without shards, and one that holds other images than pool.json says
+    return pool

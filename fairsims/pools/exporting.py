@@ -1,0 +1,68 @@
+"""Pools as other tools take them: an EDM data set zip, a folder of PNG files."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fairsims.errors import InputError
+from fairsims.files import atomic
+from fairsims.pools.reading import Pool
+from fairsims.pools.writing import encode_png
+from fairsims.run import refuse_foreign
+
+
+def export_edm_zip(pool: Pool, path: Path, *, labels: tuple[str, Sequence[str]] | None = None) -> None:
+    """The pool as an EDM dataset zip; `labels` = (label table, classes in order) writes class indices."""
+    names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(pool))]
+    meta: dict[str, Any] = {"labels": None}
+    if labels is not None:
+        table = pool.labels(labels[0])
+        winners = table.drop(columns="seed").to_numpy().argmax(axis=1)
+        meta = {"labels": [[n, int(k)] for n, k in zip(names, winners, strict=True)], "classes": list(labels[1])}
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
+        for i, name in enumerate(names):
+            z.writestr(zipfile.ZipInfo(name), encode_png(pool.read([i])[0]))
+        z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(meta))
+
+
+def check_exports(seeds: Sequence[int], zip_file: Path | None, folder: Path | None) -> None:
+    """Raises InputError where the images of these seeds cannot be exported to: before they are sampled."""
+    if zip_file is not None and zip_file.is_dir():
+        raise InputError(f"--export-zip {zip_file} is a folder; expected the name of a file")
+    if zip_file is not None and zip_file.exists() and not _is_export(zip_file):
+        raise InputError(f"--export-zip {zip_file} is no earlier export; it is not written over, give a new name")
+    if folder is not None:
+        if folder.is_file():
+            raise InputError(f"--export-folder {folder} is a file; expected the name of a folder")
+        refuse_foreign(folder, ("metadata.csv", *(f"{int(s):06d}.png" for s in seeds)))
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file is what `export_edm_zip` writes."""
+    try:
+        with zipfile.ZipFile(path) as z:
+            # A real data set has the same description, but its members have the times at which EDM's tool wrote them.
+            timeless = all(member.date_time == zipfile.ZipInfo().date_time for member in z.infolist())
+            return timeless and set(json.loads(z.read("dataset.json"))) in ({"labels"}, {"labels", "classes"})
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def export_folder(pool: Pool, folder: Path) -> None:
+    """The pool as PNG files and `metadata.csv` (file name, seed, every label column)."""
+    table = pd.DataFrame({"file_name": [f"{s:06d}.png" for s in pool.seeds], "seed": pool.seeds})
+    for name in pool.label_names:
+        for column, values in pool.labels(name).drop(columns="seed").items():
+            table[str(column)] = values.to_numpy()
+    for i, name in enumerate(table["file_name"]):
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(encode_png(pool.read([i])[0]))
+    with atomic(folder / "metadata.csv") as temporary:
+        table.to_csv(temporary, index=False)
