@@ -81,6 +81,12 @@ def settings_of(place: str) -> Mapping[str, Setting]:
     return found
 
 
+def keys_of(place: str) -> tuple[str, ...]:
+    """The keys of a dict that a module holds, in their order; `place` is `package.module:NAME`. Nothing is imported."""
+    module, _, name = place.partition(":")
+    return tuple(_names(module)[name])
+
+
 def _first_paragraph(node: ast.stmt | None) -> str:
     if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)):
         return ""

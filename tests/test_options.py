@@ -20,9 +20,10 @@ from fairsims.cli.collapsing import COLLAPSE
 from fairsims.cli.retargeting import SWEEP
 from fairsims.cli.training import ATTENTION, TRAIN
 from fairsims.errors import InputError
-from fairsims.options import check_choices, choice, from_mapping, settings_of, to_json
+from fairsims.options import check_choices, choice, from_mapping, keys_of, settings_of, to_json
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
+from fairsims.training import presets
 
 PLACES = (options.RETARGET, options.SAMPLER, SWEEP, TRAIN, AUDIT, COLLAPSE, HELD_OUT, RECIPE, PROBE)
 
@@ -43,6 +44,11 @@ def test_a_default_of_another_class_brings_choices_and_help() -> None:
     assert (solver.default, solver.choices, solver.help) == (own.default, own.choices, own.help)
     assert own.choices == ("heun", "euler", "dpmpp2m")
     assert own.help == "Solver of the sampling ODE.", "further paragraphs are for readers of the code"
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURES", "PRESETS"])
+def test_keys_of_a_dict_are_read_from_the_source(name: str) -> None:
+    assert keys_of(f"fairsims.training.presets:{name}") == tuple(getattr(presets, name))
 
 
 @pytest.mark.parametrize(

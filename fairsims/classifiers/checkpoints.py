@@ -31,6 +31,7 @@ def save_classifier(
     model: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     *,
+    input_size: int,
     name: str,
     attribute: Attribute,
     temperature: float,
@@ -41,8 +42,8 @@ def save_classifier(
 ) -> None:
     """Write a classifier with weights; with a threshold, `undetermined` follows the classes of the attribute.
 
-    `model` is `{"network": ...}` of a cnn, `{"backbone": ...}` of the others; `provenance` says how it was made and
-    measured. The weights come first.
+    `model` says how the kind builds it again, `{"network": ...}` of a cnn, `{"backbone": ...}` of a probe; `provenance`
+    says how it was made and measured. The weights come first.
     """
     from safetensors.torch import save
 
@@ -52,7 +53,6 @@ def save_classifier(
     with atomic(folder / "model.safetensors") as temporary:
         # `save_file` would leave a file that only its owner can read.
         temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
-    size = model["network"]["input_size"] if "network" in model else model["backbone"]["preprocessing"].get("size", 0)
     write_json(
         folder / "config.json",
         {
@@ -61,7 +61,7 @@ def save_classifier(
             "name": name,
             "attribute": attribute.name,
             "classes": list(attribute.classes),
-            "input_size": size,
+            "input_size": input_size,
             **model,
             "temperature": temperature,
             "threshold": threshold,

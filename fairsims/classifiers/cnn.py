@@ -98,7 +98,9 @@ class CNNTrainer:
                 f"{len(data)} images of {data.dataset.name} take {size / 2**30:.0f} GiB; expected at most "
                 f"{MEMORY / 2**30:.0f}; give a lower --resolution, or take a probe"
             )
-        return Prepared(rows=data.dataset.read(data.indices), model={"network": asdict(self.network(data))})
+        network = self.network(data)
+        rows = data.dataset.read(data.indices)
+        return Prepared(rows=rows, model={"network": asdict(network)}, input_size=network.input_size)
 
     def fit(
         self, prepared: Prepared, chosen: Tensor, labels: npt.NDArray[np.int64], fold: int, progress: Tally

@@ -74,12 +74,13 @@ def build_classifier(
     took = time.monotonic() - started
     determined = data.determined
     fitted = trainer.fit(prepared, torch.from_numpy(determined), data.labels[determined], -1, _stage(progress, "train"))
-    write_seen(folder, data, prepared.model.get("network", {}).get("input_size", 0))
+    write_seen(folder, data, prepared.input_size)
     save_classifier(
         folder,
         trainer.kind,
         prepared.model,
         fitted.tensors,
+        input_size=prepared.input_size,
         name=name,
         attribute=data.attribute,
         **known,
@@ -132,6 +133,7 @@ def make_clip(
         "clip",
         {"backbone": backbone_facts(backbone)},
         {"weight": weight, "bias": bias},
+        input_size=backbone.input_size,
         name=prompts.name,
         attribute=attribute,
         **known,

@@ -67,7 +67,7 @@ class ProbeTrainer:
         rows = read_features(backbone, data.dataset, data.indices)
         if not torch.isfinite(rows).all():
             raise InputError(f"the features {self.backbone} of {data.dataset.name} are not finite; take other features")
-        return Prepared(rows=rows, model={"backbone": backbone_facts(backbone)})
+        return Prepared(rows=rows, model={"backbone": backbone_facts(backbone)}, input_size=backbone.input_size)
 
     def fit(
         self, prepared: Prepared, chosen: Tensor, labels: npt.NDArray[np.int64], fold: int, progress: Tally

@@ -28,6 +28,8 @@ class Prepared:
     """A row per image `(N, ...)`: the images, or their features."""
     model: Mapping[str, Any]
     """The part of config.json that says how to build the classifier again."""
+    input_size: int = 0
+    """That of the classifier it becomes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ from fairsims.cli.options import (
     settings,
     together,
 )
+from fairsims.options import keys_of
 
 TRAIN = "fairsims.training.config:TrainConfig"
+PRESETS = "fairsims.training.presets"
 SCHEDULE = ("kimg", "warmup_kimg", "lr_final")
 SETTINGS = (
     "batch_size",
@@ -45,7 +47,9 @@ ATTENTION = Text(
     "N,N,...", "whole numbers with commas between, or none", lambda text: () if text == "none" else listed(int)(text)
 )
 network_options = together(
-    click.option("--arch", type=click.Choice(["ddpmpp", "ncsnpp", "adm"]), help="Kind of network; ddpmpp by default."),
+    click.option(
+        "--arch", type=click.Choice(keys_of(f"{PRESETS}:ARCHITECTURES")), help="Kind of network; the first by default."
+    ),
     click.option("--channels", "model_channels", type=int, help="Width of the first level."),
     click.option("--channel-mult", type=WHOLE, help="Width of each level in multiples of --channels."),
     click.option("--blocks", "num_blocks", type=int, help="Residual blocks per level."),
@@ -57,7 +61,7 @@ network_options = together(
 
 
 @command()
-@click.option("--preset", help="emoji-people-32, emoji-people-64, digits-8, cifar10 or ffhq64.")
+@click.option("--preset", help=f"One of {', '.join(keys_of(f'{PRESETS}:PRESETS'))}.")
 @click.option("--data", help="Training data, an embedded name or a path; instead of the preset's.")
 @click.option("--resolution", type=int, help="Reduce the data to this size, by a whole factor.")
 @click.option("--init", help="Checkpoint to start from; its network is taken as it is.")

@@ -20,7 +20,7 @@ __all__ = ["Attribute", "ImageDataset", "open_dataset", "to_float", "to_uint8"]
 def open_dataset(spec: str, *, resolution: int | None = None) -> ImageDataset:
     """The embedded dataset of that name, or the one at that path.
 
-    Names: "emoji-people", "emoji-people-skewed", "digits", "digits-skewed" (a folder so named is "./digits").
+    Names: those of `EMBEDDED`, such as "emoji-people" (a folder so named is "./emoji-people").
     Paths: an EDM zip or folder, an image folder with or without metadata.csv, a Parquet file or a folder of shards.
     `resolution` asks for a smaller size, by a whole factor.
     Raises InputError for an unknown name, a missing or unusable path and a resolution that cannot be made.

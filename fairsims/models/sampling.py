@@ -30,9 +30,7 @@ class SamplerConfig:
     solver: str = choice(*SOLVERS)
     """Solver of the sampling ODE.
 
-    heun: second order, 2 * steps - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, Algorithms 1 and 2).
-    euler: first order, `steps` evaluations. dpmpp2m: DPM-Solver++(2M), second order from the last two evaluations
-    (Lu et al. 2022, arXiv 2211.01095), `steps` evaluations."""
+    `fairsims.models.solvers` says what each is, and what it costs."""
     steps: int = 12
     """Noise levels of the sampler."""
     sigma_min: float | None = None
@@ -81,10 +79,22 @@ class SamplerConfig:
 
     def evaluations(self, denoiser: Denoiser) -> int:
         """Network forwards an image costs (NFE), two networks counted as two where both are called."""
-        sigmas = self.sigmas(denoiser)[:-1]
-        first = [float(denoiser.round_sigma(s * (1 + self.gamma(float(s), len(sigmas))))) for s in sigmas]
-        again = sigmas[1:].tolist() if SOLVERS[self.solver].corrects else []
-        return sum(map(denoiser.evaluations_at, first + again))
+        sigmas, visited = self.sigmas(denoiser), list[float]()
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            visited.append(float(sigma))
+            return x
+
+        # The solver itself tells which levels it visits: it is run on a single number.
+        SOLVERS[self.solver].solve(
+            denoise, sigmas[0], sigmas, lambda x, sigma, step: (x, self.raised(denoiser, sigma, len(sigmas) - 1))
+        )
+        return sum(map(denoiser.evaluations_at, visited))
+
+    def raised(self, denoiser: Denoiser, sigma: Tensor, count: int) -> Tensor:
+        """The level that added noise raises `sigma` to, `count` levels in all: sigma itself where none is added."""
+        gamma = self.gamma(float(sigma), count)
+        return denoiser.round_sigma(sigma * (1 + gamma)) if gamma else sigma
 
     def facts(self) -> dict[str, Any]:
         """What decides the images, for `pool.json`; the settings of added noise only where some is added."""
@@ -132,10 +142,9 @@ def solve(
         return denoiser(x.to(noise.dtype), sigma.to(noise.dtype), labels).double()
 
     def add_noise(x: Tensor, sigma: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        gamma = sampler.gamma(float(sigma), len(sigmas) - 1)
-        if gamma == 0:
+        raised = sampler.raised(denoiser, sigma, len(sigmas) - 1)
+        if raised is sigma:
             return x, sigma
-        raised = denoiser.round_sigma(sigma * (1 + gamma))
         fresh = noise_for([derive("churn", int(s), step) % 2**32 for s in seeds], x.shape[1:]).to(x)
         return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * sampler.S_noise * fresh, raised
 

@@ -15,12 +15,12 @@ AddNoise = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, add_noise: AddNoise) -> Tensor:
-    """Euler's method on the noise levels `sigmas` `(N + 1,)`, which fall to 0."""
+    """Euler's method on the noise levels `sigmas` `(N + 1,)`, which fall to 0: N evaluations."""
     return _karras(denoise, x, sigmas, add_noise, correct=False)
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, add_noise: AddNoise) -> Tensor:
-    """Karras et al. 2022 (arXiv 2206.00364), Algorithm 2; Algorithm 1 when no noise is added."""
+    """Karras et al. 2022 (arXiv 2206.00364), Algorithm 2; Algorithm 1 when no noise is added: 2 N - 1 evaluations."""
     return _karras(denoise, x, sigmas, add_noise, correct=True)
 
 
@@ -39,7 +39,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, add_noise: AddNoise) -
 
     There its lambda is -ln sigma and alpha is 1, so a step of h = ln(sigma / lower) is
     `x <- (lower / sigma) x + (1 - e^-h) D` with D extrapolated from the last two denoised images. The first step and
-    the last, to 0, are of first order. No noise is added.
+    the last, to 0, are of first order. No noise is added; N evaluations.
     """
     previous, h_previous = x, torch.zeros(())
     for i, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
@@ -53,19 +53,17 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, add_noise: AddNoise) -
 
 
 class Solver(NamedTuple):
-    """How a solver is called and what it costs."""
+    """How a solver is called and what is known of it."""
 
     solve: Callable[[Denoise, Tensor, Tensor, AddNoise], Tensor]
     order: int
     """The error falls with this power of the number of levels."""
-    corrects: bool
-    """Whether every level but the first is evaluated once more, to correct the step that led there."""
     noisy: bool
     """Whether noise can be added on the way."""
 
 
 SOLVERS = {
-    "heun": Solver(heun, order=2, corrects=True, noisy=True),
-    "euler": Solver(euler, order=1, corrects=False, noisy=True),
-    "dpmpp2m": Solver(dpmpp_2m, order=2, corrects=False, noisy=False),
+    "heun": Solver(heun, order=2, noisy=True),
+    "euler": Solver(euler, order=1, noisy=True),
+    "dpmpp2m": Solver(dpmpp_2m, order=2, noisy=False),
 }

@@ -32,6 +32,7 @@ def save(folder: Path, *, seed: int = 0, temperature: float = 1.5) -> Path:
         "cnn",
         {"network": asdict(config)},
         ConvNet(config).state_dict(),
+        input_size=8,
         name="tiny",
         attribute=Attribute(name="parity", classes=("even", "odd")),
         temperature=temperature,

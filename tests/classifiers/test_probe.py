@@ -19,6 +19,7 @@ from fairsims.classifiers.evaluation import HeldOut
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.probe import ProbeTrainer
+from fairsims.classifiers.seen import seen_by
 from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet, load_trunk
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.data import open_dataset
@@ -51,6 +52,19 @@ def test_features_that_learned_the_attribute_from_these_images(tmp_path: Path) -
     data = labelled(people, "gender", ("man", "woman"))
     with pytest.raises(InputError, match="emoji-gender learned gender from 1304 of these 1304 images"):
         ProbeTrainer(backbone="classifier:emoji-gender").prepared(data, load_classifier)
+
+
+def test_images_a_probe_learned_from_are_known_at_a_multiple_of_its_features_size(tmp_path: Path) -> None:
+    """Trained at 64 pixels on the features of a classifier of 32."""
+    people = open_dataset("emoji-people").subset(range(0, 1994, 40), name="some")
+    learned = labelled(people, "vendor", ())
+    trainer = ProbeTrainer(backbone="classifier:emoji-gender")
+    build_classifier(tmp_path / "p", learned, trainer, name="p", splits=[SINGLE])
+    probe = load_classifier(tmp_path / "p")
+    assert probe.input_size == 32
+    assert seen_by(probe, labelled(people.subset(range(0, 50, 7)), "vendor", ())).all()
+    others = open_dataset("emoji-people").subset(range(1, 1994, 40))
+    assert seen_by(probe, labelled(others, "vendor", ())).mean() < 0.5
 
 
 @pytest.mark.parametrize(
