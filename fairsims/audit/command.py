@@ -321,7 +321,7 @@ def _extractors(config: AuditConfig, classifiers: Sequence[AttributeClassifier])
     if config.inception_weights is not None and "inception" not in config.features:
         raise InputError("--inception-weights is given without --features inception; give both")
     # Tables of labels have no features.
-    first = next((c for c in classifiers if c.input_size), None)
+    first = next((c for c in classifiers if c.has_features), None)
     return [
         open_extractor(f, classifier=first, weights=config.inception_weights if f == "inception" else None)
         for f in config.features

@@ -158,6 +158,11 @@ class AttributeClassifier(ABC):
         """Native resolution in pixels; 0 where images are not looked at, or of any size."""
 
     @property
+    def has_features(self) -> bool:
+        """Whether `features` gives any, which quality numbers can be measured with."""
+        return not self.by_identity
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """What is done to an image before a network sees it, as JSON."""
         return {}

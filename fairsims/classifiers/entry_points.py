@@ -56,6 +56,10 @@ class ThirdPartyClassifier(AttributeClassifier):
     def input_size(self) -> int:
         return int(getattr(self.inner, "input_size", 0))
 
+    @property
+    def has_features(self) -> bool:
+        return hasattr(self.inner, "features")
+
     def probabilities(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, K)`. Raises InputError when it gives anything but probabilities."""
         with torch.inference_mode():
@@ -70,7 +74,7 @@ class ThirdPartyClassifier(AttributeClassifier):
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when it has none."""
-        if not hasattr(self.inner, "features"):
+        if not self.has_features:
             raise InputError(f"{self.origin} has no features; choose another extractor")
         with torch.inference_mode():
             return self._matrix(self.inner.features(images), len(images), "features")

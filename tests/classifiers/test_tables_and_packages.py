@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from fairsims.audit.command import AuditConfig, open_audit
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.checkpoints import embedded_classifiers
 from fairsims.classifiers.labelled import labelled
@@ -141,6 +142,12 @@ class Brightness:
         light = images.float().mean(dim=(1, 2, 3)) / 255
         return torch.stack([1 - light, light], dim=1)
 
+class Measuring(Brightness):
+    input_size = 0  # images of any size
+
+    def features(self, images):
+        return images.float().mean(dim=(2, 3))
+
 class Broken(Brightness):
     def probabilities(self, images):
         return torch.full((len(images), 2), float("nan"))
@@ -157,7 +164,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brightness\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[fairsims.classifiers]\nbrightness = brightness_package:Brightness\n"
-        "broken = brightness_package:Broken\nabsent = brightness_package:Absent\n"
+        "measuring = brightness_package:Measuring\nbroken = brightness_package:Broken\nabsent = brightness_package:Absent\n"
     )
     monkeypatch.syspath_prepend(place)
     monkeypatch.delitem(sys.modules, "brightness_package", raising=False)
@@ -183,6 +190,15 @@ def test_another_package_offers_a_classifier(package: Path, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="did you mean 'brightness'"):
         load_classifier("entry-point:brightnes")
+
+
+def test_quality_is_measured_with_the_features_of_a_classifier_of_any_size(package: Path, folder: Path) -> None:
+    """One that has none is refused before anything is measured."""
+    asked = {"before": folder, "attr": ("tone",), "reference": "digits"}
+    opened = open_audit(AuditConfig(**asked, classifier=("measuring",)))
+    assert [e.name for e in opened.extractors] == ["measuring"]
+    with pytest.raises(InputError, match="features of a classifier were asked for and there is none"):
+        open_audit(AuditConfig(**asked, classifier=("brightness",)))
 
 
 def test_another_packages_classifier_is_measured(package: Path, folder: Path, tmp_path: Path) -> None:
