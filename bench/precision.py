@@ -16,9 +16,8 @@ import torch
 
 from fairsims.audit.quality import FrechetReference, Moments, frechet_distance
 from fairsims.classifiers import classifier_for, features_of, label_batches
-from fairsims.data import open_dataset, to_uint8
-from fairsims.models import open_checkpoint
-from fairsims.models.sampling import generate
+from fairsims.data import open_dataset
+from fairsims.models import ModelSpec, open_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,16 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attr", default="gender")
     parser.add_argument("--images", type=int, default=1024)
     args = parser.parse_args(arguments)
-    checkpoint = open_checkpoint(args.model)
-    base = checkpoint.network
-    classifier = classifier_for(args.attr, base.img_resolution, base.img_channels)
-    data = open_dataset(checkpoint.recipe["data"], resolution=base.img_resolution)
+    base = open_model(ModelSpec(base=args.model))
+    channels, _, side = base.image_shape
+    classifier = classifier_for(args.attr, side, channels)
+    data = open_dataset(base.recipe["data"], resolution=side)
+    cut = [range(start, min(start + 128, args.images)) for start in range(0, args.images, 128)]
     reference = FrechetReference.of(Moments().update(features_of(classifier, [data.read(range(len(data)))])))
     winners, seconds, pixels = {}, {}, {}
     for precision in ("float32", "bfloat16"):
-        base.precision = precision
+        model = open_model(ModelSpec(base=args.model, precision=precision))
         start = time.perf_counter()
-        images = torch.cat([to_uint8(b.images) for b in generate(base, range(args.images))])
+        images = torch.cat(list(model.images(cut)))
         seconds[precision] = time.perf_counter() - start
         winners[precision] = label_batches(classifier, torch.split(images, 256)).argmax(axis=1)
         pixels[precision] = images.int()

@@ -1,4 +1,4 @@
-"""What sampling costs beyond the network: `generate()`, pools, guidance and merging against raw forwards.
+"""What sampling costs beyond the network: images (generate), pools, guidance and merging against raw forwards.
 
     python bench/sampling.py [--model emoji-people-32] [--batch 256] [--batches 1] [--steps 4] [--repeats 5] [--compile]
 
@@ -10,20 +10,18 @@ most 2.05, guided inside an interval at most 1.35 (at the default of 12 steps), 
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from timing import DEVICE, matmul_peak, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairsims.models import SIMSGuidance, fastest_precision, load_network, merge
-from fairsims.models.base import Denoiser
-from fairsims.models.model import model_of
-from fairsims.models.sampling import SamplerConfig, generate
+from fairsims.models import Model, ModelSpec, fastest_precision, open_model
+from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import write_pool
 from fairsims.seeds import noise_for
 
@@ -40,54 +38,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="Also time the network compiled.")
     args = parser.parse_args(arguments)
-    sampler, images = SamplerConfig(steps=args.steps), args.batch * args.batches
+    spec = ModelSpec(base=args.model, sampler=SamplerConfig(steps=args.steps), batch_size=args.batch)
     calls = (2 * args.steps - 1) * args.batches
     forwards = calls * args.batch
-    base = load_network(args.model).to(DEVICE)
-    x = noise_for(range(args.batch), base.shape).to(DEVICE)
+    cut = [range(start, start + args.batch) for start in range(0, args.batches * args.batch, args.batch)]
+    network = open_model(spec).denoiser
+    x = noise_for(range(args.batch), network.shape).to(DEVICE)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        base(x[:1], torch.ones((), device=DEVICE))
+        network(x[:1], torch.ones((), device=DEVICE))
     flops = counter.get_total_flops()
 
-    def raw(model: Denoiser) -> None:
+    def raw() -> None:
         with torch.inference_mode():
             for _ in range(calls):
-                model(x, torch.ones((), device=DEVICE))
+                base.denoiser(x, torch.ones((), device=DEVICE))
 
-    def sample(model: Denoiser) -> None:
-        for _ in generate(model, range(images), sampler=sampler, batch_size=args.batch):
-            pass
+    def sample(model: Model) -> Callable[[], object]:
+        return lambda: [None for _ in model.images(cut)]
 
     def pool() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            model = model_of(base, {}, sampler=sampler, batch_size=args.batch)
-            for _ in write_pool(Path(folder) / "p", model, range(images)):
+            for _ in write_pool(Path(folder) / "p", base, range(args.batches * args.batch)):
                 pass
 
     for precision in dict.fromkeys(["float32", fastest_precision(DEVICE)]):
-        base.precision = precision
-        aux = copy.deepcopy(base)
-        merged = merge(base, aux, 1.0)
-        guided, inside = SIMSGuidance(base, aux, 1.0), SIMSGuidance(base, aux, 1.0, interval=INTERVAL)
+        base = open_model(replace(spec, precision=precision))
+        inside = base.retargeted(args.model, 1.0, "guided", INTERVAL)
         work: dict[str, Callable[[], object]] = {
-            "raw": lambda: raw(base),
-            "generate": lambda: sample(base),
+            "raw": raw,
+            "generate": sample(base),
             "pool": pool,
-            "guided": lambda: sample(guided),
-            "interval": lambda: sample(inside),
-            "merged": lambda: sample(merged),
+            "guided": sample(base.retargeted(args.model, 1.0, "guided")),
+            "interval": sample(inside),
+            "merged": sample(base.retargeted(args.model, 1.0, "merged")),
         }
         if args.compile:
-            compiled = copy.deepcopy(base)
-            compiled.get_submodule("model").compile()
-            work["compiled"] = lambda: sample(compiled)
+            work["compiled"] = sample(open_model(replace(spec, precision=precision, compiled=True)))
         for run in work.values():
             run()
         rows = [{name: timed(run) for name, run in work.items()} for _ in range(args.repeats)]
         rate = forwards / statistics.median(r["raw"] for r in rows)
         share = rate * flops / matmul_peak(precision)
         print(f"{DEVICE}, {precision}, batch {args.batch}: raw forward {rate:.0f} images/s, {share:.0%} of matmul peak")
-        nfe = sampler.evaluations(inside) / sampler.evaluations(base)
+        nfe = inside.evaluations_per_image / base.evaluations_per_image
         for name in ("generate", "pool", "guided", "interval", "merged", "compiled"):
             if name in work:
                 against = "raw" if name == "generate" else "generate"

@@ -16,9 +16,9 @@ import torch
 from fairsims.audit.quality import FrechetReference, Moments, frechet_distance
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of, label_batches
-from fairsims.data import open_dataset, to_uint8
-from fairsims.models import open_checkpoint
-from fairsims.models.sampling import SamplerConfig, generate
+from fairsims.data import open_dataset
+from fairsims.models import ModelSpec, open_model
+from fairsims.models.sampling import SamplerConfig
 
 SAMPLERS = (
     SamplerConfig(steps=12),
@@ -36,20 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classifier", default="emoji-gender")
     parser.add_argument("--images", type=int, default=512)
     args = parser.parse_args(arguments)
-    checkpoint, classifier = open_checkpoint(args.model), load_classifier(args.classifier)
-    model = checkpoint.network
-    real = open_dataset(str(checkpoint.recipe["data"]), resolution=model.img_resolution)
+    classifier, seeds = load_classifier(args.classifier), range(FIRST_SEED, FIRST_SEED + args.images)
+    base = open_model(ModelSpec(base=args.model))
+    real = open_dataset(str(base.recipe["data"]), resolution=base.image_shape[1])
     rows = (real.read(range(i, min(i + 256, len(real)))) for i in range(0, len(real), 256))
     reference = FrechetReference.of(Moments().update(features_of(classifier, rows)))
     first = None
     for sampler in SAMPLERS:
-        seeds = range(FIRST_SEED, FIRST_SEED + args.images)
-        images = to_uint8(torch.cat([b.images for b in generate(model, seeds, sampler=sampler, batch_size=64)]))
+        model = open_model(ModelSpec(base=args.model, sampler=sampler))
+        images = torch.cat(list(model.images([seeds[start : start + 64] for start in range(0, len(seeds), 64)])))
         predicted = label_batches(classifier, torch.split(images, 256)).argmax(axis=1)
         first = predicted if first is None else first
         fd = frechet_distance(reference, Moments().update(features_of(classifier, torch.split(images, 256))))
         print(
-            f"{sampler.solver:<8} {sampler.evaluations(model):>3} evaluations  "
+            f"{sampler.solver:<8} {model.evaluations_per_image:>3} evaluations  "
             f"share {(predicted == len(classifier.attribute.classes) - 1).mean():.3f}  "
             f"same class {(predicted == first).mean():.3f}  FD {fd:.4f}",
             flush=True,

@@ -21,7 +21,7 @@ from timing import DEVICE, matmul_peak, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairsims.data.base import ArraySource, ImageDataset
-from fairsims.models import EDMDenoiser, NetworkDenoiser, fastest_precision, load_network
+from fairsims.models import EDMDenoiser, NetworkDenoiser, fastest_precision, open_checkpoint
 from fairsims.models.objective import Batch
 from fairsims.training import TrainConfig, train
 from fairsims.training.augmentation import AUGMENT_DIM
@@ -32,7 +32,7 @@ from fairsims.training.presets import preset
 def network(args: argparse.Namespace) -> tuple[NetworkDenoiser, float]:
     """The network and the probability of each distortion that it is trained with."""
     if args.preset is None:
-        return load_network(args.model), 0.0
+        return open_checkpoint(args.model).network, 0.0
     recipe = preset(args.preset)
     augment = recipe.train.augment
     size, channels = recipe.resolution or 8, 1 if args.preset.startswith("digits") else 3

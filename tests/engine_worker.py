@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support import in_memory
 
 from fairsims import engine, pools
 from fairsims.classifiers import load_classifier
@@ -17,7 +18,6 @@ from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.data import open_dataset
 from fairsims.errors import FairsimsError
 from fairsims.models import EDMDenoiser
-from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig
 from fairsims.training import TrainConfig, train_folder
 
@@ -37,7 +37,7 @@ def network(seed: int = 0) -> EDMDenoiser:
 
 
 def pool(folder: Path, seeds: range = range(20)) -> list[int]:
-    model = model_of(network().eval(), {"kind": "test"}, sampler=SamplerConfig(steps=2), batch_size=3)
+    model = in_memory(network().eval(), sampler=SamplerConfig(steps=2), batch_size=3)
     return list(pools.write_pool(folder, model, seeds))
 
 

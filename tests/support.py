@@ -20,7 +20,7 @@ import pandas as pd
 from click.testing import CliRunner, Result
 
 from fairsims.cli import main
-from fairsims.models import EDMDenoiser
+from fairsims.models import Checkpoint, Denoiser, DenoiserModel, EDMDenoiser, ModelSpec
 from fairsims.pools import Pool
 
 MakeNetwork = Callable[..., EDMDenoiser]
@@ -48,6 +48,12 @@ def refused(*args: object) -> str:
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def in_memory(denoiser: Denoiser, *, digest: str = "abc", **settings: Any) -> DenoiserModel:
+    """A model of networks that no file has; it cannot be opened in another process."""
+    spec = ModelSpec(base="in memory", precision=denoiser.precision, **settings)
+    return DenoiserModel(spec, Checkpoint(name=spec.base, denoiser=denoiser, digest=digest, recipe={}))
 
 
 def label(pool: Pool, name: str, attribute: str, classes: Sequence[str], probabilities: np.ndarray) -> None:

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.data import ImageDataset
 from fairsims.files import read_json
-from fairsims.models import EDMDenoiser, load_network
+from fairsims.models import EDMDenoiser, open_checkpoint
 
 AUDITS = Path(__file__).parent.parent / "audits"
 NETWORKS = {
@@ -46,7 +46,7 @@ def paper() -> ModuleType:
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded digits model in EDM's pickle, with augment labels as the published ones have."""
-    digits = load_network("digits-8")
+    digits = open_checkpoint("digits-8").network
     model = EDMDenoiser(**digits.config | {"augment_dim": 9, "dropout": 0.05})
     state = digits.state_dict() | {"model.map_augment.weight": torch.zeros_like(model.model.map_augment.weight)}
     model.load_state_dict(state, strict=True)

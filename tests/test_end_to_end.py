@@ -28,7 +28,7 @@ from fairsims.classifiers import load_classifier
 from fairsims.cli import main
 from fairsims.data import open_dataset
 from fairsims.files import sha256_file, sha256_json
-from fairsims.models import checkpoint_recipe
+from fairsims.models import open_checkpoint
 from fairsims.pools import Pool, select_pool
 from fairsims.report.html import write_report
 
@@ -197,7 +197,7 @@ def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Pa
         select_pool(Pool(folder), np.arange(128), tmp_path / str(number), made_by={})
         first[str(number)] = Pool(tmp_path / str(number))
     classifier = load_classifier("digits-parity")
-    data = str(checkpoint_recipe("digits-8")["data"])
+    data = str(open_checkpoint("digits-8").recipe["data"])
     found = quality(
         first, classifier_features(classifier), open_dataset(data), [(classifier, np.array([0.5, 0.5]))]
     )  # fmt: skip

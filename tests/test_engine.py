@@ -25,7 +25,7 @@ import fairsims.pools.writing
 from fairsims import engine
 from fairsims.errors import InputError
 from fairsims.files import read_jsonl
-from fairsims.models import load_network
+from fairsims.models import open_checkpoint
 
 TESTS = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -120,7 +120,7 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     # Training: rank 0 alone writes; up to rounding the weights of one process; resumed, the same bits.
     assert first["checkpoint"]
     assert second["checkpoint"]
-    two, one = (load_network(f / "whole") for f in (tmp_path, tmp_path / "alone"))
+    two, one = (open_checkpoint(f / "whole").network for f in (tmp_path, tmp_path / "alone"))
     for (name, a), b in zip(two.named_parameters(), one.parameters(), strict=True):
         assert torch.allclose(a, b, atol=2e-5), name
     assert [r["step"] for r in numbers(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]

@@ -18,7 +18,7 @@ from torch import Tensor
 from fairsims.data import ImageDataset, to_float
 from fairsims.errors import ChangedSettings, Diverged, InputError
 from fairsims.files import read_jsonl
-from fairsims.models import EDMDenoiser, load_network
+from fairsims.models import EDMDenoiser, open_checkpoint
 from fairsims.models.objective import Batch
 from fairsims.seeds import torch_generator
 from fairsims.training import TrainConfig, finetune_config, train, train_folder
@@ -271,7 +271,7 @@ def test_a_state_left_by_a_kill_after_the_end_goes(
 
 def test_the_checkpoint_is_the_average(tmp_path: Path, network: EDMDenoiser, digits: ImageDataset) -> None:
     *_, last = run_folder(network, digits, tmp_path)
-    assert torch.equal(weights(load_network(tmp_path)), weights(last.ema))
+    assert torch.equal(weights(open_checkpoint(tmp_path).network), weights(last.ema))
     assert not torch.equal(weights(last.ema), weights(network))
     recipe = json.loads((tmp_path / "config.json").read_text())["recipe"]
     assert recipe["kind"] == "test"

@@ -4,39 +4,31 @@ folder, its images are a pool, SIMS's auxiliary is a fine-tuned copy and its gui
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from fairsims import engine
 from fairsims.audit.neighbours import Nearest, manifold, nearest_training
 from fairsims.audit.quality import FrechetReference, frechet_distance, moments_of
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers import classifier_for, features_of, label_batches, load_classifier
 from fairsims.collapse.config import EXACT, Cell, CollapseConfig, Composition
 from fairsims.collapse.loop import Loop, Row, State
-from fairsims.data import ImageDataset, embedded, open_dataset, to_float
+from fairsims.data import ImageDataset, embedded, open_dataset
 from fairsims.errors import InputError, closest
 from fairsims.files import read_json, sha256_json, write_json
-from fairsims.models import (
-    Denoiser,
-    EDMDenoiser,
-    NetworkDenoiser,
-    SIMSGuidance,
-    checkpoint_digest,
-    fastest_precision,
-    load_network,
-)
-from fairsims.models.model import model_of
+from fairsims.models import Model, ModelSpec, fastest_precision, open_model
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, pool_dataset, write_pool
 from fairsims.run import Progress, silent
 from fairsims.seeds import derive, numpy_generator
-from fairsims.training import TrainConfig, finetune_config, train_folder
+from fairsims.training import Tick, finetune_settings, train_auxiliary, train_folder
+from fairsims.training.base import new_network, pixel_deviation
 from fairsims.training.presets import PRESETS
 
 STRIDE = 2**20
@@ -75,13 +67,11 @@ class ImageLoop(Loop):
         self.preset = PRESETS["digits-8" if small else "emoji-people-32"]
         # Loops train many networks: the small images' preset is wider than their drift needs.
         self.width = config.width or (16 if small else self.preset.network["model_channels"])
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision = fastest_precision(self.device)
+        self.precision = fastest_precision(engine.device())
         self.sampler = SamplerConfig(steps=config.steps, solver=config.solver)
         self.digest = sha256_json([self.data.digest, self.classifier.digest])
         self.n = self._size()
-        sample = np.unique(np.linspace(0, len(self.data) - 1, 2048).astype(int))
-        self.sigma_data = max(0.05, round(float(to_float(self.data.read(sample)).std()), 2))
+        self.sigma_data = pixel_deviation(self.data)
         parts = np.array_split(np.arange(len(self.data)), 16)
         self.real = features_of(self.classifier, (self.data.read(part) for part in parts))
         self.reference = FrechetReference.of(moments_of(self.real))
@@ -130,16 +120,16 @@ class ImageLoop(Loop):
         # Before there is anything synthetic all cells are alike: they share the first base.
         trained = self.root / "first" / f"repeat-{r}" if g == 1 else folder
         data = self._training_set(config.composition(cell.level, g, self.n), g, cell, r)
-        base = self._trained(trained / "base", data, seed, config.kimg, self.width)
-        model, made_by = base, dict[str, Any](kind="base", digest=checkpoint_digest(trained / "base"))
+        self._train_new(trained / "base", data, seed, config.kimg, self.width)
+        spec = ModelSpec(base=str(trained / "base"), sampler=self.sampler, precision=self.precision)
+        model = base = open_model(spec)
         if cell.method == "sims":
             size = max(2, round(config.auxiliary_size * self.n))
-            own = self._pool(trained / "own", base, self._seeds(r, g, size, offset=STRIDE // 2), made_by)
-            aux = self._auxiliary(trained, pool_dataset(own), derive(seed, "auxiliary"))
-            model = SIMSGuidance(base, aux, config.omega)
-            made_by |= {"kind": "guided", "aux": checkpoint_digest(trained / "auxiliary"), "strength": config.omega}
+            own = self._pool(trained / "own", base, self._seeds(r, g, size, offset=STRIDE // 2))
+            self._train_auxiliary(trained / "auxiliary", base, pool_dataset(own), derive(seed, "auxiliary"))
+            model = base.retargeted(trained / "auxiliary", config.omega, "guided")
         size = max(config.samples, config.composition(cell.level, 2, self.n).synthetic)
-        return self._measure(self._pool(folder / "pool", model, self._seeds(r, g, size), made_by))
+        return self._measure(self._pool(folder / "pool", model, self._seeds(r, g, size)))
 
     def _training_set(self, parts: Composition, g: int, cell: Cell, r: int) -> ImageDataset:
         """Fixed, fresh and synthetic images of a generation. Repeats differ in which real ones they have, if any are
@@ -152,18 +142,17 @@ class ImageLoop(Loop):
             sets.append(made.subset(np.arange(parts.synthetic)))
         return joined([s for s in sets if len(s)], name=f"generation {g}")
 
-    def _auxiliary(self, folder: Path, own: ImageDataset, seed: int) -> Denoiser:
-        """The auxiliary of a base, trained on the base's own samples: a copy, or a new network of half the width."""
-        config, base = self.config, folder / "base"
-        if config.auxiliary == "narrow":
-            return self._trained(folder / "auxiliary", own, seed, config.budget, self.width // 2)
-        xflip = self.preset.train.xflip
-        settings = finetune_config(config.budget, seed=seed, precision=self.precision, xflip=xflip)
-        recipe = {"kind": "auxiliary", "base_digest": checkpoint_digest(base)}
-        return self._fit(load_network(base), own, settings, folder / "auxiliary", recipe)
+    def _train_auxiliary(self, folder: Path, base: Model, own: ImageDataset, seed: int) -> None:
+        """Train the auxiliary of a base on the base's own samples: a copy, or a new network of half the width."""
+        if self.config.auxiliary == "narrow":
+            self._train_new(folder, own, seed, self.config.budget, self.width // 2)
+            return
+        settings = finetune_settings(base, self.config.budget, seed=seed, precision=self.precision)
+        self._follow(train_auxiliary(base, own, settings, folder), folder, settings.kimg)
 
-    def _trained(self, folder: Path, data: ImageDataset, seed: int, kimg: float, width: int) -> Denoiser:
-        """A new network; its ramp and its averaging are as much shorter than the preset's as its training is."""
+    def _train_new(self, folder: Path, data: ImageDataset, seed: int, kimg: float, width: int) -> None:
+        """Train a network from scratch; its ramp and its averaging are as much shorter than the preset's as its
+        training is."""
         preset, shorter = self.preset.train, min(1.0, kimg / self.preset.train.kimg)
         settings = replace(
             preset,
@@ -176,23 +165,16 @@ class ImageLoop(Loop):
             state_kimg=16.0,
         )
         network = self.preset.network | {"sigma_data": self.sigma_data, "model_channels": width}
-        torch.manual_seed(derive(seed, "init"))
-        start = EDMDenoiser(img_resolution=self.data.resolution, img_channels=self.data.channels, **network)
         recipe = {"kind": "generation", "data": self.data.name, "network": network}
-        return self._fit(start, data, settings, folder, recipe)
+        start = new_network(data, settings, network)
+        self._follow(train_folder(start, data, settings, folder, recipe=recipe), folder, kimg)
 
-    def _fit(
-        self, start: NetworkDenoiser, data: ImageDataset, settings: TrainConfig, folder: Path, recipe: dict[str, Any]
-    ) -> Denoiser:
-        """Train into a checkpoint folder; read it when it is finished."""
-        for tick in train_folder(start.to(self.device), data, settings, folder, recipe=recipe):
-            self.progress("/".join(folder.parts[-4:]), tick.nimg, settings.steps * settings.batch_size)
-        trained = load_network(folder).to(self.device)
-        trained.precision = self.precision
-        return trained
+    def _follow(self, ticks: Iterator[Tick], folder: Path, kimg: float) -> None:
+        for tick in ticks:
+            self.progress("/".join(folder.parts[-4:]), tick.nimg, round(1000 * kimg))
 
-    def _pool(self, folder: Path, model: Denoiser, seeds: range, made_by: dict[str, Any]) -> Pool:
-        for done in write_pool(folder, model_of(model, made_by, sampler=self.sampler), seeds):
+    def _pool(self, folder: Path, model: Model, seeds: range) -> Pool:
+        for done in write_pool(folder, model, seeds):
             self.progress("/".join(folder.parts[-4:]), done, len(seeds))
         return Pool(folder)
 

@@ -1,13 +1,7 @@
 """D(x; sigma): networks, preconditioning, guidance, exact mixtures and checkpoints."""
 
 from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
-from fairsims.models.checkpoints import (
-    checkpoint_digest,
-    checkpoint_recipe,
-    load_checkpoint,
-    load_network,
-    open_checkpoint,
-)
+from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.conditions import Conditions
 from fairsims.models.edm_pickle import import_edm
 from fairsims.models.folders import Checkpoint, save_checkpoint, save_guided
@@ -30,12 +24,8 @@ __all__ = [
     "GaussianMixtureDenoiser",
     "NetworkDenoiser",
     "SIMSGuidance",
-    "checkpoint_digest",
-    "checkpoint_recipe",
     "fastest_precision",
     "import_edm",
-    "load_checkpoint",
-    "load_network",
     "merge",
     "save_checkpoint",
     "save_guided",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.errors import InputError, closest
-from fairsims.models.base import Denoiser, NetworkDenoiser
 from fairsims.models.edm_pickle import cached_import
 from fairsims.models.folders import Checkpoint, guided_digest, read_meta, read_network
 from fairsims.models.guidance import SIMSGuidance
@@ -28,26 +27,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     guided = SIMSGuidance(base.network, aux.network, omega, interval=interval).eval()
     digest = guided_digest(base.digest, aux.digest, omega, interval)
     return Checkpoint(name=str(path), denoiser=guided, digest=digest, recipe=dict(meta.get("recipe") or {}))
-
-
-def load_checkpoint(path: str | Path) -> Denoiser:
-    """The denoiser of `open_checkpoint`."""
-    return open_checkpoint(path).denoiser
-
-
-def load_network(path: str | Path) -> NetworkDenoiser:
-    """A single network's checkpoint. Raises InputError as `open_checkpoint`, and for a guided pair."""
-    return open_checkpoint(path).network
-
-
-def checkpoint_recipe(path: str | Path) -> dict[str, Any]:
-    """How a checkpoint was made, as far as it says."""
-    return dict(read_meta(find_checkpoint(path)).get("recipe") or {})
-
-
-def checkpoint_digest(path: str | Path) -> str:
-    """The digest of `open_checkpoint`."""
-    return open_checkpoint(path).digest
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from fairsims.files import sha256_json
 
 
@@ -18,6 +21,11 @@ class Conditions:
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
             raise ValueError(f"names is {list(self.names)}; expected one or more different ones")
+
+    @classmethod
+    def numbered(cls, count: int) -> Conditions:
+        """Classes that go by their numbers; none is unconditional."""
+        return cls(tuple(map(str, range(count)))) if count else cls()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,3 +51,7 @@ class Conditions:
     def positions(self, seeds: Sequence[int]) -> list[int]:
         """Which of `names` each seed has."""
         return [int(seed) % len(self.names) for seed in seeds]
+
+    def one_hot(self, seeds: Sequence[int]) -> Tensor | None:
+        """What a class-conditional network is told of each seed, `(B, K)`; None for an unconditional model."""
+        return None if self.unconditional else torch.eye(len(self))[self.positions(seeds)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fairsims import engine
@@ -22,9 +24,10 @@ from fairsims.models.conditions import Conditions
 from fairsims.models.folders import Checkpoint, guided_digest, network_digest, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.precondition import PRECISIONS
-from fairsims.models.sampling import SamplerConfig, generate_batches
+from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.options import check_choices, choice, from_mapping, to_json
 from fairsims.run import refuse_foreign
+from fairsims.seeds import noise_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +129,8 @@ class Model(Protocol):
 class DenoiserModel:
     """A model of pixels: a denoiser D(x; sigma) and our solvers."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        base: Checkpoint,
-        auxiliary: Checkpoint | None = None,
-        *,
-        made_by: Mapping[str, Any] | None = None,
-    ) -> None:
-        """`base` and `auxiliary` are what the spec names, opened; `made_by` identifies networks that no file has."""
-        self._made_by = made_by
+    def __init__(self, spec: ModelSpec, base: Checkpoint, auxiliary: Checkpoint | None = None) -> None:
+        """`base` and `auxiliary` are what the spec names, opened."""
         self.spec, self.base, self.auxiliary, self.recipe = spec, base, auxiliary, base.recipe
         device = engine.device()
         if auxiliary is None:
@@ -172,8 +167,24 @@ class DenoiserModel:
         return guided_digest(self.base.digest, self.auxiliary.digest, self.spec.strength, self.spec.interval)
 
     def images(self, batches: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        sampled = generate_batches(self.denoiser, batches, sampler=self.spec.sampler)
-        yield from (to_uint8(batch.images).cpu() for batch in sampled)
+        """Images of each batch of seeds, `(B, C, H, W)` uint8 on the CPU. Image k depends on seed k alone.
+
+        Up to the rounding of the network's kernels, which differs with the size of a batch: by one grey level at most.
+        """
+        denoiser, sampler = self.denoiser, self.spec.sampler
+        device, cut = denoiser.device, [[int(s) for s in batch] for batch in batches]
+        with ThreadPoolExecutor(1) as thread:
+            # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
+            drawn = [thread.submit(noise_for, seeds, denoiser.shape) for seeds in cut[:1]]
+            for number, seeds in enumerate(cut, 1):
+                noise = drawn.pop().result().to(device)
+                drawn = [thread.submit(noise_for, following, denoiser.shape) for following in cut[number : number + 1]]
+                labels = self.conditions.one_hot(seeds)
+                with torch.inference_mode():
+                    found = solve(
+                        denoiser, noise, sampler, seeds=seeds, labels=None if labels is None else labels.to(device)
+                    )
+                yield to_uint8(found.float()).cpu()
 
     def facts(self) -> dict[str, Any]:
         """The entries `made_by`, `sampler`, `evaluations_per_image`, `precision`, `batch_size` and `shape`.
@@ -195,8 +206,6 @@ class DenoiserModel:
 
     def made_by(self) -> dict[str, Any]:
         """Which networks, and what became of them: `kind` is base, auxiliary, merged or guided."""
-        if self._made_by is not None:
-            return dict(self._made_by)
         spec, kind = self.spec, self.recipe.get("kind")
         facts: dict[str, Any] = {"kind": kind if kind in ("auxiliary", "target-mix", "merged", "guided") else "base"}
         if self.auxiliary is not None:
@@ -269,12 +278,10 @@ class DenoiserModel:
 
 def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any]) -> Conditions:
     """The classes of a class-conditional network, named in the recipe's `classes`, else by their numbers."""
-    if not denoiser.label_dim:
-        return Conditions()
     names = recipe.get("classes")
-    if isinstance(names, list) and len(names) == denoiser.label_dim:
+    if denoiser.label_dim and isinstance(names, list) and len(names) == denoiser.label_dim:
         return Conditions(tuple(map(str, names)))
-    return Conditions(tuple(map(str, range(denoiser.label_dim))))
+    return Conditions.numbered(denoiser.label_dim)
 
 
 def open_model(spec: ModelSpec) -> DenoiserModel:
@@ -290,17 +297,3 @@ def open_model(spec: ModelSpec) -> DenoiserModel:
     """
     base = open_checkpoint(spec.base)
     return DenoiserModel(spec, base, None if spec.auxiliary is None else open_checkpoint(spec.auxiliary))
-
-
-def model_of(
-    denoiser: Denoiser, made_by: Mapping[str, Any], *, sampler: SamplerConfig | None = None, batch_size: int = 128
-) -> DenoiserModel:
-    """A model whose networks are in memory, in the precision that they have; `made_by` identifies it in its pools.
-
-    It cannot be opened in another process.
-    """
-    spec = ModelSpec(
-        base="in memory", sampler=sampler or SamplerConfig(), precision=denoiser.precision, batch_size=batch_size
-    )
-    known = Checkpoint(name=spec.base, denoiser=denoiser, digest=str(made_by.get("digest", "")), recipe={})
-    return DenoiserModel(spec, known, made_by=made_by)

@@ -1,10 +1,9 @@
-"""Noise levels, solvers, and `generate()`: an iterable of sample batches."""
+"""From noise to images: the levels, the solver and the noise that is added on the way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +102,6 @@ class SamplerConfig:
         return {k: (str(v) if v == math.inf else v) for k, v in found.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleBatch:
-    """What one batch of `generate()` yields."""
-
-    seeds: list[int]
-    images: Tensor
-    """`(B, C, H, W)` float32 in data units."""
-
-
 def sigma_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """`steps` falling noise levels and a final 0, `(steps + 1,)` float64 (eq. 5)."""
     i = torch.arange(steps, dtype=torch.float64) / (steps - 1)
@@ -149,42 +139,3 @@ def solve(
         return x + (raised**2 - sigma**2).clamp(min=0).sqrt() * sampler.S_noise * fresh, raised
 
     return SOLVERS[sampler.solver].solve(denoise, noise.double() * sigmas[0], sigmas, add_noise)
-
-
-def labels_for(seeds: Sequence[int], label_dim: int) -> Tensor | None:
-    """One-hot classes for a class-conditional network, `(B, label_dim)`: those of the seeds' conditions."""
-    return torch.eye(label_dim)[[int(s) % label_dim for s in seeds]] if label_dim else None
-
-
-def generate(
-    denoiser: Denoiser, seeds: Sequence[int], *, sampler: SamplerConfig | None = None, batch_size: int = 128
-) -> Iterator[SampleBatch]:
-    """Sample images, one per seed, batch by batch. Image k depends on seed k alone, up to kernel rounding.
-
-    A class-conditional denoiser gets the classes in turn, also by seed.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
-    cut = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-    yield from generate_batches(denoiser, cut, sampler=sampler)
-
-
-def generate_batches(
-    denoiser: Denoiser, batches: Sequence[Sequence[int]], *, sampler: SamplerConfig | None = None
-) -> Iterator[SampleBatch]:
-    """`generate()` with the batches cut by the caller: one SampleBatch for each."""
-    sampler = sampler or SamplerConfig()
-    device = denoiser.device
-    chunks = [[int(s) for s in batch] for batch in batches]
-    with ThreadPoolExecutor(1) as thread:
-        # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
-        drawn = [thread.submit(noise_for, chunk, denoiser.shape) for chunk in chunks[:1]]
-        for number, chunk in enumerate(chunks):
-            noise = drawn.pop().result().to(device)
-            drawn = [thread.submit(noise_for, following, denoiser.shape) for following in chunks[number + 1 :][:1]]
-            labels = labels_for(chunk, denoiser.label_dim)
-            with torch.inference_mode():
-                images = solve(
-                    denoiser, noise, sampler, seeds=chunk, labels=None if labels is None else labels.to(device)
-                ).float()
-            yield SampleBatch(seeds=chunk, images=images)

@@ -18,7 +18,7 @@ from fairsims.audit.neighbours import K
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json
-from fairsims.models import checkpoint_recipe
+from fairsims.models import open_checkpoint
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig, size_name
 from fairsims.retarget.opening import check_interval, prepare
@@ -96,7 +96,7 @@ def begin_run(config: SweepConfig, folder: Path, point: Point, run: Path) -> Ret
         shutil.copytree(snapshot_folder(trained, point.budget), run / "auxiliary", dirs_exist_ok=True)
         # What the run would train is that state: the rate is constant, so a longer budget does not change it.
         settings = {k: v for k, v in read_json(trained / "training.json").items() if k != "snapshots"}
-        settings["train"] = asdict(fine_tuning(chosen, checkpoint_recipe(chosen.model), point.budget))
+        settings["train"] = asdict(fine_tuning(chosen, open_checkpoint(chosen.model).recipe, point.budget))
         write_json(run / "auxiliary" / "training.json", settings)
     return chosen
 

@@ -68,9 +68,7 @@ def train_base(
     else:
         if network or recipe is None:
             facts["network"] = network
-        network = (recipe.network if recipe else {}) | network
-        torch.manual_seed(derive(config.seed, "init"))
-        denoiser = new_network(dataset, config, network).to(engine.device())
+        denoiser = new_network(dataset, config, (recipe.network if recipe else {}) | network)
     if denoiser.label_dim and "seed" not in dataset.table:
         facts["classes"] = list(class_attribute(dataset, denoiser.label_dim).classes)
     if compiled:
@@ -84,15 +82,23 @@ def _rhythm(kimg: float) -> dict[str, float]:
 
 
 def new_network(dataset: ImageDataset, config: TrainConfig, network: Mapping[str, Any]) -> EDMDenoiser:
-    """An untrained network for a data set. Raises InputError when the arguments do not fit each other or the images."""
+    """An untrained network for a data set on this process's device; its weights are drawn from the training's seed.
+
+    Raises InputError when the arguments do not fit each other or the images.
+    """
     arguments = {"img_resolution": dataset.resolution, "img_channels": dataset.channels, **network}
     if config.augment:
         arguments["augment_dim"] = AUGMENT_DIM
     if "sigma_data" not in arguments:
-        # The deviation of the pixels from evenly spaced images; rounded, since it ends up in a configuration.
-        sample = np.unique(np.linspace(0, len(dataset) - 1, 2048).astype(int))
-        arguments["sigma_data"] = max(0.05, round(float(to_float(dataset.read(sample)).std()), 2))
+        arguments["sigma_data"] = pixel_deviation(dataset)
+    torch.manual_seed(derive(config.seed, "init"))
     try:
-        return EDMDenoiser(**arguments)
+        return EDMDenoiser(**arguments).to(engine.device())
     except (TypeError, ValueError) as e:
         raise InputError(f"the options make no network ({e}); change them") from None
+
+
+def pixel_deviation(dataset: ImageDataset) -> float:
+    """sigma_data of a data set, from evenly spaced images; rounded, since it ends up in a configuration."""
+    sample = np.unique(np.linspace(0, len(dataset) - 1, 2048).astype(int))
+    return max(0.05, round(float(to_float(dataset.read(sample)).std()), 2))

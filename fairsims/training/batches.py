@@ -17,8 +17,8 @@ from fairsims.data.attributes import Attribute
 from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
 from fairsims.errors import InputError
 from fairsims.models.base import NetworkDenoiser
+from fairsims.models.conditions import Conditions
 from fairsims.models.objective import Batch
-from fairsims.models.sampling import labels_for
 from fairsims.seeds import numpy_generator, torch_generator
 from fairsims.training.augmentation import augment, draw_augmentation
 from fairsims.training.config import TrainConfig
@@ -74,7 +74,7 @@ def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
     if not label_dim:
         return None
     if "seed" in dataset.table:
-        return labels_for([int(s) for s in dataset.table["seed"]], label_dim)
+        return Conditions.numbered(label_dim).one_hot(dataset.table["seed"].tolist())
     return torch.eye(label_dim)[dataset.class_indices(class_attribute(dataset, label_dim).name)]
 
 

@@ -14,16 +14,7 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json
-from fairsims.models import (
-    EDMDenoiser,
-    SIMSGuidance,
-    checkpoint_digest,
-    checkpoint_recipe,
-    load_checkpoint,
-    load_network,
-    save_checkpoint,
-    save_guided,
-)
+from fairsims.models import EDMDenoiser, SIMSGuidance, open_checkpoint, save_checkpoint, save_guided
 from fairsims.models.checkpoints import embedded_models
 
 SIGMA = torch.tensor(0.9)
@@ -45,44 +36,44 @@ def change(folder: Path, **changes: Any) -> None:
 
 
 def test_a_network_comes_back_bit_for_bit(folder: Path, network: EDMDenoiser, x: Tensor) -> None:
-    loaded = load_checkpoint(folder)
+    loaded = open_checkpoint(folder).denoiser
     assert isinstance(loaded, EDMDenoiser)
     assert torch.equal(loaded(x, SIGMA), network(x, SIGMA))
     assert loaded.config == network.config
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
-    assert checkpoint_recipe(folder) == {"data": "digits", "train": {"xflip": False}}
+    assert open_checkpoint(folder).recipe == {"data": "digits", "train": {"xflip": False}}
 
 
 def test_saving_again_gives_the_same_bytes(folder: Path, network: EDMDenoiser, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "again", load_network(folder), recipe=checkpoint_recipe(folder))
+    save_checkpoint(tmp_path / "again", open_checkpoint(folder).network, recipe=open_checkpoint(folder).recipe)
     for name in ("config.json", "model.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_digest_follows_what_decides_the_samples(folder: Path, make_network: MakeNetwork, tmp_path: Path) -> None:
-    digest = checkpoint_digest(folder)
+    digest = open_checkpoint(folder).digest
     change(folder, recipe={"note": "another story"})
-    assert checkpoint_digest(folder) == digest
+    assert open_checkpoint(folder).digest == digest
     save_checkpoint(tmp_path / "other", make_network(1))
-    assert checkpoint_digest(tmp_path / "other") != digest
+    assert open_checkpoint(tmp_path / "other").digest != digest
     config = read_json(folder / "config.json")["config"]
     change(folder, config=config | {"sigma_data": 0.5})
-    assert checkpoint_digest(folder) != digest
+    assert open_checkpoint(folder).digest != digest
 
 
 def test_a_guided_pair_comes_back(folder: Path, make_network: MakeNetwork, tmp_path: Path, x: Tensor) -> None:
     aux = make_network(1)
     save_checkpoint(tmp_path / "run" / "auxiliary", aux)
     save_guided(tmp_path / "run" / "guided", str(folder), "../auxiliary", 0.8, interval=(0.1, 5.0), recipe={"a": 1})
-    guided = load_checkpoint(tmp_path / "run" / "guided")
+    guided = open_checkpoint(tmp_path / "run" / "guided").denoiser
     assert isinstance(guided, SIMSGuidance)
-    assert torch.equal(guided(x, SIGMA), SIMSGuidance(load_network(folder), aux, 0.8)(x, SIGMA))
+    assert torch.equal(guided(x, SIGMA), SIMSGuidance(open_checkpoint(folder).network, aux, 0.8)(x, SIGMA))
     assert guided.interval is not None
     assert tuple(guided.interval) == (0.1, 5.0)
-    assert checkpoint_recipe(tmp_path / "run" / "guided") == {"a": 1}
+    assert open_checkpoint(tmp_path / "run" / "guided").recipe == {"a": 1}
     shutil.move(tmp_path / "run", tmp_path / "moved")
-    assert load_checkpoint(tmp_path / "moved" / "guided")(x, SIGMA).shape == x.shape
+    assert open_checkpoint(tmp_path / "moved" / "guided").denoiser(x, SIGMA).shape == x.shape
 
 
 def test_digest_of_a_pair_follows_both_networks_and_omega(
@@ -94,7 +85,7 @@ def test_digest_of_a_pair_follows_both_networks_and_omega(
     for k, (aux, omega, interval) in enumerate([("aux1", 1.0, None), ("aux2", 1.0, None), ("aux1", 1.1, None),
                                                ("aux1", 1.0, (0.1, 2.0))]):  # fmt: skip
         save_guided(tmp_path / str(k), str(folder), f"../{aux}", omega, interval=interval)
-        found.add(checkpoint_digest(tmp_path / str(k)))
+        found.add(open_checkpoint(tmp_path / str(k)).digest)
     assert len(found) == 4
 
 
@@ -104,18 +95,17 @@ def test_truncated_weights_are_named(folder: Path) -> None:
     for size in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         weights.write_bytes(whole[:size])
         with pytest.raises(InputError, match="is corrupt") as caught:
-            load_checkpoint(folder)
+            open_checkpoint(folder)
         assert str(weights) in str(caught.value)
 
 
 def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
-    for load in (load_checkpoint, checkpoint_digest):
-        with pytest.raises(InputError, match=r"model\.safetensors is missing"):
-            load(folder)
+    with pytest.raises(InputError, match=r"model\.safetensors is missing"):
+        open_checkpoint(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"config\.json is missing"):
-        load_checkpoint(tmp_path / "empty")
+        open_checkpoint(tmp_path / "empty")
 
 
 def test_weights_of_another_network_are_refused(folder: Path, make_network: MakeNetwork, tmp_path: Path) -> None:
@@ -124,7 +114,7 @@ def test_weights_of_another_network_are_refused(folder: Path, make_network: Make
     for other in ("wide", "deep"):
         shutil.copy(tmp_path / other / "model.safetensors", folder / "model.safetensors")
         with pytest.raises(InputError, match="does not fit"):
-            load_checkpoint(folder)
+            open_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -139,43 +129,42 @@ def test_weights_of_another_network_are_refused(folder: Path, make_network: Make
 def test_a_config_that_describes_no_model_is_refused(folder: Path, config: object) -> None:
     change(folder, config=config)
     with pytest.raises(InputError, match="does not describe a model"):
-        load_checkpoint(folder)
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("config", [None, {}, {"base": "a", "omega": 1.0}])
 def test_a_pair_that_names_no_networks_is_refused(folder: Path, config: object) -> None:
     change(folder, **{"class": "SIMSGuidance", "config": config})
-    for load in (load_checkpoint, checkpoint_digest):
-        with pytest.raises(InputError, match="guided pair"):
-            load(folder)
+    with pytest.raises(InputError, match="guided pair"):
+        open_checkpoint(folder)
 
 
 def test_other_formats_and_kinds_are_refused(folder: Path, tmp_path: Path) -> None:
     change(folder, format="fairsims-checkpoint/99")
     with pytest.raises(InputError, match="expected 'fairsims-checkpoint/1'"):
-        load_checkpoint(folder)
+        open_checkpoint(folder)
     (folder / "config.json").write_text("{not json")
     with pytest.raises(InputError, match="not valid JSON"):
-        load_checkpoint(folder)
+        open_checkpoint(folder)
     save_guided(tmp_path / "guided", "digits-8", "digits-8", 1.0)
     with pytest.raises(InputError, match="holds a guided pair; expected a single network"):
-        load_network(tmp_path / "guided")
+        _ = open_checkpoint(tmp_path / "guided").network
 
 
 def test_unknown_models_get_the_closest_names() -> None:
     with pytest.raises(InputError, match="did you mean 'digits-8'"):
-        load_checkpoint("digit-8")
+        open_checkpoint("digit-8")
     with pytest.raises(InputError, match="no embedded model of that name"):
-        load_checkpoint("/nowhere/at/all")
+        open_checkpoint("/nowhere/at/all")
 
 
 @pytest.mark.parametrize("name", embedded_models())
 def test_embedded_models_load_and_denoise(name: str) -> None:
-    denoiser = load_network(name)
+    denoiser = open_checkpoint(name).network
     clean = torch.zeros(1, *denoiser.shape)
     with torch.no_grad():
         found = denoiser(clean + 1e-3 * torch.randn_like(clean), torch.tensor(1e-3))
     assert (found - clean).abs().max() < 0.05
-    recipe = json.loads(json.dumps(checkpoint_recipe(name)))
+    recipe = json.loads(json.dumps(open_checkpoint(name).recipe))
     assert recipe["preset"] == name
     assert recipe["train"]["kimg"] > 0

@@ -16,22 +16,15 @@ from support import MakePipeline, MakePool, small_disk
 from torch import Tensor
 
 from fairsims.cli import main
-from fairsims.data import ImageDataset
+from fairsims.data import ImageDataset, to_float
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json
-from fairsims.models import (
-    SIMSGuidance,
-    checkpoint_recipe,
-    load_checkpoint,
-    load_network,
-    merge,
-    save_checkpoint,
-    save_guided,
-)
+from fairsims.models import ModelSpec, SIMSGuidance, merge, open_checkpoint, open_model, save_checkpoint, save_guided
 from fairsims.models.diffusers_import import FORMER_NAMES, WEIGHTS, export_pipeline, import_pipeline, read_pipeline
 from fairsims.models.diffusers_unet import SCHEDULERS, DiffusersDenoiser
-from fairsims.models.sampling import SamplerConfig, generate, solve
+from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.pools import pool_dataset
+from fairsims.seeds import noise_for
 from fairsims.training import TrainConfig, finetune_config, train_folder
 
 LEARNED = {"out_channels": 2}
@@ -181,7 +174,7 @@ def euler(denoiser: DiffusersDenoiser, steps: int, seed: int = 0) -> Tensor:
 def test_a_checkpoint_holds_all_of_it(diffusers: Any, make_pipeline: MakePipeline, tmp_path: Path) -> None:
     folder = make_pipeline(num_train_timesteps=1000, prediction_type="v_prediction")
     facts = import_pipeline(folder, tmp_path / "model")
-    loaded, direct = load_network(tmp_path / "model"), read_pipeline(folder)
+    loaded, direct = open_checkpoint(tmp_path / "model").network, read_pipeline(folder)
     assert isinstance(loaded, DiffusersDenoiser)
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert loaded.config == direct.config == json.loads(json.dumps(direct.config))
@@ -189,7 +182,7 @@ def test_a_checkpoint_holds_all_of_it(diffusers: Any, make_pipeline: MakePipelin
         assert torch.equal(loaded.model.state_dict()[name], value)
     assert facts["parameters"] == sum(p.numel() for p in direct.parameters())
     assert (facts["levels"], facts["prediction"], facts["ignored"]) == (1000, "v_prediction", [])
-    assert checkpoint_recipe(tmp_path / "model")["from"] == "diffusers"
+    assert open_checkpoint(tmp_path / "model").recipe["from"] == "diffusers"
     written = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
     assert import_pipeline(folder, tmp_path / "model") == facts
     assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == written
@@ -229,9 +222,9 @@ def test_finetune_merge_guide_generate_and_go_back(
     import_pipeline(make_pipeline(unet=LEARNED | {"dropout": 0.1}), model)
     config = finetune_config(0.16, batch_size=8, lr=1e-3, tick_kimg=0.04)
     images = pool_dataset(digits_pool(20, 12))
-    ticks = list(train_folder(load_network(model), images, config, aux, recipe={"kind": "auxiliary"}))
+    ticks = list(train_folder(open_checkpoint(model).network, images, config, aux, recipe={"kind": "auxiliary"}))
     assert ticks[-1].loss < 0.9 * ticks[0].loss
-    base, auxiliary = load_network(model), load_network(aux)
+    base, auxiliary = open_checkpoint(model).network, open_checkpoint(aux).network
     changed = {k for k, v in auxiliary.state_dict().items() if not torch.equal(v, base.state_dict()[k])}
     assert changed == set(base.state_dict())
     # The rows of the variance get no gradient, so they come through as they were.
@@ -240,18 +233,20 @@ def test_finetune_merge_guide_generate_and_go_back(
 
     save_checkpoint(merged, merge(base, auxiliary, 0.5))
     save_guided(guided, str(model), str(aux), 0.5)
-    one = load_network(merged)
+    one = open_checkpoint(merged).network
     name = "model.conv_in.weight"
     b, a = (n.state_dict()[name].double() for n in (base, auxiliary))
     assert torch.equal(one.state_dict()[name], (1.5 * b - 0.5 * a).float())
-    pair = load_checkpoint(guided)
+    pair = open_checkpoint(guided).denoiser
     assert isinstance(pair, SIMSGuidance)
     x, sigma = torch.randn(2, 1, 8, 8), base.levels[10].float()
     assert off(pair(x, sigma), 1.5 * base(x, sigma) - 0.5 * auxiliary(x, sigma)) < 1e-5
 
-    sampler = SamplerConfig(steps=4)
-    images = [next(iter(generate(load_checkpoint(f), range(6), sampler=sampler))).images for f in (merged, guided)]
-    assert [sampler.evaluations(load_checkpoint(f)) for f in (merged, guided)] == [7, 14]
+    images: list[Tensor] = []
+    for folder, evaluations in ((merged, 7), (guided, 14)):
+        model = open_model(ModelSpec(base=str(folder), sampler=SamplerConfig(steps=4)))
+        assert model.evaluations_per_image == evaluations
+        images += [to_float(batch) for batch in model.images([range(6)])]
     assert all(i.shape == (6, 1, 8, 8) and i.std() > 0.1 for i in images)
     assert off(*images) > 0.01
 
@@ -280,7 +275,7 @@ def test_a_pipeline_is_retargeted_and_goes_back(
     assert result.exit_code == 0, result.output
     shares = read_json(tmp_path / "run" / "audit" / "audit.json")["attributes"]["parity"]
     assert shares["after"]["odd"]["share"] > shares["before"]["odd"]["share"]
-    merged = load_network(tmp_path / "run" / "merged")
+    merged = open_checkpoint(tmp_path / "run" / "merged").network
     assert isinstance(merged, DiffusersDenoiser)
     export_pipeline(tmp_path / "run" / "merged", tmp_path / "back")
     # This network is trained on few images and clips much: rounding grows on the way.
@@ -338,9 +333,11 @@ def test_the_earlier_layout_and_names_are_read(diffusers: Any, make_pipeline: Ma
     write_json(flat / "config.json", {k: v for k, v in config.items() if k not in late} | {"resolution": 8})
     facts = import_pipeline(flat, tmp_path / "model")
     assert facts["ignored"] == ["resolution"]
-    assert torch.equal(euler(load_network(tmp_path / "model"), 10), euler(read_pipeline(folder), 10))
+    assert torch.equal(euler(open_checkpoint(tmp_path / "model").network, 10), euler(read_pipeline(folder), 10))
     theirs = diffusers.UNet2DModel.from_pretrained(flat, low_cpu_mem_usage=False).state_dict()
-    assert all(torch.equal(v, theirs[k]) for k, v in load_network(tmp_path / "model").model.state_dict().items())
+    assert all(
+        torch.equal(v, theirs[k]) for k, v in open_checkpoint(tmp_path / "model").network.model.state_dict().items()
+    )
 
 
 def test_half_precision_weights_are_read(diffusers: Any, make_pipeline: MakePipeline) -> None:
@@ -384,8 +381,9 @@ def test_the_commands_go_there_and_back(make_pipeline: MakePipeline, tmp_path: P
 
 def test_precision_changes_the_products_only(make_pipeline: MakePipeline) -> None:
     denoiser = read_pipeline(make_pipeline())
-    exact = next(iter(generate(denoiser, range(4), sampler=SamplerConfig(steps=6)))).images
+    x = noise_for(range(4), denoiser.shape)
+    exact = denoiser(x, torch.ones(()))
     denoiser.precision = "bfloat16"
-    rough = next(iter(generate(denoiser, range(4), sampler=SamplerConfig(steps=6)))).images
+    rough = denoiser(x, torch.ones(()))
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().mean() < 0.1

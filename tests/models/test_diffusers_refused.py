@@ -11,7 +11,7 @@ from support import MakePipeline
 
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json
-from fairsims.models import load_checkpoint
+from fairsims.models import open_checkpoint
 from fairsims.models.diffusers_import import WEIGHTS, import_pipeline, read_pipeline
 
 INDEX, CONFIG, LEVELS = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
@@ -100,7 +100,7 @@ def test_broken_folders_are_named(make_pipeline: MakePipeline, tmp_path: Path) -
         with pytest.raises(InputError, match="is corrupt"):
             read_pipeline(folder)
     with pytest.raises(InputError, match="is a diffusers pipeline; make a checkpoint of it"):
-        load_checkpoint(folder)
+        open_checkpoint(folder)
     with pytest.raises(InputError, match="holds something else already; give a new folder"):
         import_pipeline(make_pipeline(name="whole"), folder)
 
@@ -111,6 +111,6 @@ def test_without_the_extra_the_line_says_what_to_install(
     folder = make_pipeline()
     import_pipeline(folder, tmp_path / "model")
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    for call in (lambda: read_pipeline(folder), lambda: load_checkpoint(tmp_path / "model")):
+    for call in (lambda: read_pipeline(folder), lambda: open_checkpoint(tmp_path / "model").denoiser):
         with pytest.raises(InputError, match=r"pip install 'fairsims\[diffusers\]'"):
             call()

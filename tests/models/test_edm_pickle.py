@@ -17,15 +17,7 @@ from edm_snapshots import dumps, snapshot, tiny, write_snapshot
 from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file
-from fairsims.models import (
-    EDMDenoiser,
-    ModelSpec,
-    checkpoint_digest,
-    checkpoint_recipe,
-    load_checkpoint,
-    load_network,
-    open_model,
-)
+from fairsims.models import EDMDenoiser, ModelSpec, open_checkpoint, open_model
 from fairsims.models.edm_pickle import import_edm, read_snapshot
 from fairsims.models.sampling import SamplerConfig, solve
 
@@ -40,15 +32,15 @@ def test_imported_networks_sample_edms_images(tmp_path: Path) -> None:
     with np.load(EDM / "songunet-ddpmpp.npz") as stored:
         latents, images = torch.from_numpy(stored["latents"]), torch.from_numpy(stored["images"])
     import_edm(EDM / "songunet-ddpmpp.pkl", tmp_path / "model")
-    found = solve(load_checkpoint(tmp_path / "model"), latents, SamplerConfig(steps=6))
+    found = solve(open_checkpoint(tmp_path / "model").denoiser, latents, SamplerConfig(steps=6))
     assert (found - images).abs().max() < 1e-4
 
 
 def test_the_recipe_says_where_a_network_came_from(tmp_path: Path) -> None:
     file = EDM / "songunet-ddpmpp-cond.pkl"
     digest = import_edm(file, tmp_path / "model").digest
-    assert digest == checkpoint_digest(tmp_path / "model")
-    recipe = checkpoint_recipe(tmp_path / "model")
+    assert digest == open_checkpoint(tmp_path / "model").digest
+    recipe = open_checkpoint(tmp_path / "model").recipe
     assert (recipe["sha256"], recipe["class"], recipe["network"]) == (sha256_file(file), "EDMPrecond", "SongUNet")
     assert recipe["dataset"]["path"] == "datasets/tiny-16x16.zip"
     assert recipe["train"] == {"xflip": False}
@@ -82,7 +74,7 @@ def test_every_kind_comes_through_unchanged(kind: str, tmp_path: Path) -> None:
     network = tiny(**KINDS[kind])
     write_snapshot(tmp_path / "x.pkl", network, module_src="raise SystemExit('the embedded source was run')")
     import_edm(tmp_path / "x.pkl", tmp_path / "model")
-    loaded = load_network(tmp_path / "model")
+    loaded = open_checkpoint(tmp_path / "model").network
     x, sigma = torch.randn(3, *network.shape), torch.tensor([0.03, 1.0, 70.0])
     labels = torch.eye(3) if network.label_dim else None
     assert torch.equal(loaded(x, sigma, labels), network(x, sigma, labels))
@@ -140,12 +132,12 @@ def test_a_folder_is_whole_or_absent_and_never_overwritten(tmp_path: Path) -> No
 
 def test_a_snapshot_stands_for_a_checkpoint(tmp_path: Path) -> None:
     file = EDM / "songunet-ddpmpp.pkl"
-    digest = checkpoint_digest(file)
+    digest = open_checkpoint(file).digest
     (cached,) = (tmp_path / "cache" / "edm").iterdir()
     assert cached.name == sha256_file(file)
     before = (cached / "model.safetensors").stat().st_mtime_ns
-    assert load_network(file).img_resolution == 16
-    assert checkpoint_recipe(file)["file"] == file.name
+    assert open_checkpoint(file).network.img_resolution == 16
+    assert open_checkpoint(file).recipe["file"] == file.name
     assert (cached / "model.safetensors").stat().st_mtime_ns == before
     assert import_edm(file, tmp_path / "model").digest == digest
 
@@ -155,7 +147,7 @@ def test_several_may_import_at_once(tmp_path: Path) -> None:
 
     def digest(_: int) -> str:
         start.wait()
-        return checkpoint_digest(EDM / "songunet-ddpmpp.pkl")
+        return open_checkpoint(EDM / "songunet-ddpmpp.pkl").digest
 
     with ThreadPoolExecutor(4) as threads:
         found = set(threads.map(digest, range(4)))
@@ -168,9 +160,9 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     for name in ("model.pt", "model.safetensors"):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(InputError, match=f"{name} is a file; expected a checkpoint folder, an EDM snapshot"):
-            load_checkpoint(tmp_path / name)
+            open_checkpoint(tmp_path / name)
     with pytest.raises(InputError, match="no checkpoint folder"):
-        load_checkpoint(tmp_path / "gone.pkl")
+        open_checkpoint(tmp_path / "gone.pkl")
 
 
 def test_the_command_prints_what_it_made(tmp_path: Path) -> None:
@@ -178,7 +170,7 @@ def test_the_command_prints_what_it_made(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["import", "edm", str(file), str(out), "--json"])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert printed["digest"] == checkpoint_digest(out)
+    assert printed["digest"] == open_checkpoint(out).digest
     assert (printed["class"], printed["network"]) == ("EDMPrecond", "SongUNet")
 
 
@@ -188,7 +180,7 @@ def test_a_snapshot_is_the_base_of_a_guided_pair(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     open_model(ModelSpec(base="base.pkl", auxiliary="aux", strength=0.5, mode="guided")).export(Path("guided"))
     monkeypatch.chdir("/")
-    assert load_checkpoint(tmp_path / "guided").img_resolution == 16
+    assert open_checkpoint(tmp_path / "guided").denoiser.img_resolution == 16
 
 
 def test_commands_take_a_snapshot(tmp_path: Path) -> None:

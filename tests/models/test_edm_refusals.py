@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from fairsims.cli import main
 from fairsims.errors import InputError
-from fairsims.models import inert_pickle, load_checkpoint
+from fairsims.models import inert_pickle, open_checkpoint
 from fairsims.models.edm_pickle import read_snapshot
 
 EDM = Path(__file__).parents[1] / "fixtures" / "edm"
@@ -53,7 +53,7 @@ def test_bad_files_end_in_one_line(file: Path, tmp_path: Path) -> None:
     assert file.name in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == []
     with pytest.raises(InputError):
-        load_checkpoint(file)
+        open_checkpoint(file)
     assert list((tmp_path / "cache").rglob("*.safetensors")) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairsims.models import EDMDenoiser, load_network, save_checkpoint
+from fairsims.models import EDMDenoiser, open_checkpoint, save_checkpoint
 from fairsims.models.precondition import SCHEDULES, iddpm_levels
 from fairsims.models.sampling import SamplerConfig, solve
 
@@ -136,7 +136,7 @@ def test_only_the_image_half_of_iddpms_output_counts() -> None:
 def test_checkpoints_keep_the_preconditioning(kind: str, architecture: str, tmp_path: Any) -> None:
     network = make(kind, architecture=architecture)
     save_checkpoint(tmp_path / "model", network)
-    loaded = load_network(tmp_path / "model")
+    loaded = open_checkpoint(tmp_path / "model").network
     x, sigma = torch.randn(2, 2, 8, 8), torch.tensor([0.1, 20.0])
     assert torch.equal(loaded(x, sigma), network(x, sigma))
     assert (loaded.config, loaded.sigma_min) == (network.config, network.sigma_min)

@@ -13,15 +13,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from support import killed_and_gone_on
+from support import in_memory, killed_and_gone_on
 
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
-from fairsims.models import ModelSpec, load_network, merge, open_model
-from fairsims.models.model import model_of
+from fairsims.models import ModelSpec, merge, open_checkpoint, open_model
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.recipes.entries import Comparison
@@ -98,11 +97,11 @@ def test_rows_are_of_the_images_they_say(
     """Merged and fine-tuned images made by hand from the two networks, and the share counted from them."""
     folder, _ = compared
     table = rows(folder)
-    base, aux, mix = (load_network(f) for f in ("digits-8", folder / "auxiliary", folder / "target-mix"))
+    base, aux, mix = (open_checkpoint(f).network for f in ("digits-8", folder / "auxiliary", folder / "target-mix"))
     by_hand = {"merged": merge(base, aux, table.loc["merged", "strength"]), "finetuned": mix, "base": base}
     for arm, denoiser in by_hand.items():
         sampler, seeds = SamplerConfig(steps=int(table.loc[arm, "steps"])), range(6_000_000, 6_000_064)
-        for _ in write_pool(tmp_path / arm, model_of(denoiser, {}, sampler=sampler), seeds):
+        for _ in write_pool(tmp_path / arm, in_memory(denoiser, sampler=sampler), seeds):
             pass
         pool, theirs = Pool(tmp_path / arm), Pool(folder / arm / "images")
         assert (pool.seeds == theirs.seeds).all()

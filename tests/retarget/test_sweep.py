@@ -14,16 +14,15 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from support import killed_and_gone_on
+from support import in_memory, killed_and_gone_on
 
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
-from fairsims.models import load_network, merge
+from fairsims.models import merge, open_checkpoint
 from fairsims.models.guidance import SIMSGuidance
-from fairsims.models.model import model_of
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.report.sweep_figures import sweep_figures
@@ -104,9 +103,9 @@ def test_the_linear_rule_is_told_beside(swept: tuple[Path, dict[str, Any]]) -> N
 def test_points_are_the_models_they_say(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """Images and shares made by hand from the state that the fine-tune left at the budget."""
     folder, _ = swept
-    aux = load_network(folder / "auxiliary-64" / "kimg-00000.160")
-    by_hand = merge(load_network("digits-8"), aux, 1.0)
-    model = model_of(by_hand, {}, sampler=SamplerConfig(steps=3))
+    aux = open_checkpoint(folder / "auxiliary-64" / "kimg-00000.160").network
+    by_hand = merge(open_checkpoint("digits-8").network, aux, 1.0)
+    model = in_memory(by_hand, sampler=SamplerConfig(steps=3))
     for _ in write_pool(tmp_path / "pool", model, range(4_000_000, 4_000_064)):
         pass
     pool, point = Pool(tmp_path / "pool"), Point(mode="merged", size=64, budget=0.16, omega=1.0)
@@ -124,8 +123,8 @@ def test_one_fine_tune_serves_all_budgets(swept: tuple[Path, dict[str, Any]], tm
     folder, _ = swept
     alone = replace(GRID, budgets=(0.16,), omegas=(1.0,), sizes=(64,))
     sweep(alone, tmp_path / "alone")
-    theirs = load_network(tmp_path / "alone" / "auxiliary-64" / "kimg-00000.160").state_dict()
-    ours = load_network(folder / "auxiliary-64" / "kimg-00000.160").state_dict()
+    theirs = open_checkpoint(tmp_path / "alone" / "auxiliary-64" / "kimg-00000.160").network.state_dict()
+    ours = open_checkpoint(folder / "auxiliary-64" / "kimg-00000.160").network.state_dict()
     assert all((ours[k] == theirs[k]).all() for k in theirs)
 
 
@@ -228,7 +227,7 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
     assert [p.name for p in sweep_figures(tmp_path / "out")] == ["quality.png"]
     assert "target" not in sweep_text(pd.read_parquet(tmp_path / "out" / "sweep.parquet"), result)
     guided = SIMSGuidance(
-        load_network("digits-8"), load_network(tmp_path / "out" / "auxiliary-96" / "kimg-00000.160"), 1.0,
+        open_checkpoint("digits-8").network, open_checkpoint(tmp_path / "out" / "auxiliary-96" / "kimg-00000.160").network, 1.0,
         interval=(0.3, 5.0),
     )  # fmt: skip
     assert SamplerConfig(steps=3).evaluations(guided) == inside

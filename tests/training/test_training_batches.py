@@ -15,8 +15,8 @@ from fairsims import engine
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.readers import DecodedSource
 from fairsims.errors import InputError
+from fairsims.models import Conditions
 from fairsims.models.objective import Batch
-from fairsims.models.sampling import labels_for
 from fairsims.pools import export_folder, pool_dataset
 from fairsims.training import TrainConfig, train
 from fairsims.training.batches import batches, class_labels
@@ -89,7 +89,7 @@ def test_images_of_files_are_decoded_once(
 def test_classes_come_from_seeds_or_from_the_attribute(digits_pool: MakePool, digits: ImageDataset) -> None:
     data = pool_dataset(digits_pool(5, 5))
     assert class_labels(data, 0) is None
-    assert torch.equal(class_labels(data.subset([3, 7]), 4), labels_for([3, 7], 4))
+    assert torch.equal(class_labels(data.subset([3, 7]), 4), Conditions.numbered(4).one_hot([3, 7]))
     parity = class_labels(digits, 2)
     assert parity.argmax(dim=1).tolist() == digits.class_indices("parity").tolist()
     with pytest.raises(InputError, match="digits has 0 attributes of 7 classes"):

@@ -16,15 +16,7 @@ from fairsims.cli import main
 from fairsims.data import open_dataset, to_float
 from fairsims.errors import InputError
 from fairsims.files import read_json, read_jsonl
-from fairsims.models import (
-    ModelSpec,
-    SIMSGuidance,
-    checkpoint_digest,
-    checkpoint_recipe,
-    load_network,
-    open_model,
-    save_checkpoint,
-)
+from fairsims.models import ModelSpec, SIMSGuidance, open_checkpoint, open_model, save_checkpoint
 from fairsims.models.base import compile_networks
 from fairsims.training import finetune_settings, train_auxiliary
 from fairsims.training.base import train_base
@@ -78,7 +70,7 @@ def test_the_names_of_the_classes_go_from_the_data_to_every_model_made_of_them(t
 def test_a_network_of_ones_own(tmp_path: Path, arch: list[str], network: dict[str, Any]) -> None:
     command = ["train", "--data", "digits", *SMALL, *SHORT, *arch, "--out", tmp_path]
     assert succeeds(*command)["kimg"] == 0.04
-    model = load_network(tmp_path)
+    model = open_checkpoint(tmp_path).network
     assert network.items() <= model.config.items()
     assert (model.config["model_channels"], model.config["channel_mult"], model.shape) == (8, [1, 2], (1, 8, 8))
     # Measured: the standard deviation of the pixels.
@@ -144,7 +136,7 @@ def test_every_setting_reaches_the_training(tmp_path: Path) -> None:
         "seed": 5,
     }
     assert wanted.items() <= settings(tmp_path).items()
-    model = load_network(tmp_path)
+    model = open_checkpoint(tmp_path).network
     assert (model.augment_dim, model.config["sigma_data"]) == (9, 0.6)
 
 
@@ -152,7 +144,7 @@ def test_a_preset_keeps_what_is_not_asked_for(tmp_path: Path) -> None:
     succeeds("train", "--preset", "digits-8", "--kimg", "0.128", "--lr", "0.0005", "--out", tmp_path)
     found = settings(tmp_path)
     assert (found["lr"], found["batch_size"], found["warmup_kimg"], found["P_mean"]) == (0.0005, 128, 4, -0.8)
-    recipe = checkpoint_recipe(tmp_path)
+    recipe = open_checkpoint(tmp_path).recipe
     assert (recipe["preset"], recipe["data"], set(recipe)) == ("digits-8", "digits-skewed", {"preset", "data", "train"})
 
 
@@ -160,10 +152,10 @@ def test_training_starts_from_a_checkpoint_without_its_ramp(tmp_path: Path, make
     save_checkpoint(tmp_path / "start", make_network())
     command = ["train", "--preset", "digits-8", "--init", tmp_path / "start", "--kimg", "0.01", "--batch-size", "10"]
     succeeds(*command, "--lr", "1e-9", "--out", tmp_path / "near")
-    near, start = load_network(tmp_path / "near"), load_network(tmp_path / "start")
+    near, start = open_checkpoint(tmp_path / "near").network, open_checkpoint(tmp_path / "start").network
     for a, b in zip(near.parameters(), start.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-7)
-    assert checkpoint_recipe(tmp_path / "near")["init_digest"] == checkpoint_digest(tmp_path / "start")
+    assert open_checkpoint(tmp_path / "near").recipe["init_digest"] == open_checkpoint(tmp_path / "start").digest
     # The preset's ramp of 4 kimg would leave this budget of 0.01 at 1/400 of the rate.
     (record,) = read_jsonl(tmp_path / "near" / "stats.jsonl")
     assert (settings(tmp_path / "near")["warmup_kimg"], record["lr"]) == (0, pytest.approx(1e-9, abs=1e-8))

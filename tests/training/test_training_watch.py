@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairsims.data import ImageDataset
 from fairsims.errors import ChangedSettings, Diverged
-from fairsims.models import checkpoint_digest, checkpoint_recipe, load_network
+from fairsims.models import open_checkpoint
 from fairsims.training import TrainConfig, finetune_config, train, train_folder
 from fairsims.training.folder import snapshot_folder
 from fairsims.training.watch import LEAST, MOST_SKIPS, LossWatch
@@ -105,12 +105,12 @@ def test_what_was_good_is_kept(tmp_path: Path, make_network: MakeNetwork, digits
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     kept = tmp_path / "b" / "last-good"
-    step = checkpoint_recipe(kept)["step"]
+    step = open_checkpoint(kept).recipe["step"]
     assert (
         f"the weights of step {step} are kept in {kept}: go on from them with --init into another folder" in messages[0]
     )
     assert f"at step {step}; lower --lr" in messages[0]
-    assert torch.isfinite(weights(load_network(kept))).all()
+    assert torch.isfinite(weights(open_checkpoint(kept).network)).all()
     assert not (tmp_path / "b" / "config.json").exists()
 
 
@@ -121,10 +121,12 @@ def test_states_on_the_way_equal_shorter_budgets(
     for kimg in (0.01, 0.024, 0.048):
         list(run(make_network(), digits, tmp_path / "short" / str(kimg), replace(SMALL, kimg=kimg)))
         folder = snapshot_folder(tmp_path / "long", kimg)
-        assert checkpoint_digest(folder) == checkpoint_digest(tmp_path / "short" / str(kimg))
-        assert checkpoint_recipe(folder)["snapshot_kimg"] == kimg
+        assert open_checkpoint(folder).digest == open_checkpoint(tmp_path / "short" / str(kimg)).digest
+        assert open_checkpoint(folder).recipe["snapshot_kimg"] == kimg
     assert snapshot_folder(tmp_path / "long", 0.01).name == "kimg-00000.010"
-    assert checkpoint_digest(tmp_path / "long") == checkpoint_digest(snapshot_folder(tmp_path / "long", 0.048))
+    assert (
+        open_checkpoint(tmp_path / "long").digest == open_checkpoint(snapshot_folder(tmp_path / "long", 0.048)).digest
+    )
 
 
 @pytest.mark.parametrize("stop", [2, 4])
