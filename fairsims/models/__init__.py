@@ -9,6 +9,7 @@ from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.mixtures import GaussianMixtureDenoiser
 from fairsims.models.model import DenoiserModel, Model, ModelSpec, open_model
 from fairsims.models.precondition import EDMDenoiser, fastest_precision
+from fairsims.models.sampling import SamplerConfig
 
 __all__ = [
     "Checkpoint",
@@ -24,6 +25,7 @@ __all__ = [
     "GaussianMixtureDenoiser",
     "NetworkDenoiser",
     "SIMSGuidance",
+    "SamplerConfig",
     "fastest_precision",
     "import_edm",
     "merge",

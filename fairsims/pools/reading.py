@@ -33,7 +33,16 @@ FORMAT = "fairsims-pool/1"
 class Pool:
     """A finished or growing folder of generated images, addressed by position; `seeds[i]` is image i's identity.
 
-    Raises InputError when the folder is no pool or a shard is broken.
+    Images are uint8 `(C, H, W)`. Raises InputError when the folder is no pool or a shard is broken.
+
+    >>> from fairsims.models import ModelSpec, SamplerConfig, open_model
+    >>> from fairsims.pools import write_pool
+    >>> model = open_model(ModelSpec(base="digits-8", sampler=SamplerConfig(solver="euler", steps=2)))
+    >>> list(write_pool("pool", model, range(8)))[-1]
+    8
+    >>> pool = Pool("pool")
+    >>> len(pool), pool.seeds[:2].tolist(), pool.read([0, 1]).shape
+    (8, [0, 1], torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(self, folder: str | Path) -> None:
