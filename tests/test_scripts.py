@@ -52,7 +52,11 @@ def test_embedded_classifiers_are_built_by_name() -> None:
         ("labelling", ["--images", "64", "--batch", "32", "--pairs", "1"], "ResNet-18, 64 px"),
         ("precision", ["--model", "digits-8", "--attr", "parity", "--images", "16"], "time float32 / bfloat16"),
         ("sampling", ["--model", "digits-8", "--batch", "8", "--steps", "2", "--repeats", "1"], "merged / generate"),
-        ("solvers", ["--model", "digits-8", "--classifier", "digits-parity", "--images", "16"], "dpmpp2m   12"),
+        (
+            "solvers",
+            ["--model", "digits-8", "--classifier", "digits-parity", "--images", "16"],
+            "ipndm    logsnr      12 evaluations",
+        ),
         ("training", ["--model", "digits-8", "--batch", "8", "--steps", "1", "--repeats", "1"], "step / raw"),
     ],
 )

@@ -29,7 +29,7 @@ from fairsims.errors import InputError
 @option(RETARGET, "model")
 @click.option("--seeds", type=SEEDS, default="0-1023", show_default=True, help="Image seeds, both included.")
 @out_option
-@settings(SAMPLER, "steps", "solver")
+@settings(SAMPLER, "steps", "solver", "schedule")
 @option(SAMPLER, "S_churn", "--churn")
 @option(RETARGET, "sample_batch", "--batch-size")
 @option(RETARGET, "precision")

@@ -32,14 +32,16 @@ class SamplerConfig:
     `fairsims.models.solvers` says what each is, and what it costs."""
     steps: int = 12
     """Noise levels of the sampler."""
+    schedule: str = choice("polynomial", "logsnr")
+    """Where the noise levels lie: even in sigma^(1/rho), or in log sigma."""
     sigma_min: float | None = None
     """Lowest noise level; the denoiser's own when None."""
     sigma_max: float | None = None
     """Highest noise level, where sampling starts; the denoiser's own when None."""
     rho: float = 7.0
-    """Exponent of the schedule: larger puts more of the levels near sigma_min."""
+    """Exponent of the polynomial schedule: larger puts more of the levels near sigma_min."""
     S_churn: float = 0.0
-    """Noise added over the whole trajectory; 0 is the deterministic sampler. Not with dpmpp2m."""
+    """Noise added over the whole trajectory; 0 is the deterministic sampler. With heun and euler."""
     S_min: float = 0.0
     """Lowest noise level at which noise is added."""
     S_max: float = math.inf
@@ -66,9 +68,9 @@ class SamplerConfig:
 
     def sigmas(self, denoiser: Denoiser) -> Tensor:
         """The schedule for a denoiser, `(steps + 1,)` float64; levels that round to the same one are visited once."""
-        levels = sigma_schedule(
-            self.steps, self.sigma_min or denoiser.sigma_min, self.sigma_max or denoiser.sigma_max, self.rho
-        )
+        low, high = self.sigma_min or denoiser.sigma_min, self.sigma_max or denoiser.sigma_max
+        # The limit of the polynomial as rho grows.
+        levels = sigma_schedule(self.steps, low, high, math.inf if self.schedule == "logsnr" else self.rho)
         return torch.cat([torch.unique(denoiser.round_sigma(levels[:-1])).flip(0), levels[-1:]])
 
     def gamma(self, sigma: float, count: int) -> float:
@@ -98,14 +100,19 @@ class SamplerConfig:
     def facts(self) -> dict[str, Any]:
         """What decides the images, for `pool.json`; the settings of added noise only where some is added."""
         churn = ("S_churn", "S_min", "S_max", "S_noise") if self.S_churn else ()
-        found = {name: getattr(self, name) for name in ("solver", "steps", "rho", *churn)}
+        spaced = ("rho",) if self.schedule == "polynomial" else ("schedule",)
+        found = {name: getattr(self, name) for name in ("solver", "steps", *spaced, *churn)}
         return {k: (str(v) if v == math.inf else v) for k, v in found.items()}
 
 
 def sigma_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """`steps` falling noise levels and a final 0, `(steps + 1,)` float64 (eq. 5)."""
+    """`steps` falling noise levels and a final 0, `(steps + 1,)` float64 (eq. 5); evenly spaced logarithms where rho
+    is infinite."""
     i = torch.arange(steps, dtype=torch.float64) / (steps - 1)
-    levels = (sigma_max ** (1 / rho) + i * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    if rho == math.inf:
+        levels = sigma_max * (sigma_min / sigma_max) ** i
+    else:
+        levels = (sigma_max ** (1 / rho) + i * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
     return torch.cat([levels, levels.new_zeros(1)])
 
 

@@ -18,7 +18,7 @@ from fairsims.retarget.opening import prepare
 from fairsims.retarget.retarget import retarget
 from fairsims.run import PLAN, Progress
 
-SAMPLED_BY = ("model", "steps", "solver", "precision", "sample_batch")
+SAMPLED_BY = ("model", "steps", "solver", "schedule", "precision", "sample_batch")
 TRAINED_BY = ("budget", "lr", "batch_size", "finetune")
 
 

@@ -72,6 +72,7 @@ class RetargetConfig:
     tolerance: float = AuditConfig.tolerance
     steps: int = SamplerConfig.steps
     solver: str = SamplerConfig.solver
+    schedule: str = SamplerConfig.schedule
     interval: tuple[float, float] | None = None
     """Guided only: noise levels (lowest, highest) at which the auxiliary is called; all of them by default."""
     sample_batch: int = 128
@@ -123,7 +124,7 @@ class RetargetConfig:
 
     def sampler(self) -> SamplerConfig:
         """How every pool of the run is sampled."""
-        return SamplerConfig(solver=self.solver, steps=self.steps)
+        return SamplerConfig(solver=self.solver, steps=self.steps, schedule=self.schedule)
 
     def fine_tuning(self, kimg: float, **changes: Any) -> TrainConfig:
         """Settings of an auxiliary's fine-tune of `kimg` thousand images; those of `finetune` go before all others.
@@ -193,12 +194,17 @@ class RetargetConfig:
     def as_dict(self) -> dict[str, Any]:
         """For `config.json`: one attribute, target or classifier as itself, several as a list.
 
-        What concerns several attributes or shares only is left out where it has its default, so that the runs of
-        earlier versions can be gone on with.
+        What earlier versions did not have, or had for several attributes only, is left out where it has its default, so
+        that their runs can be gone on with.
         """
         found: dict[str, Any] = to_json(self)
         found["classifier"] = found["classifier"] or None
-        for name, default in (("hold", []), ("drift", RetargetConfig.drift), ("rounds", RetargetConfig.rounds)):
+        for name, default in (
+            ("hold", []),
+            ("drift", RetargetConfig.drift),
+            ("rounds", RetargetConfig.rounds),
+            ("schedule", RetargetConfig.schedule),
+        ):
             if found[name] == default:
                 del found[name]
         return found | {k: found[k][0] for k in ("attr", "target", "classifier") if _is_single(found[k])}

@@ -15,6 +15,7 @@ from fairsims.data import to_uint8
 from fairsims.models import Conditions, Denoiser, EDMDenoiser, GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.models.edm_pickle import read_snapshot
 from fairsims.models.sampling import SamplerConfig, sigma_schedule, solve
+from fairsims.models.solvers import SOLVERS
 from fairsims.seeds import noise_for
 
 ROUNDING = 1e-5
@@ -81,9 +82,17 @@ def test_settings_out_of_range_are_refused(changes: dict[str, object], message: 
         SamplerConfig(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("solver", "counts", "low", "high"), [
-    ("heun", (16, 32, 64), 3, 5.5), ("dpmpp2m", (32, 64, 128), 3, 5.5), ("euler", (32, 64, 128), 1.7, 2.3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "counts", "low", "high"),
+    [
+        ("heun", (16, 32, 64), 3, 5.5),
+        ("dpmpp2m", (32, 64, 128), 3, 5.5),
+        ("euler", (32, 64, 128), 1.7, 2.3),
+        ("dpmpp3m", (64, 128, 256), 2.8, 5.5),
+        ("unipc", (16, 32, 64), 8, 40),
+        ("ipndm", (32, 64, 128), 3, 5.5),
+    ],
+)
 def test_solvers_converge_to_the_exact_answer_at_their_order(
     solver: str, counts: tuple[int, ...], low: float, high: float
 ) -> None:
@@ -139,7 +148,7 @@ def test_added_noise_belongs_to_the_seed(edm: EDMDenoiser) -> None:
     assert (whole - samples(edm, seeds, SamplerConfig())).abs().max() > 0.05
 
 
-@pytest.mark.parametrize(("solver", "evaluations"), [("heun", 13), ("euler", 7), ("dpmpp2m", 7)])
+@pytest.mark.parametrize(("solver", "evaluations"), [("heun", 13), *((s, 7) for s in SOLVERS if s != "heun")])
 def test_evaluations_are_those_that_happen(solver: str, evaluations: int) -> None:
     class Count(Denoiser):
         calls = 0
