@@ -88,8 +88,7 @@ class KernelLoop(Loop):
         own = draw_kernels(points, config.h, max(2, round(config.auxiliary_size * self.n)), rng)
         guided = SIMSGuidance(KernelDenoiser(points, config.h), KernelDenoiser(own, config.h), config.omega)
         noise = torch.from_numpy(rng.standard_normal((self.n, DIMENSION)))
-        levels = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX}
-        sampler = SamplerConfig(steps=config.steps, solver=config.solver, **levels)
+        sampler = SamplerConfig(steps=config.steps, solver=config.solver, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
         with torch.inference_mode():
             return np.asarray(solve(guided, noise, sampler).numpy())
 
