@@ -13,6 +13,8 @@ import torch
 from support import in_memory
 
 from fairsims import engine, pools
+from fairsims.audit.extractors import classifier_features
+from fairsims.audit.features import pool_features
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.data import open_dataset
@@ -43,6 +45,11 @@ def pool(folder: Path, seeds: range = range(20)) -> list[int]:
 
 def label(folder: Path) -> list[int]:
     return [int(n) for n in predicted_counts(label_source(pools.Pool(folder), load_classifier("digits-parity")))]
+
+
+def features(folder: Path, store: Path) -> list[str]:
+    extractor = classifier_features(load_classifier("digits-parity"))
+    return [p.name for p in pool_features(pools.Pool(folder), extractor, store, engine.current())]
 
 
 def fine_tune(folder: Path, stop: int | None = None) -> None:
@@ -78,6 +85,7 @@ def main(out: Path) -> None:
 
     found["counts"] = pool(out / "pool")
     found["classes"] = label(out / "pool")
+    found["features"] = features(out / "pool", out / "features")
     found["shards"] = len(pools.Pool(out / "pool").shards)
     fine_tune(out / "whole")
     found["checkpoint"] = (out / "whole" / "config.json").exists()

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_worker import CONFIG, SHARD_SIZE, fine_tune, label, pool
+from engine_worker import CONFIG, SHARD_SIZE, features, fine_tune, label, pool
 
 import fairsims.pools.writing
 from fairsims import engine
@@ -96,6 +96,7 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(fairsims.pools.writing, "SHARD_SIZE", SHARD_SIZE)
     pool(tmp_path / "alone" / "pool")
     label(tmp_path / "alone" / "pool")
+    features(tmp_path / "alone" / "pool", tmp_path / "alone" / "features")
     fine_tune(tmp_path / "alone" / "whole")
     first, second = (json.loads((tmp_path / f"rank-{r}.json").read_text()) for r in range(2))
 
@@ -108,11 +109,13 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     assert second["saw_first"], "rank 1 did not wait for rank 0"
     assert (first["failed"], second["failed"]) == ("body of rank 0", "rank 0 failed; its own message says why")
 
-    # The pool and its labels: shards of 8, 8 and 4 images, the same bytes as one process writes, all there for both.
+    # The pool, its labels and features: shards of 8, 8 and 4 images, the same bytes as one process writes, all there for both.
     assert contents(tmp_path / "pool") == contents(tmp_path / "alone" / "pool")
     assert first["shards"] == second["shards"] == 3
     assert len(list((tmp_path / "pool" / "labels").rglob("shard-*.parquet"))) == 3
     assert first["classes"] == second["classes"]
+    assert contents(tmp_path / "features") == contents(tmp_path / "alone" / "features")
+    assert first["features"] == second["features"] == [f"shard-0000{k}.npy" for k in range(3)]
     for found in (first, second):
         assert found["counts"][-1] == 20
         assert found["counts"] == sorted(found["counts"])

@@ -11,6 +11,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +145,22 @@ def _dinov2(name: str) -> FeatureExtractor:
 
 def _torch_fidelity(network: nn.Module, name: str, size: int) -> FeatureExtractor:
     network = network.eval().requires_grad_(False).to(device())
-
-    def run(images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            found = f"{images.dtype} images {tuple(images.shape)}".removeprefix("torch.")
-            raise InputError(f"{name} got {found}; expected uint8 (B, 1 or 3, H, W)")
-        # Convolutions in TF32 would make features depend on the GPU's generation.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return torch.as_tensor(network(images.to(device()).expand(-1, 3, -1, -1))[0])
-
     return FeatureExtractor(
-        name=name, weights_digest=digest_of(network), input_size=size, resize=f"{TF1_RESIZE}; grey repeated", run=run
+        name=name,
+        weights_digest=digest_of(network),
+        input_size=size,
+        resize=f"{TF1_RESIZE}; grey repeated",
+        run=partial(_run_torch_fidelity, network, name),
     )
+
+
+def _run_torch_fidelity(network: nn.Module, name: str, images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        found = f"{images.dtype} images {tuple(images.shape)}".removeprefix("torch.")
+        raise InputError(f"{name} got {found}; expected uint8 (B, 1 or 3, H, W)")
+    # Convolutions in TF32 would make features depend on the GPU's generation.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.as_tensor(network(images.to(device()).expand(-1, 3, -1, -1))[0])
 
 
 def _tensors(path: Path) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -36,28 +35,27 @@ from fairsims.retarget.selection import Selection
 
 
 def audit_run(
-    work: Retargeting, rounds: Sequence[Round], before: Pool, after: Pool, selection: Selection | None
+    work: Retargeting, rounds: Sequence[Round], before: Pool, after: Pool, selection: Selection | None, store: Path
 ) -> AuditResult:
-    """Audit both sides of a run; `selection` is what the after side was kept by, if it was."""
+    """Audit both sides of a run; `selection` is what the after side was kept by, if it was. `store` keeps features."""
     config, targets = work.config, work.goal.wanted[: len(work.targets)]
     best, response = best_round(rounds)
     wanted = [*targets, *(None for _ in config.hold)]
     aims = [Aim(target=t, tolerance=config.tolerance, drift=config.drift) for t in wanted]
     candidates = None if selection is None else Pool(work.run.folder / "candidates")
-    with TemporaryDirectory(prefix="fairsims-") as store:
-        result = audit(
-            before,
-            after,
-            list(zip(work.classifiers, aims, strict=True)),
-            reference=work.reference,
-            after_shares=None if candidates is None else work.selected_shares(candidates, after),
-            store=Path(store),
-        )
-        calibration = tuple(_point(p) for p in response.calibration.pilots)
-        if work.reference is not None:
-            tried = [Pool(pilot_folder(best.pilots, p.strength, p.n)) for p in response.calibration.pilots[1:]]
-            judged = list(zip(work.classifiers, targets, strict=False))
-            calibration = _with_quality(calibration, [work.pool, *tried], work.reference, judged, Path(store))
+    result = audit(
+        before,
+        after,
+        list(zip(work.classifiers, aims, strict=True)),
+        reference=work.reference,
+        after_shares=None if candidates is None else work.selected_shares(candidates, after),
+        store=store,
+    )
+    calibration = tuple(_point(p) for p in response.calibration.pilots)
+    if work.reference is not None:
+        tried = [Pool(pilot_folder(best.pilots, p.strength, p.n)) for p in response.calibration.pilots[1:]]
+        judged = list(zip(work.classifiers, targets, strict=False))
+        calibration = _with_quality(calibration, [work.pool, *tried], work.reference, judged, store)
     return replace(
         result,
         method=_method(work, best, response, candidates),

@@ -74,10 +74,10 @@ def compare(
         auxiliary, finetuned = (folder / name for name in sets)
         trained = Trained(omega=plan.omega, auxiliary=auxiliary, finetuned=finetuned, resampling=resampling)
         arms = make_arms(work, trained)
-        with run.stage("audit"):
+        with run.stage("audit"), work.features(*(arm.images for arm in arms.values())) as store:
             if run.main:
                 sizes = {name: len(chosen) for name, chosen in sets.items()}
-                result = _result(work, arms, sizes, command) | {"plan": fixed, "complement": asdict(plan)}
+                result = _result(work, arms, sizes, command, store) | {"plan": fixed, "complement": asdict(plan)}
                 write_json(folder / "compare.json", result)
                 with atomic(folder / "compare.parquet") as temporary:
                     pd.DataFrame(result["arms"]).to_parquet(temporary, index=False)
@@ -88,14 +88,17 @@ def compare(
     return read_json(folder / "compare.json")
 
 
-def _result(work: Retargeting, arms: Mapping[str, Arm], sizes: Mapping[str, int], command: str) -> dict[str, Any]:
+def _result(
+    work: Retargeting, arms: Mapping[str, Arm], sizes: Mapping[str, int], command: str, store: Path
+) -> dict[str, Any]:
     """What `compare.json` says: what all arms share, and a row for each."""
     classifier, goal = work.classifier, work.goal
     classes = classifier.attribute.classes
     measured = QualityResult()
     if work.reference is not None:
         images = {name: arm.images for name, arm in arms.items()}
-        measured = quality(images, classifier_features(classifier), work.reference, [(classifier, goal.target)])
+        target = [(classifier, goal.target)]
+        measured = quality(images, classifier_features(classifier), work.reference, target, store=store)
     return {
         "format": FORMAT,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

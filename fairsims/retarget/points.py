@@ -14,12 +14,11 @@ import pandas as pd
 
 from fairsims import engine
 from fairsims.audit.extractors import classifier_features
+from fairsims.audit.features import stored_features
 from fairsims.audit.fidelity import QualityReference
 from fairsims.audit.joint import FloatArray
-from fairsims.audit.references import stored_features
 from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.shares import corrected_shares
-from fairsims.classifiers.base import features_of
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
@@ -93,11 +92,12 @@ class Points:
             images = self.work.images(into / point.name, model, use, n, facts=None if size is None else {"size": size})
             # Of a point that a kill cut in two the time is not known.
             seconds = round(time.perf_counter() - started, 2) if fresh else None
-            if run.main:
-                row = self._row(point, images) | {"size": size, "seconds": seconds}
-                write_json(row_file(into, point), row)
-                if use == "calibration":
-                    write_table(run.folder, [self._read(into, p) for p in points if row_file(into, p).exists()])
+            with self.work.features(images) as store:
+                if run.main:
+                    row = self._row(point, images, store) | {"size": size, "seconds": seconds}
+                    write_json(row_file(into, point), row)
+                    if use == "calibration":
+                        write_table(run.folder, [self._read(into, p) for p in points if row_file(into, p).exists()])
         engine.barrier()
         return {p: self._read(into, p) for p in points}
 
@@ -131,7 +131,7 @@ class Points:
         self.work.write_set(name, chosen)
         return chosen
 
-    def _row(self, point: Point, images: Pool) -> Row:
+    def _row(self, point: Point, images: Pool, store: Path) -> Row:
         """Every column of a point; its auxiliary, where that is measured by itself, comes before it."""
         classifier = self.work.classifier
         classes, confusion = classifier.attribute.classes, classifier.confusions[classifier.default_split]
@@ -146,7 +146,7 @@ class Points:
             row["linear"] = self._linear(self._trained_on, point.omega)
             row["linear_measured"] = self._linear(self._auxiliary_shares(point), point.omega)
         if self.reference is not None:
-            features = features_of(classifier, images.batches())
+            features = stored_features(images, classifier_features(classifier), store)
             numbers = self.reference.measure(features, min(len(features), len(self.reference.features)))
             row |= {k: v for k, v in numbers.items() if k != "n"}
         return row | {"nfe": images.meta["evaluations_per_image"], "images": len(images)}

@@ -57,9 +57,9 @@ def retarget(
             # What no strength reaches, classifier resampling adds: it keeps some of the images of more seeds.
             selection = remainder(work.goal, response.calibration, response.shares, response.noise)
             after = work.kept_images(folder / "after", model, selection)
-        with run.stage("audit"):
+        with run.stage("audit"), work.features(before, after) as store:
             if run.main:
-                found = audit_run(work, rounds, before, after, selection)
+                found = audit_run(work, rounds, before, after, selection, store)
                 result = replace(found, model=work.config.model, command=command, plan=PlanFacts(**fixed))
                 save_audit(folder, result)
             progress("audit", 1, 1)

@@ -6,7 +6,9 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,8 @@ import pandas as pd
 from fairsims import engine
 from fairsims.audit.compare import ShareRule
 from fairsims.audit.estimates import ShareEstimate
+from fairsims.audit.extractors import classifier_features
+from fairsims.audit.features import pool_features
 from fairsims.audit.joint import Cells
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
@@ -118,6 +122,21 @@ class Retargeting:
     def predicted(self, pool: Pool) -> np.ndarray:
         """Predicted cell of each image, `(N,)`."""
         return self.cells.place([p.argmax(axis=1) for p in self.labels(pool)])
+
+    @contextlib.contextmanager
+    def features(self, *pools: Pool) -> Iterator[Path]:
+        """A folder with the pools' features by the first classifier, made by every process; it goes afterwards.
+
+        Without a reference nothing is measured on them, and none are made.
+        """
+        store = self.run.folder / "features"
+        if self.reference is not None:
+            for pool in pools:
+                pool_features(pool, classifier_features(self.classifier), store, engine.current())
+        yield store
+        # The other processes pass here earlier, and wait for rank 0 before they make features again.
+        if self.run.main:
+            shutil.rmtree(store, ignore_errors=True)
 
     def kept_images(self, folder: Path, model: DenoiserModel, selection: Selection | None, *, stage: str = "") -> Pool:
         """A model's images on the audit seeds in `folder`; with a selection, what it keeps of more of them.

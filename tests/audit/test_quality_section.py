@@ -12,11 +12,11 @@ from support import MakePool
 from fairsims.audit.blocks import subsample
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import Neighbourhood, Pair, QualityResult, ReferenceFacts
+from fairsims.audit.features import stored_features
 from fairsims.audit.fidelity import QualityReference, quality
 from fairsims.audit.groups import GroupCalls
 from fairsims.audit.quality import FrechetReference, frechet_distance, moments_of
 from fairsims.audit.records import from_json, to_json
-from fairsims.audit.references import stored_features
 from fairsims.audit.reweighting import reference_calls, reference_labels
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of
