@@ -269,3 +269,6 @@ def test_info_knows_a_classifier_and_an_audit(tmp_path: Path) -> None:
     assert "Target reached" in told.stdout
     found = json.loads(run("info", str(tmp_path / "a"), "--json").stdout)
     assert (found["kind"], list(found["attributes"])) == ("audit", ["parity"])
+    lines = run("info", str(tmp_path / "a")).stdout.splitlines()
+    assert any(line.startswith("parity ") and "Target reached" in line for line in lines)
+    assert len(lines) < 10

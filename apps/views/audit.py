@@ -25,6 +25,7 @@ from fairsims.report.words import (
     headline,
     moved_sentence,
     neighbours_sentence,
+    resampling_note,
     short_verdict,
     side_name,
     tier_note,
@@ -235,6 +236,8 @@ def show_cost(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Cost", anchor=False, divider="gray")
     if cost_numbers(audit.cost):
         show_table(tables.cost_table(audit), run)
+        if said := resampling_note(audit):
+            st.caption(said)
     else:
         st.write("Cost was not recorded.")
     if stages := tables.stages_table(audit):

@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from fairsims.dashboard.collapse_chart import drift_chart
+from fairsims.dashboard.experiments import show_figures
 from fairsims.dashboard.runs_index import RunEntry
 from fairsims.dashboard.widgets import BADGES, download, guarded, picked_run, plain, show_table, table
 from fairsims.files import read_json
@@ -31,9 +32,7 @@ def show_run(run: RunEntry) -> None:
     figures = sorted(run.folder.glob("*.png"))
     if figures:
         st.subheader("Figures", anchor=False, divider="gray")
-    for figure in figures:
-        with guarded():
-            st.image(figure.read_bytes(), width="stretch", alt=f"{figure.stem.replace('-', ' ')} of this loop")
+    show_figures(run, {f.name: f"{f.stem.replace('-', ' ')} of this loop" for f in figures})
     with st.expander("Settings and facts"):
         table([{"what": k, "value": shown(v)} for k, v in flat(result) if not isinstance(v, list) or len(str(v)) < 80])
     download(path, run)

@@ -144,7 +144,10 @@ def show_nearest(run: RunEntry) -> None:
         st.subheader("Nearest reference images", anchor=False, divider="gray")
     for path in galleries:
         with guarded():
-            st.caption("Generated images above, below each the real one that lies nearest to it.")
+            side = path.stem.removeprefix("nearest-")
+            st.caption(
+                f"{plain(side).capitalize()}: generated images, below each the real one that lies nearest to it."
+            )
             st.image(
                 path.read_bytes(), width="content", alt=f"{path.stem}: generated images beside the nearest real ones"
             )

@@ -74,9 +74,10 @@ class AuditConfig:
     """An attribute to hold is preserved when every share changes by less than this, interval included."""
 
     def __post_init__(self) -> None:
-        names = [*self.attr, *self.hold]
-        if not self.attr or len(set(names)) < len(names):
-            raise ValueError(f"attr is {', '.join(names) or 'empty'}; expected different attributes, one at least")
+        if not self.attr or len(set(self.attr)) < len(self.attr):
+            raise ValueError(f"attr is {', '.join(self.attr) or 'empty'}; expected different attributes, one at least")
+        if len({*self.attr, *self.hold}) < len(self.attr) + len(self.hold):
+            raise ValueError(f"hold is {', '.join(self.hold)}; expected different attributes, none of them an --attr")
         if len(self.target) not in (0, len(self.attr)):
             raise ValueError(
                 f"target is given {len(self.target)} times for {len(self.attr)} --attr; expected one for each in their "

@@ -25,7 +25,9 @@ Examples:
 """
 
 
-@click.group(cls=Group, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="fairsims")
 def main() -> None:
     """Retarget the attribute mix of a diffusion model with its own images (SIMS), and prove it."""

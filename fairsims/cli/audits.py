@@ -45,7 +45,7 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     "forms",
     multiple=True,
     type=click.Choice(FORMS),
-    help="All that can be written by default.",
+    help="What to write; all that can be written by default. May be given again.",
 )
 @json_option
 def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:

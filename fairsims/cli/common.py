@@ -163,12 +163,19 @@ def say(text: str) -> None:
 
 def _lines(value: dict[str, Any], indent: int = 0) -> Iterable[str]:
     for k, v in value.items():
-        if isinstance(v, dict):
+        if isinstance(v, dict) and v:
             yield f"{' ' * indent}{k}"
             yield from _lines(v, indent + 2)
         else:
-            text = f"{v:.4g}" if isinstance(v, float) else ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else v
-            yield f"{' ' * indent}{k:<{max(2, 26 - indent)}} {text}"
+            yield f"{' ' * indent}{k:<{max(2, 26 - indent)}} {_text(v)}"
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ("", {}, []):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def command_line() -> str:

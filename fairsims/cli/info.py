@@ -19,7 +19,33 @@ from fairsims.files import read_json
 @json_option
 def info(path_or_name: str | None, as_json: bool) -> None:
     """What is installed and embedded, or what a checkpoint, pool or run is."""
-    show(describe_path(path_or_name) if path_or_name else overview(), as_json)
+    if path_or_name is None:
+        show(overview(), as_json)
+        return
+    found = describe_path(path_or_name)
+    show(found if as_json else _briefly(found, Path(path_or_name)), as_json)
+
+
+def _briefly(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What `describe_path` finds, for people: of an audit its sources and shares, of a run its state without stages."""
+    from fairsims.audit.result import load_audit
+    from fairsims.report.numbers import moment
+    from fairsims.report.words import drift_verdict, headline, verdict
+
+    if found["kind"] not in ("audit", "run"):
+        return found
+    told: dict[str, Any] = {"kind": found["kind"]}
+    if "status" in found:
+        status = found["status"]
+        told["state"] = status["state"] if status["state"] == "finished" else f"{status['state']}, {status['stage']}"
+        told |= {"message": status["message"]} if status.get("message") else {}
+    if (folder / "audit" / "audit.json").exists():
+        result = load_audit(folder)
+        told |= {"created": moment(result.created), "command": result.command}
+        told |= {side: f"{source.name}, {source.n:,} images" for side, source in result.pools.items()}
+        for name, a in result.attributes.items():
+            told[name] = " ".join((f"{headline(a)}.", *filter(None, (verdict(a), drift_verdict(a)))))
+    return told | {k: found[k] for k in ("settings",) if k in found}
 
 
 def describe_path(path: str) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def command(attribute: str, target: Mapping[str, float], *, mode: str, settings:
     for name in _TAKEN_OVER:
         value = settings.get(name)
         value = tuple(value) if isinstance(value, list) else value
-        if value is None or value == defaults[name]:
+        # A run records the precision that "auto", the command's default, came to on its machine.
+        if value is None or (value == defaults[name] and name != "precision"):
             continue
         if name == "pilots":
             value = ",".join(map(str, value))

@@ -68,17 +68,17 @@ def threshold_lines(result: Mapping[str, Any]) -> list[str]:
             if found["against"] == "own"
             else "standard training's generation 1"
         )
-        name = NAMES[found["method"]]
+        name = {"standard": "Standard training"}.get(found["method"], NAMES[found["method"]])
         if found["share"] is None:
-            lines.append(f"{name} exceeds {against} at no synthetic share tried")
+            lines.append(f"{name} exceeds {against} at no synthetic share that was tried.")
             continue
         low, high = (f"{found[k]:.0%}" if found[k] is not None else "beyond" for k in ("low", "high"))
         lines.append(
-            f"{name} exceeds {against} from a synthetic share of {found['share']:.0%} on [{low}, {high}]: "
-            f"{found['ratio']:.2f} synthetic per real"
+            f"{name} exceeds {against} once {found['share']:.0%} [{low}, {high}] or more of the data is synthetic, "
+            f"{found['ratio']:.2f} synthetic per real."
         )
     if result["settings"]["setting"] == "gaussian":
-        lines.append(f"published for a 2-D Gaussian (SIMS): {result['threshold']['published_gaussian']:.0%}")
+        lines.append(f"Published for a 2-D Gaussian with SIMS: {result['threshold']['published_gaussian']:.0%}.")
     return lines
 
 

@@ -99,7 +99,7 @@ class Table:
     @property
     def titles(self) -> tuple[str, ...]:
         """Headings with what is said beside them."""
-        return tuple(f"{c.title} ({c.note})" if c.note else c.title for c in self.columns)
+        return tuple(f"{c.title} ({c.note})" if c.title and c.note else c.title or c.note for c in self.columns)
 
     def records(self) -> list[dict[str, str]]:
         """Heading to text, a dict for each row."""

@@ -26,6 +26,8 @@ NAMES = DISTANCES | {
     "nearest_median": "nearest reference image, median",
     "nearest_low": "nearest reference image, 1% quantile",
 }
+KEPT = "network evaluations per kept image"
+"""The cost that compares resampling with retargeting."""
 HIDDEN = ("n", "kid_low", "kid_high")
 """Shown elsewhere: beside the headline and as an interval."""
 
@@ -113,7 +115,7 @@ def cost_numbers(cost: Cost | None) -> list[CostNumber]:
     rows = (
         ("network evaluations per image", before.evaluations_per_image, after.evaluations_per_image),
         ("images generated per kept image", resampled.images_per_kept, after.images_per_kept),
-        ("network evaluations per kept image", base, total),
+        (KEPT, base, total),
     )
     return [CostNumber(name=name, base=b, retargeted=r) for name, b, r in rows if (b, r) != (None, None)]
 

@@ -143,10 +143,13 @@ def bounds(interval: Sequence[float], digits: int = 2) -> str:
 
 
 def value_text(value: object) -> str:
-    """A setting as text: numbers as `number` has them, lists and objects as JSON."""
+    """A setting as text: numbers as `number` has them, without closing zeros; "key value" of objects; lists as JSON."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k.replace('_', ' ')} {value_text(v)}" for k, v in value.items())
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list | tuple | bool) else str(value)
-    return number(float(value))
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | bool) else str(value)
+    text = number(float(value))
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
 def short_digest(digest: object) -> str:

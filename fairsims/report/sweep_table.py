@@ -36,6 +36,8 @@ def points_table(points: pd.DataFrame, result: Mapping[str, Any] | None) -> Tabl
     if "fd_target" not in there and "fd_reference" in there:
         there["fd_reference"] = (Column(title="FD"), fixed)
     best = {} if result is None else result["best"]
+    if "interval" in there and (points["interval"] == "none").all():
+        del there["interval"]
     rows = []
     # Every cell an object, so that what was not measured is None whatever its column.
     for point in points.astype(object).where(points.notna(), None).to_dict("records"):

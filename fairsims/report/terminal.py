@@ -35,8 +35,8 @@ def summary(result: AuditResult) -> Iterator[Block]:
         yield tables.quality_table(section, result)
     if cost_numbers(result.cost):
         yield tables.cost_table(result)
-        if len(result.sides) == 2:
-            yield Text(text=words.RESAMPLING)
+        if said := words.resampling_note(result):
+            yield Text(text=said)
     if result.cost is not None and result.cost.seconds is not None:
         yield Facts(rows=(("time", duration(result.cost.seconds)),))
     if result.warnings:
@@ -88,6 +88,8 @@ def _table(block: Table) -> Iterator[str]:
         kept = [k for k in kept if not block.columns[k].wide_only]
         columns = _columns(block, kept)
     if _width(columns, gap) > WIDTH:
+        columns = _columns(block, kept, below=True)
+    if _width(columns, gap) > WIDTH:
         gap = 1
     room = WIDTH - _width(columns[1:], gap) - gap
     columns[0] = [_cut(line, min(FIRST, max(12, room))) for line in columns[0]]
@@ -95,10 +97,13 @@ def _table(block: Table) -> Iterator[str]:
     yield from ((" " * gap).join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _columns(block: Table, kept: Iterable[int]) -> list[list[str]]:
-    """Each column's lines, all of one width but for the first: title, what is said beside it, then the cells."""
+def _columns(block: Table, kept: Iterable[int], below: bool = False) -> list[list[str]]:
+    """Each column's lines, all of one width but for the first: title, what is said beside it, then the cells.
+
+    `below` puts what is said beside a number under it in every row, not only in those that ask for it.
+    """
     noted = any(c.note for c in block.columns)
-    broken = [any(c.wrap and c.small for c in r.cells) for r in block.rows]
+    broken = [any((c.wrap or below) and c.small for c in r.cells) for r in block.rows]
     found = []
     for k in kept:
         column = block.columns[k]

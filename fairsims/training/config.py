@@ -52,7 +52,7 @@ class TrainConfig:
     precision: str = choice(*PRECISIONS)
     """Type of the network's matrix products; float16 trains with a scaled loss."""
     seed: int = 0
-    """Chooses the weights to start from, the order of the images and the noise."""
+    """Chooses the weights of a new network, the order of the images and the noise."""
 
     def __post_init__(self) -> None:
         for name in ("kimg", "batch_size", "lr", "P_std", "tick_kimg", "state_kimg", "clip_norm", "ema_ramp"):

@@ -255,7 +255,7 @@ def test_run_writes_table_result_figures_and_report(tmp_path: Path):
     assert [p.read_bytes() for p in collapse_figures(tmp_path)] == before
     text = write_collapse_report(tmp_path).read_text(encoding="utf-8")
     assert "![threshold](threshold.png)" in text
-    assert "published for a 2-D Gaussian (SIMS): 25%" in text
+    assert "Published for a 2-D Gaussian with SIMS: 25%." in text
     assert "SIMS" in collapse_text(result)
     with pytest.raises(ChangedSettings, match="omega"):
         run_loops(CollapseConfig.of("gaussian", **TINY | {"levels": (0.25, 4.0), "omega": 2.0}), tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fairsims.audit.result import AuditResult
 from fairsims.report import numbers
-from fairsims.report.document import Column, row, table
+from fairsims.report.document import Column, cell, row, table
 from fairsims.report.terminal import as_text
 
 EXPECTED = """\
@@ -181,6 +181,14 @@ def test_intervals_that_would_widen_a_table_stand_below():
     assert lines[place].split()[-2:] == ["-0.00060", "-"]
     assert lines[place + 1].strip() == "[-0.00200, 0.00220]"
     assert max(map(len, lines)) <= 100
+
+
+def test_intervals_of_a_table_that_is_too_wide_stand_below():
+    columns = [Column(title=t) for t in ("method", *(f"generation {k}" for k in range(4)))]
+    text = as_text([table(columns, [row("sims", *[cell("0.123", "[0.1224999, 0.1350001]")] * 4)])])
+    assert text.splitlines()[1].split() == ["sims", *["0.123"] * 4]
+    assert text.splitlines()[2].count("[0.1224999, 0.1350001]") == 4
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_columns_that_do_not_fit_give_way():

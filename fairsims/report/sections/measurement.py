@@ -67,7 +67,9 @@ def _method(a: AttributeResult, result: AuditResult) -> Iterator[Block]:
         if said := words.sensitivity_sentence(a):
             yield Text(text=said)
         if moved := words.moved_sentence(a, result.sides):
-            yield Text(text=f"{moved} A shift that every row shows does not depend on where they were measured.")
+            yield Text(
+                text=f"{moved} A shift that every row shows does not depend on where those errors were measured."
+            )
         yield tables.splits_table(a, result)
 
 

@@ -30,8 +30,8 @@ def mitigation(context: Context) -> Iterator[Block]:
     yield Heading(text="Cost")
     if cost_numbers(result.cost):
         yield tables.cost_table(result)
-        if context.two_sided:
-            yield soft(words.RESAMPLING)
+        if said := words.resampling_note(result):
+            yield soft(said)
     else:
         yield Text(text="Cost was not recorded.")
     if stages := tables.stages_table(result):
