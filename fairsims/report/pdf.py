@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 from fairsims.errors import InputError
@@ -16,7 +17,10 @@ REMEDY = "pip install 'fairsims[pdf]', and Debian's libpango-1.0-0 and libpangof
 def missing() -> str | None:
     """What a PDF would need and is not installed; None where one can be written."""
     try:
-        import weasyprint  # noqa: F401
+        with warnings.catch_warnings():
+            # Without Debian's libharfbuzz-subset0 it says so once and cuts its fonts with fontTools.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import weasyprint  # noqa: F401
     except (ImportError, OSError) as e:
         return f"weasyprint or the libraries it draws with ({' '.join(str(e).split())[:100]}); {REMEDY}"
     return None

@@ -153,9 +153,7 @@ def test_a_picture_holds_both_images():
 
 
 def test_a_large_pool_is_read_group_by_group(whole_run, monkeypatch):
-    import fairsims.pools
-
-    monkeypatch.setattr(fairsims.pools, "HELD_BYTES", 1)
+    monkeypatch.setattr("fairsims.pools.reading.HELD_BYTES", 1)
     pool, whole = Pool(whole_run / "before"), Pool(whole_run / "before").read(range(40))
     order = np.random.default_rng(0).permutation(40)
     assert (pool.read(order) == whole[order]).all()
@@ -205,6 +203,7 @@ def test_the_command_is_one_that_the_command_line_reads():
     assert "--tolerance" not in line
     context = retarget.make_context("retarget", shlex.split(line)[2:])
     assert context.params["pilots"] == (512, 2048)
+    assert "--precision float32" in command("a", {"b": 1.0}, mode="merged", settings={"precision": "float32"})
     assert context.params["classifier"] == ("x=1", "y=2")
 
 
