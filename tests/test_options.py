@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from fairsims.cli.collapsing import COLLAPSE
 from fairsims.cli.retargeting import SWEEP
 from fairsims.cli.training import ATTENTION, TRAIN
 from fairsims.errors import InputError
+from fairsims.models import families
 from fairsims.models.solvers import SOLVERS
 from fairsims.options import check_choices, choice, from_mapping, keys_of, settings_of, to_json
 from fairsims.retarget.config import RetargetConfig
@@ -47,9 +49,9 @@ def test_a_default_of_another_class_brings_choices_and_help() -> None:
     assert own.help == "Solver of the sampling ODE.", "further paragraphs are for readers of the code"
 
 
-@pytest.mark.parametrize("name", ["ARCHITECTURES", "PRESETS"])
-def test_keys_of_a_dict_are_read_from_the_source(name: str) -> None:
-    assert keys_of(f"fairsims.training.presets:{name}") == tuple(getattr(presets, name))
+@pytest.mark.parametrize(("module", "name"), [(families, "ARCHITECTURES"), (presets, "PRESETS")])
+def test_keys_of_a_dict_are_read_from_the_source(module: ModuleType, name: str) -> None:
+    assert keys_of(f"{module.__name__}:{name}") == tuple(getattr(module, name))
 
 
 @pytest.mark.parametrize(

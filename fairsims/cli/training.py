@@ -48,7 +48,9 @@ ATTENTION = Text(
 )
 network_options = together(
     click.option(
-        "--arch", type=click.Choice(keys_of(f"{PRESETS}:ARCHITECTURES")), help="Kind of network; the first by default."
+        "--arch",
+        type=click.Choice(keys_of("fairsims.models.families:ARCHITECTURES")),
+        help="Kind of network; the first by default.",
     ),
     click.option("--channels", "model_channels", type=int, help="Width of the first level."),
     click.option("--channel-mult", type=WHOLE, help="Width of each level in multiples of --channels."),
@@ -77,9 +79,9 @@ def train(
 
     A setting that is not given is the preset's, or the library's.
     """
+    from fairsims.models.families import ARCHITECTURES
     from fairsims.models.precondition import resolve_precision
     from fairsims.training.base import train_base
-    from fairsims.training.presets import ARCHITECTURES
 
     if init is not None:
         refuse_idle("beside --init: the network of the checkpoint is taken as it is", "arch", *NETWORK)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairsims.errors import InputError
+from fairsims.models.families import NETWORKS
 from fairsims.models.inert_pickle import Persistent, printable
-from fairsims.models.precondition import ARCHITECTURES, SCHEDULES
+from fairsims.models.precondition import SCHEDULES
 
 PRECONDITIONINGS: dict[str, tuple[str, dict[str, float]]] = {
     "EDMPrecond": ("edm", {"sigma_min": 0.0, "sigma_max": math.inf, "sigma_data": 0.5}),
@@ -18,7 +19,7 @@ PRECONDITIONINGS: dict[str, tuple[str, dict[str, float]]] = {
     "iDDPMPrecond": ("iddpm", SCHEDULES["iddpm"]),
 }
 """EDM's classes: our name of each, and the constants that its constructor takes, with their defaults."""
-NETWORKS = {"SongUNet": "songunet", "DhariwalUNet": "dhariwal"}
+ARCHITECTURES = {network.__name__: name for name, network in NETWORKS.items()}
 
 INTEGERS = {
     "img_resolution": (1, 1024),
@@ -59,15 +60,15 @@ def describe(ema: Persistent) -> tuple[dict[str, Any], dict[str, Any]]:
     inner = (ema.state.get("_modules") or {}).get("model")
     if ema.class_name not in PRECONDITIONINGS:
         raise InputError(f"it holds a {printable(ema.class_name)}; expected one of {', '.join(PRECONDITIONINGS)}")
-    if not isinstance(inner, Persistent) or inner.class_name not in NETWORKS:
+    if not isinstance(inner, Persistent) or inner.class_name not in ARCHITECTURES:
         name = inner.class_name if isinstance(inner, Persistent) else "missing"
-        raise InputError(f"its network is {printable(name)}; expected one of {', '.join(NETWORKS)}")
+        raise InputError(f"its network is {printable(name)}; expected one of {', '.join(ARCHITECTURES)}")
     arguments, (preconditioning, defaults) = _arguments(ema), PRECONDITIONINGS[ema.class_name]
     if arguments.pop("model_type", inner.class_name) != inner.class_name:
         raise InputError(f"its model_type is not the {inner.class_name} that it holds; download or copy it again")
     use_fp16 = arguments.pop("use_fp16", False) is True
 
-    network = dict(inspect.signature(ARCHITECTURES[NETWORKS[inner.class_name]]).parameters)
+    network = dict(inspect.signature(NETWORKS[ARCHITECTURES[inner.class_name]]).parameters)
     known = {*network, *defaults, "img_channels"} - {"in_channels", "out_channels", "patch_size"}
     unknown = sorted(printable(k) for k in arguments if k not in known)
     if unknown:
@@ -88,23 +89,15 @@ def describe(ema: Persistent) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InputError(
                 f"it was constructed with {name} {value} and now has {printable(now)}; expected one of them"
             )
-    facts = {
-        "class": ema.class_name,
-        "network": inner.class_name,
-        "constants": plain(constants),
-        "use_fp16": use_fp16,
-    }
+    names = {"class": ema.class_name, "network": inner.class_name}
+    facts = {**names, "constants": plain(constants), "use_fp16": use_fp16}
     if "sigma_min" in constants:
         low, high = constants.pop("sigma_min"), constants.pop("sigma_max")
         given |= {"sigma_min": max(0.002, low), "sigma_max": min(80.0, high)}
         if not given["sigma_min"] < given["sigma_max"]:
             raise InputError(f"it was trained for sigma from {low} to {high}; expected some of 0.002 to 80")
-    return {
-        "preconditioning": preconditioning,
-        "architecture": NETWORKS[inner.class_name],
-        **constants,
-        **given,
-    }, facts
+    chosen = {"preconditioning": preconditioning, "architecture": ARCHITECTURES[inner.class_name]}
+    return chosen | constants | given, facts
 
 
 def constructed_with(value: Any) -> dict[str, Any] | None:

@@ -12,13 +12,9 @@ from typing import Any
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, sha256_json, write_json
 from fairsims.models.base import Denoiser, NetworkDenoiser
+from fairsims.models.families import DENOISERS
 
 FORMAT = "fairsims-checkpoint/1"
-NETWORKS = {
-    "EDMDenoiser": "fairsims.models.precondition",
-    "DiffusersDenoiser": "fairsims.models.diffusers_unet",
-}
-"""Single-network classes that a checkpoint may name, and the module of each (imported when one is loaded)."""
 
 
 def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
@@ -80,7 +76,7 @@ def read_network(folder: Path, *, name: str = "") -> Checkpoint:
     Raises InputError, naming the file, when something is missing, corrupt or does not fit its configuration.
     """
     meta = read_meta(folder)
-    if meta.get("class") not in NETWORKS:
+    if meta.get("class") not in DENOISERS:
         raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
     weights = _read_weights(folder)
     return Checkpoint(
@@ -148,7 +144,7 @@ def _state_bytes(denoiser: NetworkDenoiser) -> bytes:
 
 
 def _network_class(name: str) -> type[NetworkDenoiser]:
-    found: type[NetworkDenoiser] = getattr(importlib.import_module(NETWORKS[name]), name)
+    found: type[NetworkDenoiser] = getattr(importlib.import_module(DENOISERS[name]), name)
     return found
 
 

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from fairsims import engine
 from fairsims.models.base import NetworkDenoiser, sigma_column
-from fairsims.models.dhariwal import DhariwalUNet
-from fairsims.models.songunet import SongUNet
+from fairsims.models.families import NETWORKS
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-ARCHITECTURES = {"songunet": SongUNet, "dhariwal": DhariwalUNet}
 SCHEDULES: dict[str, dict[str, float]] = {
     "edm": {},
     "vp": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5},
@@ -72,7 +70,7 @@ class EDMDenoiser(NetworkDenoiser):
         super().__init__()
         for name, value, known in (
             ("preconditioning", preconditioning, SCHEDULES),
-            ("architecture", architecture, ARCHITECTURES),
+            ("architecture", architecture, NETWORKS),
         ):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
@@ -99,7 +97,7 @@ class EDMDenoiser(NetworkDenoiser):
             **chosen,
             **options,
         }
-        self.model = ARCHITECTURES[architecture](
+        self.model = NETWORKS[architecture](
             img_resolution=img_resolution,
             in_channels=img_channels,
             out_channels=img_channels * (2 if preconditioning == "iddpm" else 1),

@@ -21,19 +21,6 @@ class Preset:
     train: TrainConfig
 
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "ddpmpp": {},
-    "ncsnpp": {
-        "embedding_type": "fourier",
-        "encoder_type": "residual",
-        "channel_mult_noise": 2,
-        "resample_filter": [1, 3, 3, 1],
-    },
-    "adm": {"architecture": "dhariwal"},
-}
-"""DDPM++ and NCSN++ (Song et al. 2021) and ADM (Dhariwal & Nichol 2021) as EDM has them (arXiv 2206.00364, app. F)."""
-
-
 PRESETS: dict[str, Preset] = {
     "emoji-people-32": Preset(
         data="emoji-people-skewed",
