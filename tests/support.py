@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from fairsims.cli import main
 from fairsims.models import Checkpoint, Denoiser, DenoiserModel, EDMDenoiser, ModelSpec
@@ -64,6 +66,17 @@ def label(pool: Pool, name: str, attribute: str, classes: Sequence[str], probabi
         table.insert(0, "seed", pool.seeds[places])
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(path, index=False)
+
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+
+def png(array: np.ndarray, mode: str | None = None) -> bytes:
+    """Pixels `(H, W)` or `(H, W, C)` as a PNG file, of another Pillow mode where one is named."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def script(name: str) -> ModuleType:

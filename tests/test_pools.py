@@ -1,10 +1,11 @@
-"""Pools: write, resume, label, select, export."""
+"""Pools: write, resume, label, select, export; whatever else is a source of images."""
 
 from __future__ import annotations
 
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import MakeNetwork, MakePool, in_memory, label
+from support import GREY, MakeNetwork, MakePool, in_memory, label, png, run
 
 import fairsims.pools.writing
-from fairsims.data import open_dataset, to_uint8
+from fairsims.classifiers import load_classifier
+from fairsims.classifiers.labelling import label_source
+from fairsims.data import ImageDataset, open_dataset, to_uint8
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.files import read_json, write_json
 from fairsims.models import DenoiserModel, EDMDenoiser, ModelSpec, open_model
 from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.pools import (
@@ -31,10 +35,12 @@ from fairsims.pools import (
     export_folder,
     grow_pool,
     make_shard,
+    open_source,
     pool_dataset,
     select_pool,
     write_pool,
 )
+from fairsims.pools.writing import Opened
 from fairsims.seeds import noise_for
 
 SAMPLER = SamplerConfig(steps=2)
@@ -160,6 +166,48 @@ def test_a_shard_is_made_by_its_task_alone(tmp_path: Path) -> None:
     assert sent == task
     assert list(make_shard(open_model(sent.spec), sent)) == [3, 6, 8]
     assert task.path.read_bytes() == (tmp_path / "pool" / task.path.name).read_bytes()
+
+
+def test_a_model_opened_elsewhere_makes_the_same_bytes(tmp_path: Path) -> None:
+    spec = ModelSpec(base="digits-8", sampler=SAMPLER, batch_size=3)
+    task = ShardTask(path=tmp_path / "here.parquet", spec=spec, seeds=tuple(range(5)))
+    opened = Opened(open_model(spec))
+    sent = pickle.loads(pickle.dumps(opened))
+    assert len(pickle.dumps(opened)) < 2000, "the spec is sent, not the networks"
+    assert sent() is not opened()
+    for made_by, path in ((opened, task.path), (sent, tmp_path / "there.parquet")):
+        assert list(make_shard(made_by(), replace(task, path=path))) == [3, 5]
+    assert task.path.read_bytes() == (tmp_path / "there.parquet").read_bytes()
+
+
+def test_a_class_conditional_pool_says_what_each_image_was_asked_for(tmp_path: Path, make_network: MakeNetwork) -> None:
+    write(tmp_path, make_network(label_dim=3), range(7, 20))
+    pool = Pool(tmp_path)
+    assert pool.conditions == ("0", "1", "2")
+    table = pq.read_table(pool.shards[1])
+    assert table.schema.names == ["seed", "condition", "image"]
+    assert json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["condition"] == {
+        "dtype": "string",
+        "_type": "Value",
+    }
+    conditions = pd.concat([pd.read_parquet(p, columns=["seed", "condition"]) for p in pool.shards])
+    assert conditions["seed"].tolist() == list(range(7, 20))
+    assert conditions["condition"].tolist() == [str(s % 3) for s in range(7, 20)]
+
+
+def test_generate_exports_the_labels_of_an_attribute(tmp_path: Path) -> None:
+    done = run(
+        *("generate", "--model", "digits-8", "--seeds", "0-11", "--steps", "4", "--out", tmp_path / "pool"),
+        *("--export-zip", tmp_path / "images.zip", "--export-labels", "parity"),
+    )
+    assert done.exit_code == 0, done.output
+    pool, zipped = Pool(tmp_path / "pool"), open_dataset(str(tmp_path / "images.zip"))
+    assert torch.equal(zipped.read(range(12)), pool.read(range(12)))
+    (attribute,) = zipped.attributes.values()
+    assert attribute.classes == ("even", "odd")
+    called = label_source(pool, load_classifier("digits-parity")).argmax(axis=1)
+    assert set(called) == {0, 1}
+    assert zipped.class_indices(attribute.name).tolist() == called.tolist()
 
 
 def test_a_finished_pool_is_not_sampled_again(tmp_path: Path, network: EDMDenoiser) -> None:
@@ -344,3 +392,50 @@ def test_a_pool_of_real_digits_reads_like_a_generated_one(digits_pool: MakePool)
     pool = digits_pool(30, 10)
     assert len(pool) == 40
     assert torch.equal(pool.read([0, 39]), torch.cat([pool.read([0]), pool.read([39])]))
+
+
+def test_an_embedded_data_set_is_a_source(digits: ImageDataset) -> None:
+    source = open_source("digits")
+    assert (len(source), source.shape, source.digest) == (1797, (1, 8, 8), digits.digest)
+    assert torch.equal(torch.cat(list(source.batches(500))), digits.read(range(1797)))
+    part = open_dataset("emoji-people").subset([5, 3])
+    assert part.ids.tolist() == open_dataset("emoji-people").ids[[5, 3]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (png(GREY.astype(np.uint16) * 256), "16-bit"),
+        (png(GREY, "RGBA"), "8-bit RGBA; expected 8-bit grey"),
+        (png(GREY, "RGB"), "8x8 with 3 channels; expected 8x8 with 1 like a.png"),
+        (png(np.zeros((9, 9), dtype=np.uint8)), "9x9 with 1 channels; expected 8x8 with 1 like a.png"),
+        (png(np.zeros((8, 9), dtype=np.uint8)), "9x8; expected square"),
+        (b"no image", "not an image"),
+    ],
+    ids=["16-bit", "rgba", "rgb", "larger", "oblong", "text"],
+)
+def test_a_folder_with_one_odd_image_is_refused(tmp_path: Path, second: bytes, message: str) -> None:
+    (tmp_path / "a.png").write_bytes(png(GREY))
+    (tmp_path / "b.png").write_bytes(second)
+    with pytest.raises(InputError, match=message) as e:
+        open_source(tmp_path)
+    assert "b.png" in str(e.value)
+
+
+def test_an_empty_source_is_refused(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool = digits_pool(2, 2)
+    pool.shards[0].unlink()
+    with pytest.raises(InputError, match="has no finished shard"):
+        open_source(pool.folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="found no images in"):
+        open_source(tmp_path / "empty")
+    with pytest.raises(InputError, match="found no dataset or path"):
+        open_source(tmp_path / "nowhere")
+
+
+def test_a_pool_that_is_not_what_it_says_is_refused_when_opened(digits_pool: MakePool) -> None:
+    pool = digits_pool(2, 2)
+    write_json(pool.folder / "pool.json", read_json(pool.folder / "pool.json") | {"shape": [3, 8, 8]})
+    with pytest.raises(InputError, match=r"is uint8 \(1, 8, 8\); expected uint8 \(3, 8, 8\)"):
+        open_source(pool.folder)

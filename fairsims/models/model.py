@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fairsims import engine
+from fairsims.data.ahead import ahead
 from fairsims.data.base import to_uint8
 from fairsims.files import read_json
 from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
@@ -173,18 +173,19 @@ class DenoiserModel:
         """
         denoiser, sampler = self.denoiser, self.spec.sampler
         device, cut = denoiser.device, [[int(s) for s in batch] for batch in batches]
-        with ThreadPoolExecutor(1) as thread:
-            # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
-            drawn = [thread.submit(noise_for, seeds, denoiser.shape) for seeds in cut[:1]]
-            for number, seeds in enumerate(cut, 1):
-                noise = drawn.pop().result().to(device)
-                drawn = [thread.submit(noise_for, following, denoiser.shape) for following in cut[number : number + 1]]
-                labels = self.conditions.one_hot(seeds)
-                with torch.inference_mode():
-                    found = solve(
-                        denoiser, noise, sampler, seeds=seeds, labels=None if labels is None else labels.to(device)
-                    )
-                yield to_uint8(found.float()).cpu()
+        # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
+        noises = ahead(partial(noise_for, shape=denoiser.shape), cut, 1)
+        for seeds, noise in zip(cut, noises, strict=True):
+            labels = self.conditions.one_hot(seeds)
+            with torch.inference_mode():
+                found = solve(
+                    denoiser,
+                    noise.to(device),
+                    sampler,
+                    seeds=seeds,
+                    labels=None if labels is None else labels.to(device),
+                )
+            yield to_uint8(found.float()).cpu()
 
     def facts(self) -> dict[str, Any]:
         """The entries `made_by`, `sampler`, `evaluations_per_image`, `precision`, `batch_size` and `shape`.

@@ -5,14 +5,14 @@ Every process draws for the whole batch and keeps its part, so that the batch is
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fairsims.data.ahead import ahead
 from fairsims.data.attributes import Attribute
 from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
 from fairsims.errors import InputError
@@ -36,17 +36,9 @@ def batches(
     asks for.
     """
     device, held, labels = denoiser.device, _hold(dataset), class_labels(dataset, denoiser.label_dim)
-    if device.type == "cpu":
-        for step in range(first, config.steps):
-            yield _on_device(_draw(held, denoiser, labels, config, step, rows), device)
-        return
-    with ThreadPoolExecutor(1) as thread:
-        ahead: deque[int] = deque(range(first, config.steps))
-        following = thread.submit(_draw, held, denoiser, labels, config, ahead.popleft(), rows) if ahead else None
-        while following is not None:
-            drawn = following.result()
-            following = thread.submit(_draw, held, denoiser, labels, config, ahead.popleft(), rows) if ahead else None
-            yield _on_device(drawn, device)
+    steps, draw = range(first, config.steps), partial(_draw, held, denoiser, labels, config, rows)
+    for drawn in map(draw, steps) if device.type == "cpu" else ahead(draw, steps, 1):
+        yield _on_device(drawn, device)
 
 
 def draw_images(dataset: ImageDataset, config: TrainConfig, step: int, rows: range) -> tuple[Tensor, np.ndarray]:
@@ -90,7 +82,7 @@ def class_attribute(dataset: ImageDataset, label_dim: int) -> Attribute:
 
 
 def _draw(
-    dataset: ImageDataset, denoiser: NetworkDenoiser, labels: Tensor | None, config: TrainConfig, step: int, rows: range
+    dataset: ImageDataset, denoiser: NetworkDenoiser, labels: Tensor | None, config: TrainConfig, rows: range, step: int
 ) -> Batch:
     """This process's rows of a step, on the CPU and with images still uint8."""
     images, indices = draw_images(dataset, config, step, rows)

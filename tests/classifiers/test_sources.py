@@ -1,29 +1,23 @@
-"""Sources of images: what opens, what is refused, that labels are computed once and never mix."""
+"""Labels of sources of images: computed once, never mixed, gone on with; images that cannot be read are refused."""
 
 from __future__ import annotations
 
-import io
-import threading
-import time
-from collections.abc import Callable
+import pickle
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from support import MakePool
+from support import GREY, MakePool, png
 
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import batch_size
-from fairsims.classifiers.labelling import label_source
-from fairsims.data import ImageDataset, open_dataset
-from fairsims.data.ahead import read_ahead
+from fairsims.classifiers.labelling import LabelTask, label_columns, label_key, label_shard, label_source
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
-from fairsims.files import read_json, write_json
-from fairsims.pools import Pool, encode_png, export_edm_zip, export_folder, open_source, write_shard
+from fairsims.pools import Pool, encode_png, export_edm_zip, export_folder, open_source, select_pool, write_shard
 
 PARITY = load_classifier("digits-parity")
 
@@ -55,14 +49,6 @@ def test_every_kind_of_source_gives_the_same_images_and_labels(tmp_path: Path, d
     assert sources["pool"].ids.tolist() == sources["parquet"].ids.tolist() == list(range(33))
     assert sources["folder"].ids[:2].tolist() == ["000000.png", "000001.png"]
     assert sources["zip"].ids[0] == "00000/img00000000.png"
-
-
-def test_an_embedded_data_set_is_a_source(tmp_path: Path, digits: ImageDataset) -> None:
-    source = open_source("digits")
-    assert (len(source), source.shape, source.digest) == (1797, (1, 8, 8), digits.digest)
-    assert torch.equal(torch.cat(list(source.batches(500))), digits.read(range(1797)))
-    part = open_dataset("emoji-people").subset([5, 3])
-    assert part.ids.tolist() == open_dataset("emoji-people").ids[[5, 3]].tolist()
 
 
 def test_labels_of_other_sources_are_stored_once_for_their_content(
@@ -100,41 +86,52 @@ def test_probabilities_that_are_no_numbers_are_refused_and_not_stored(
     assert pool.label_names == []
 
 
+def sharded(pool: Pool, folder: Path) -> Pool:
+    """The pool in shards of 512."""
+    select_pool(pool, np.arange(len(pool)), folder, made_by=pool.meta["made_by"])
+    return Pool(folder)
+
+
+def tables(pool: Pool) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in pool.label_files(label_key(PARITY)) if p.exists()}
+
+
+def test_labels_go_on_after_a_kill_to_the_same_bytes(tmp_path: Path, digits_pool: MakePool) -> None:
+    whole, killed = (sharded(digits_pool(400, 300), tmp_path / name) for name in ("whole", "killed"))
+    expected = label_source(whole, PARITY)
+    first, second = (
+        LabelTask(path=path, pool=killed.folder, shard=shard, classifier=label_key(PARITY))
+        for path, shard in zip(killed.label_files(label_key(PARITY)), killed.shards, strict=True)
+    )
+    assert list(label_shard((killed, PARITY), first)) == [256, 512]
+    running = label_shard((killed, PARITY), second)
+    assert list(islice(running, 1)) == [188]
+    running.close()
+    assert tables(killed) == {"shard-00000.parquet": tables(whole)["shard-00000.parquet"]}
+    written, seen = first.path.stat().st_mtime_ns, []
+    found = label_source(killed, PARITY, progress=lambda done, of: seen.append((done, of)))
+    assert np.array_equal(found, expected)
+    assert set(seen) == {(188, 700)}, "a finished shard was labelled again"
+    assert first.path.stat().st_mtime_ns == written
+    assert tables(killed) == tables(whole)
+
+
+def test_labels_of_a_shard_are_made_by_its_task_alone(tmp_path: Path, digits_pool: MakePool) -> None:
+    pool = sharded(digits_pool(500, 30), tmp_path / "shards")
+    task = LabelTask(path=tmp_path / "t.parquet", pool=pool.folder, shard=pool.shards[1], classifier=label_key(PARITY))
+    sent, classifier = pickle.loads(pickle.dumps((task, PARITY)))
+    assert sent == task
+    assert list(label_shard((Pool(sent.pool), classifier), sent)) == [18]
+    table = pd.read_parquet(task.path)
+    assert table["seed"].tolist() == list(range(512, 530))
+    assert np.array_equal(table[label_columns(PARITY)], label_source(pool, PARITY)[512:])
+
+
 def test_labels_by_another_tool_are_looked_up(tmp_path: Path, digits_pool: MakePool) -> None:
     pool = digits_pool(3, 3)
     (tmp_path / "parity.csv").write_text("seed,parity\n" + "".join(f"{k},{('even', 'odd')[k % 2]}\n" for k in range(9)))
     assert label_source(pool, load_classifier(tmp_path / "parity.csv")).argmax(axis=1).tolist() == [0, 1] * 3
     assert pool.label_names == []
-
-
-def png(array: np.ndarray, mode: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
-
-
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        (png(GREY.astype(np.uint16) * 256), "16-bit"),
-        (png(GREY, "RGBA"), "8-bit RGBA; expected 8-bit grey"),
-        (png(GREY, "RGB"), "8x8 with 3 channels; expected 8x8 with 1 like a.png"),
-        (png(np.zeros((9, 9), dtype=np.uint8)), "9x9 with 1 channels; expected 8x8 with 1 like a.png"),
-        (png(np.zeros((8, 9), dtype=np.uint8)), "9x8; expected square"),
-        (b"no image", "not an image"),
-    ],
-    ids=["16-bit", "rgba", "rgb", "larger", "oblong", "text"],
-)
-def test_a_folder_with_one_odd_image_is_refused(tmp_path: Path, second: bytes, message: str) -> None:
-    (tmp_path / "a.png").write_bytes(png(GREY))
-    (tmp_path / "b.png").write_bytes(second)
-    with pytest.raises(InputError, match=message) as e:
-        open_source(tmp_path)
-    assert "b.png" in str(e.value)
 
 
 def test_a_truncated_image_is_refused_when_it_is_read(tmp_path: Path) -> None:
@@ -172,25 +169,6 @@ def test_a_pool_with_one_odd_image_is_refused(digits_pool: MakePool, data: bytes
     assert pool.label_names == []
 
 
-def test_an_empty_source_is_refused(tmp_path: Path, digits_pool: MakePool) -> None:
-    pool = digits_pool(2, 2)
-    pool.shards[0].unlink()
-    with pytest.raises(InputError, match="has no finished shard"):
-        open_source(pool.folder)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="found no images in"):
-        open_source(tmp_path / "empty")
-    with pytest.raises(InputError, match="found no dataset or path"):
-        open_source(tmp_path / "nowhere")
-
-
-def test_a_pool_that_is_not_what_it_says_is_refused_when_opened(digits_pool: MakePool) -> None:
-    pool = digits_pool(2, 2)
-    write_json(pool.folder / "pool.json", read_json(pool.folder / "pool.json") | {"shape": [3, 8, 8]})
-    with pytest.raises(InputError, match=r"is uint8 \(1, 8, 8\); expected uint8 \(3, 8, 8\)"):
-        open_source(pool.folder)
-
-
 @pytest.mark.parametrize(("shape", "wanted"), [((3, 32, 32), 256), ((3, 512, 512), 85), ((3, 8192, 8192), 1)])
 def test_batches_of_large_images_are_smaller(shape: tuple[int, int, int], wanted: int) -> None:
     class Large:
@@ -199,52 +177,3 @@ def test_batches_of_large_images_are_smaller(shape: tuple[int, int, int], wanted
     source = Large()
     source.shape = shape  # type: ignore[attr-defined]
     assert batch_size(source) == wanted  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def slow() -> tuple[Callable[[range], torch.Tensor], list[int]]:
-    """A reader that takes 20 ms, and what it was asked for."""
-    asked: list[int] = []
-
-    def read(part: range) -> torch.Tensor:
-        asked.append(part.start)
-        time.sleep(0.02)
-        return torch.tensor(list(part))
-
-    return read, asked
-
-
-def test_reading_runs_ahead_of_the_consumer_and_keeps_the_order(
-    slow: tuple[Callable[[range], torch.Tensor], list[int]],
-) -> None:
-    read, asked = slow
-    batches = read_ahead(read, 40, 4, readers=3)
-    assert next(batches).tolist() == [0, 1, 2, 3]
-    time.sleep(0.1)
-    # Three at work or ready, and no more: memory does not grow with the source.
-    assert sorted(asked) == [0, 4, 8, 12]
-    assert torch.cat(list(batches)).tolist() == list(range(4, 40))
-
-
-def test_a_consumer_that_stops_leaves_no_thread(slow: tuple[Callable[[range], torch.Tensor], list[int]]) -> None:
-    read, asked = slow
-    before = threading.active_count()
-    batches = read_ahead(read, 400, 4, readers=2)
-    next(batches)
-    batches.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
-    assert len(asked) <= 5
-
-
-def test_what_reading_raises_arrives() -> None:
-    def read(part: range) -> torch.Tensor:
-        if part.start == 8:
-            raise InputError("broken")
-        return torch.zeros(len(part))
-
-    batches = read_ahead(read, 16, 4)
-    assert len(next(batches)) == len(next(batches)) == 4
-    with pytest.raises(InputError, match="broken"):
-        next(batches)
-    with pytest.raises(ValueError, match="size is 0; expected"):
-        next(read_ahead(read, 16, 0))
