@@ -50,7 +50,8 @@ def _is_export(path: Path) -> bool:
         with zipfile.ZipFile(path) as z:
             # A real data set has the same description, but its members have the times at which EDM's tool wrote them.
             timeless = all(member.date_time == zipfile.ZipInfo().date_time for member in z.infolist())
-            return timeless and set(json.loads(z.read("dataset.json"))) in ({"labels"}, {"labels", "classes"})
+            meta = json.loads(z.read("dataset.json"))
+            return timeless and (meta == {"labels": None} or set(meta) == {"labels", "classes"})
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return False
 
