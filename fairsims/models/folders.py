@@ -15,6 +15,12 @@ from fairsims.models.base import Denoiser, NetworkDenoiser
 from fairsims.models.families import DENOISERS
 
 FORMAT = "fairsims-checkpoint/1"
+OTHERS = {
+    "model_index.json": "a diffusers pipeline; make a checkpoint of it: fairsims import diffusers",
+    "pool.json": "a pool of images; expected a checkpoint, give the model that makes them",
+    "status.json": "a run; expected a checkpoint, give its folder merged, guided or auxiliary",
+}
+"""By a file that is in it: what a folder is that is given for a checkpoint by mistake."""
 
 
 def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
@@ -119,8 +125,9 @@ def _built(folder: Path, meta: Mapping[str, Any], weights: bytes) -> NetworkDeno
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """A checkpoint's `config.json`. Raises InputError for other formats."""
-    if (folder / "model_index.json").exists():
-        raise InputError(f"{folder} is a diffusers pipeline; make a checkpoint of it: fairsims import diffusers")
+    for marker, other in OTHERS.items():
+        if (folder / marker).exists():
+            raise InputError(f"{folder} is {other}")
     meta = read_json(folder / "config.json")
     if meta.get("format") != FORMAT:
         raise InputError(f"{folder}/config.json has format {meta.get('format')!r}; expected {FORMAT!r}")

@@ -139,6 +139,14 @@ def test_a_pair_that_names_no_networks_is_refused(folder: Path, config: object) 
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize(("marker", "message"), [("pool.json", "is a pool of images; "), ("status.json", "is a run; ")])
+def test_a_folder_of_another_kind_is_named(tmp_path: Path, marker: str, message: str) -> None:
+    write_json(tmp_path / marker, {})
+    write_json(tmp_path / "config.json", {})
+    with pytest.raises(InputError, match=message + "expected a checkpoint"):
+        open_checkpoint(tmp_path)
+
+
 def test_other_formats_and_kinds_are_refused(folder: Path, tmp_path: Path) -> None:
     change(folder, format="fairsims-checkpoint/99")
     with pytest.raises(InputError, match="expected 'fairsims-checkpoint/1'"):
