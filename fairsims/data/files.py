@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image, ImageFile
 
 from fairsims.errors import InputError
 from fairsims.files import sha256_file
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DESCRIPTION = "dataset.json"
 METADATA = "metadata.csv"
+
+
+def open_image(data: bytes) -> Image.Image:
+    """An encoded image, its pixels not read yet. Reading them raises OSError or SyntaxError where it is cut short.
+
+    Pillow lets a whole process read half images once any library asks for it, and weasyprint does.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return Image.open(io.BytesIO(data))
 
 
 class Files(Protocol):

@@ -6,7 +6,6 @@ a folder that cannot be used is refused before work starts.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fairsims.data.attributes import Attribute, sorted_classes
 from fairsims.data.base import ImageDataset
-from fairsims.data.files import DESCRIPTION, METADATA, Files, FolderFiles, ParquetFiles, ZipFiles
+from fairsims.data.files import DESCRIPTION, METADATA, Files, FolderFiles, ParquetFiles, ZipFiles, open_image
 from fairsims.data.tables import image_name, read_table
 from fairsims.errors import InputError
 
@@ -311,7 +310,7 @@ def _bit_depth(data: bytes) -> int:
 
 def _opened(files: Files, name: str, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        return open_image(data)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise _unreadable(files, name, error) from None
 

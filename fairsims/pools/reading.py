@@ -6,7 +6,6 @@ Labels lie beside the images, shard by shard: `labels/<classifier>/shard-00000.p
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fairsims.data.ahead import READERS, read_ahead
 from fairsims.data.base import HeldSource, ImageDataset
+from fairsims.data.files import open_image
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json
 
@@ -246,5 +245,5 @@ def pool_dataset(pool: Pool) -> ImageDataset:
 
 def decode_png(png: bytes) -> np.ndarray:
     """PNG bytes as `(C, H, W)`, uint8 where the file is of 8 bits."""
-    array = np.asarray(Image.open(io.BytesIO(png)))
+    array = np.asarray(open_image(png))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

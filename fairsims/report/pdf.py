@@ -6,6 +6,8 @@ import logging
 import warnings
 from pathlib import Path
 
+from PIL import ImageFile
+
 from fairsims.errors import InputError
 from fairsims.files import atomic
 from fairsims.report.document import Document
@@ -16,6 +18,7 @@ REMEDY = "pip install 'fairsims[pdf]', and Debian's libpango-1.0-0 and libpangof
 
 def missing() -> str | None:
     """What a PDF would need and is not installed; None where one can be written."""
+    truncated = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         with warnings.catch_warnings():
             # Without Debian's libharfbuzz-subset0 it says so once and cuts its fonts with fontTools.
@@ -23,6 +26,9 @@ def missing() -> str | None:
             import weasyprint  # noqa: F401
     except (ImportError, OSError) as e:
         return f"weasyprint or the libraries it draws with ({' '.join(str(e).split())[:100]}); {REMEDY}"
+    finally:
+        # weasyprint lets every image of this process be read by half.
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
     return None
 
 

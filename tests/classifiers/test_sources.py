@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import ImageFile
 from support import GREY, MakePool, png
 
 from fairsims.classifiers import load_classifier
@@ -134,6 +135,12 @@ def test_labels_by_another_tool_are_looked_up(tmp_path: Path, digits_pool: MakeP
     assert pool.label_names == []
 
 
+@pytest.fixture(params=[False, True], ids=["", "another library reads half images"])
+def half_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", request.param)
+
+
+@pytest.mark.usefixtures("half_images")
 def test_a_truncated_image_is_refused_when_it_is_read(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     for name in "abcdefghij":
@@ -151,6 +158,7 @@ def spoilt(pool: Pool, data: bytes) -> Pool:
     return Pool(pool.folder)
 
 
+@pytest.mark.usefixtures("half_images")
 @pytest.mark.parametrize(
     ("data", "message"),
     [
