@@ -13,7 +13,7 @@ import functools
 import importlib
 import inspect
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -50,6 +50,17 @@ def check_choices(settings: Any) -> None:
         known, value = field.metadata.get("choices"), getattr(settings, field.name)
         if known and value not in known:
             raise ValueError(f"{field.name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def check_fields(settings: Any, expected: str, fits: Callable[[Any], bool], *names: str) -> None:
+    """Raises ValueError `<name> is <found>; expected ...` for the first of these fields that does not fit; None does.
+
+    To be called in `__post_init__` of the dataclass.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not fits(value):
+            raise ValueError(f"{name} is {value}; expected {expected}")
 
 
 @functools.cache

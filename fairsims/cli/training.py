@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from fairsims.cli.options import (
 from fairsims.options import keys_of
 
 TRAIN = "fairsims.training.config:TrainConfig"
-PRESETS = "fairsims.training.presets"
+PRESETS = tomllib.loads((files("fairsims") / "training" / "presets.toml").read_text(encoding="utf-8"))
 SCHEDULE = ("kimg", "warmup_kimg", "lr_final")
 SETTINGS = (
     "batch_size",
@@ -63,7 +65,7 @@ network_options = together(
 
 
 @command()
-@click.option("--preset", help=f"One of {', '.join(keys_of(f'{PRESETS}:PRESETS'))}.")
+@click.option("--preset", help=f"One of {', '.join(PRESETS)}.")
 @click.option("--data", help="Training data, an embedded name or a path; instead of the preset's.")
 @click.option("--resolution", type=int, help="Reduce the data to this size, by a whole factor.")
 @click.option("--init", help="Checkpoint to start from; its network is taken as it is.")

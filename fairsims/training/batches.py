@@ -5,7 +5,10 @@ Every process draws for the whole batch and keeps its part, so that the batch is
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -89,33 +92,21 @@ def _draw(
     own = slice(rows.start, rows.stop)
     generator = torch_generator(config.seed, "noise", step)
     sigma, noise = denoiser.draw_noise(config.batch_size, generator, mean=config.P_mean, std=config.P_std)
-    distortions = None
-    if config.augment:
-        distortions = draw_augmentation(
-            config.batch_size, config.augment, torch_generator(config.seed, "augment", step)
-        )[own]
-    return Batch(
-        images=images,
-        sigma=sigma[own],
-        noise=noise[own],
-        labels=None if labels is None else labels[indices],
-        augment_labels=distortions,
-    )
+    drawn = Batch(images=images, sigma=sigma[own], noise=noise[own], labels=None if labels is None else labels[indices])
+    if not config.augment:
+        return drawn
+    distortions = torch_generator(config.seed, "augment", step)
+    return replace(drawn, augment_labels=draw_augmentation(config.batch_size, config.augment, distortions)[own])
 
 
 def _on_device(drawn: Batch, device: torch.device) -> Batch:
-    def move(tensor: Tensor) -> Tensor:
-        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-    images = to_float(move(drawn.images))
-    distortions = None if drawn.augment_labels is None else move(drawn.augment_labels)
-    return Batch(
-        images=images if distortions is None else augment(images, distortions),
-        sigma=move(drawn.sigma),
-        noise=move(drawn.noise),
-        labels=None if drawn.labels is None else move(drawn.labels),
-        augment_labels=distortions,
-    )
+    if device.type != "cpu":
+        tensors = {name: t for name, t in vars(drawn).items() if t is not None}
+        drawn = replace(drawn, **{name: t.pin_memory().to(device, non_blocking=True) for name, t in tensors.items()})
+    images = to_float(drawn.images)
+    if drawn.augment_labels is not None:
+        images = augment(images, drawn.augment_labels)
+    return replace(drawn, images=images)
 
 
 class _Decoded:
@@ -123,7 +114,7 @@ class _Decoded:
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.source = dataset.source
-        self.pixels = np.empty((len(dataset), dataset.channels, dataset.resolution, dataset.resolution), np.uint8)
+        self.pixels = np.empty((len(dataset), *dataset.shape), np.uint8)
         self.known = np.zeros(len(dataset), dtype=bool)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
@@ -131,8 +122,7 @@ class _Decoded:
         if len(new):
             self.pixels[new] = self.source.images(new)
             self.known[new] = True
-        chosen: np.ndarray = self.pixels[indices]
-        return chosen
+        return np.asarray(self.pixels[indices])
 
 
 def _hold(dataset: ImageDataset) -> ImageDataset:
@@ -140,14 +130,8 @@ def _hold(dataset: ImageDataset) -> ImageDataset:
     while isinstance(source, SubsetSource):
         source = source.source
     in_memory = isinstance(source, (ArraySource, HeldSource))
-    if in_memory or len(dataset) * dataset.channels * dataset.resolution**2 > HELD_BYTES:
+    if in_memory or len(dataset) * math.prod(dataset.shape) > HELD_BYTES:
         return dataset
-    return ImageDataset(
-        name=dataset.name,
-        digest=dataset.digest,
-        resolution=dataset.resolution,
-        channels=dataset.channels,
-        source=_Decoded(dataset),
-        table=dataset.table,
-        attributes=dataset.attributes,
-    )
+    held = copy.copy(dataset)
+    held.source = _Decoded(dataset)
+    return held

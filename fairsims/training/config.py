@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fairsims.models.precondition import PRECISIONS
-from fairsims.options import check_choices, choice
+from fairsims.options import check_choices, check_fields, choice
 
 FINETUNE_LR = 3e-4
 """Learning rate of an auxiliary's fine-tune when nothing else is asked for."""
@@ -55,20 +55,13 @@ class TrainConfig:
     """Chooses the weights of a new network, the order of the images and the noise."""
 
     def __post_init__(self) -> None:
-        for name in ("kimg", "batch_size", "lr", "P_std", "tick_kimg", "state_kimg", "clip_norm", "ema_ramp"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        for name in ("warmup_kimg", "ema_halflife_kimg"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch is {self.micro_batch}; expected 1 or more")
-        if not 0 < self.lr_final <= 1:
-            raise ValueError(f"lr_final is {self.lr_final}; expected a share in (0, 1]")
-        if not 0 <= self.augment <= 1:
-            raise ValueError(f"augment is {self.augment}; expected a probability in [0, 1]")
-        if not math.isfinite(self.P_mean):
-            raise ValueError(f"P_mean is {self.P_mean}; expected a finite number")
+        positive = ("kimg", "batch_size", "lr", "P_std", "tick_kimg", "state_kimg", "clip_norm", "ema_ramp")
+        check_fields(self, "a positive number", lambda v: 0 < v < math.inf, *positive)
+        check_fields(self, "0 or more", lambda v: 0 <= v < math.inf, "warmup_kimg", "ema_halflife_kimg")
+        check_fields(self, "1 or more", lambda v: v >= 1, "micro_batch")
+        check_fields(self, "a share in (0, 1]", lambda v: 0 < v <= 1, "lr_final")
+        check_fields(self, "a probability in [0, 1]", lambda v: 0 <= v <= 1, "augment")
+        check_fields(self, "a finite number", math.isfinite, "P_mean")
         check_choices(self)
 
     @property
