@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fairsims.classifiers.base import IntArray
 from fairsims.errors import InputError
 
-IntArray = npt.NDArray[np.int64]
 RULES = ("error", "coverage", "balanced")
 
 

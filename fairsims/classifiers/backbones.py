@@ -24,8 +24,11 @@ from fairsims.engine import device
 from fairsims.errors import InputError, closest
 
 
-class Features(Protocol):
+class Backbone(Protocol):
     """uint8 images to features, float32, in evaluation mode."""
+
+    digest: str
+    """SHA-256 over the weights."""
 
     @property
     def input_size(self) -> int: ...
@@ -40,14 +43,6 @@ class Features(Protocol):
         ...
 
 
-class Backbone(Features, Protocol):
-    """Features that have a name of their own."""
-
-    spec: str
-    digest: str
-    """SHA-256 over the weights."""
-
-
 class ResizingBackbone:
     """A network that takes square images of any size, resized and normalised as it was trained.
 
@@ -55,13 +50,10 @@ class ResizingBackbone:
     Pillow does; grey images are repeated to three channels.
     """
 
-    def __init__(
-        self, network: nn.Module, preprocessing: dict[str, Any], *, spec: str, digest: str, normalise: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, preprocessing: dict[str, Any], *, normalise: bool = False) -> None:
+        self.digest = digest_of(network)
         self.network = network.eval().requires_grad_(False).float().to(device())
         self.preprocessing = preprocessing
-        self.spec = spec
-        self.digest = digest
         self.normalise = normalise
 
     @property
@@ -102,22 +94,20 @@ def open_backbone(spec: str, load: Callable[[str], AttributeClassifier]) -> Back
     kind, _, rest = spec.partition(":")
     if kind == "clip" and rest:
         model = open_clip_model(rest)
-        return ResizingBackbone(
-            model.visual, clip_preprocessing(model), spec=absolute(spec), digest=digest_of(model.visual), normalise=True
-        )
+        return ResizingBackbone(model.visual, clip_preprocessing(model), normalise=True)
     if kind == "torchvision" and rest:
         return _torchvision(spec, rest)
     if kind == "classifier" and rest:
-        return ClassifierBackbone(load(rest), absolute(spec))
+        return load(rest)
     raise InputError(
         f"found backbone {spec!r}; expected clip:MODEL:PRETRAINED, clip:local-dir:PATH, "
         "torchvision:NETWORK:WEIGHTS or classifier:NAME"
     )
 
 
-def backbone_facts(backbone: Backbone) -> dict[str, Any]:
+def backbone_facts(spec: str, backbone: Backbone) -> dict[str, Any]:
     """What a folder says about the features it stands on."""
-    return {"spec": backbone.spec, "digest": backbone.digest, "preprocessing": backbone.preprocessing}
+    return {"spec": absolute(spec), "digest": backbone.digest, "preprocessing": backbone.preprocessing}
 
 
 def read_features(backbone: Backbone, images: ImageDataset, indices: np.ndarray) -> Tensor:
@@ -125,27 +115,6 @@ def read_features(backbone: Backbone, images: ImageDataset, indices: np.ndarray)
     with torch.inference_mode():
         chunks = np.array_split(indices, max(1, len(indices) // 256))
         return torch.cat([backbone.features(images.read(chunk)).cpu() for chunk in chunks])
-
-
-class ClassifierBackbone:
-    """The features of another classifier."""
-
-    def __init__(self, classifier: AttributeClassifier, spec: str) -> None:
-        self.classifier = classifier
-        self.spec = spec
-        self.digest = classifier.digest
-
-    @property
-    def input_size(self) -> int:
-        return self.classifier.input_size
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        return self.classifier.preprocessing
-
-    def features(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, d)`."""
-        return self.classifier.features(images)
 
 
 def _torchvision(spec: str, rest: str) -> ResizingBackbone:
@@ -160,7 +129,7 @@ def _torchvision(spec: str, rest: str) -> ResizingBackbone:
     preprocessing = torchvision_nets.preprocessing_of(architecture)
     trunk, _ = torchvision_nets.cut(architecture, 1000, image_size=preprocessing["size"])
     torchvision_nets.load_trunk(trunk, architecture, weights)
-    return ResizingBackbone(trunk, preprocessing, spec=absolute(spec), digest=digest_of(trunk))
+    return ResizingBackbone(trunk, preprocessing)
 
 
 def digest_of(network: nn.Module) -> str:

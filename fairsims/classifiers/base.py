@@ -19,6 +19,7 @@ from fairsims.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 FloatRows = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 Tally = Callable[[int, int], None]
 """Told how much is done, and of how much."""
 

@@ -12,7 +12,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-IntArray = npt.NDArray[np.int64]
+from fairsims.classifiers.base import IntArray
+
 RESAMPLES = 500
 
 

@@ -21,6 +21,7 @@ from fairsims.classifiers.trainer import Trainer
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, read_json, sha256_file, write_json
+from fairsims.models.folders import tensor_bytes
 
 FORMAT = "fairsims-classifier/1"
 
@@ -45,14 +46,11 @@ def save_classifier(
     `model` says how the kind builds it again, `{"network": ...}` of a cnn, `{"backbone": ...}` of a probe; `provenance`
     says how it was made and measured. The weights come first.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     if threshold:
         attribute = replace(attribute, classes=(*attribute.classes, UNDETERMINED))
     with atomic(folder / "model.safetensors") as temporary:
-        # `save_file` would leave a file that only its owner can read.
-        temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        temporary.write_bytes(tensor_bytes(tensors))
     write_json(
         folder / "config.json",
         {

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fairsims.classifiers.augment import Augmentation
-from fairsims.classifiers.base import Tally
+from fairsims.classifiers.base import IntArray, Tally
 from fairsims.classifiers.labelled import Labelled
 from fairsims.classifiers.linear import LinearClassifier, read_weights
 from fairsims.classifiers.networks import ConvNet, NetworkConfig, box_reduced, build_network, network_of
@@ -68,15 +67,8 @@ class CNNTrainer:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> CNNTrainer:
         """The trainer that made the classifier with this config.json."""
-        recipe, network = dict(config["recipe"]), dict(config["network"])
-        recipe["augmentation"] = Augmentation(**recipe["augmentation"])
-        shape = {} if "architecture" in network else {"widths": tuple(network["widths"]), "dropout": network["dropout"]}
-        return cls(
-            architecture=network.get("architecture", "small"),
-            weights=config.get("start", ""),
-            recipe=ClassifierRecipe(**recipe),
-            **shape,
-        )
+        network = {k: v for k, v in config["network"].items() if k in ("architecture", "widths", "dropout")}
+        return from_mapping(cls, {"weights": config.get("start", ""), "recipe": config["recipe"], **network})
 
     def network(self, data: Labelled) -> NetworkConfig | TorchvisionConfig:
         """The network for images of that size and number of channels, and for those classes."""
@@ -102,9 +94,7 @@ class CNNTrainer:
         rows = data.dataset.read(data.indices)
         return Prepared(rows=rows, model={"network": asdict(network)}, input_size=network.input_size)
 
-    def fit(
-        self, prepared: Prepared, chosen: Tensor, labels: npt.NDArray[np.int64], fold: int, progress: Tally
-    ) -> Fitted:
+    def fit(self, prepared: Prepared, chosen: Tensor, labels: IntArray, fold: int, progress: Tally) -> Fitted:
         """Every fold has a seed of its own; the final classifier has the recipe's."""
         config = network_of(prepared.model["network"])
 
@@ -131,13 +121,15 @@ def open_cnn(folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], 
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as e:
         raise misfit(folder / "model.safetensors", folder / "config.json", e, "restore both") from None
-    return LinearClassifier(NetworkBackbone(network.to(device())), network.head.weight, network.head.bias, card)
+    backbone = NetworkBackbone(network.to(device()), card.weights_digest)
+    return LinearClassifier(backbone, network.head.weight, network.head.bias, card)
 
 
 class NetworkBackbone:
     """The features of a network trained here: `ConvNet` or `TorchvisionNet`, on images of its own size."""
 
-    def __init__(self, network: ConvNet | TorchvisionNet) -> None:
+    def __init__(self, network: ConvNet | TorchvisionNet, digest: str) -> None:
+        self.digest = digest
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @property

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairsims.classifiers.base import Confusion, Tally
+from fairsims.classifiers.base import Confusion, IntArray, Tally
 from fairsims.classifiers.calibration import accuracy_interval, bootstrap_interval, calibration_error
 from fairsims.classifiers.labelled import Labelled
 from fairsims.classifiers.trainer import Prepared, Trainer
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
 from fairsims.files import atomic
+from fairsims.options import check_fields
 
-IntArray = npt.NDArray[np.int64]
 Say = Callable[[str], None]
 
 
@@ -38,10 +37,8 @@ class HeldOut:
     """Grey levels by which images may differ and still be held out together; 0: same pixels."""
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ValueError(f"folds is {self.folds}; expected 2 or more")
-        if not 0 <= self.near_duplicates < 128:
-            raise ValueError(f"near_duplicates is {self.near_duplicates}; expected grey levels from 0 to 127")
+        check_fields(self, "2 or more", lambda v: v >= 2, "folds")
+        check_fields(self, "grey levels from 0 to 127", lambda v: 0 <= v < 128, "near_duplicates")
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> HeldOut:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
+from fairsims.classifiers.base import IntArray
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.data.base import ImageDataset
 from fairsims.errors import InputError, closest
 
-IntArray = npt.NDArray[np.int64]
 THUMBNAIL = 16
 
 
@@ -90,6 +89,7 @@ def groups_of(data: Labelled, group_by: Sequence[str], near_duplicates: float) -
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
+    from sklearn.neighbors import NearestNeighbors
 
     dataset, n = data.dataset, len(data)
     missing = next((c for c in group_by if c not in dataset.table.columns), None)
@@ -97,36 +97,20 @@ def groups_of(data: Labelled, group_by: Sequence[str], near_duplicates: float) -
         raise InputError(
             f"{dataset.name} has no column {missing!r} to hold out by{closest(missing, dataset.table.columns)}"
         )
-    pixels: list[bytes] = []
-    thumbnails = []
+    first: dict[object, int] = {}
+    pairs, thumbnails = [], []
+    side = min(THUMBNAIL, dataset.resolution)
     for start in range(0, n, 512):
         images = dataset.read(data.indices[start : start + 512])
-        pixels += [image.numpy().tobytes() for image in images]
-        thumbnails.append(_thumbnails(images))
-    first: dict[object, int] = {}
-    pairs = [(i, first.setdefault(key, i)) for i, key in enumerate(pixels)]
+        pairs += [(i, first.setdefault(image.numpy().tobytes(), i)) for i, image in enumerate(images, start)]
+        thumbnails.append(F.interpolate(images.float(), size=(side, side), mode="area"))
     if group_by:
         rows = dataset.table.iloc[data.indices][list(group_by)].astype(str).itertuples(index=False, name=None)
         pairs += [(i, first.setdefault(row, i)) for i, row in enumerate(rows)]
-    if near_duplicates:
-        pairs += _alike(torch.cat(thumbnails), near_duplicates)
     alike = coo_array((np.ones(len(pairs)), np.array(pairs).T), shape=(n, n))
+    if near_duplicates:
+        small = torch.cat(thumbnails)
+        as_it_is, mirrored = (t.flatten(1).numpy() for t in (small, small.flip(-1)))
+        near = NearestNeighbors(radius=near_duplicates * as_it_is.shape[1] ** 0.5, algorithm="brute").fit(as_it_is)
+        alike = alike + near.radius_neighbors_graph(as_it_is) + near.radius_neighbors_graph(mirrored)
     return np.asarray(connected_components(alike, directed=False)[1], dtype=np.int64)
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    side = min(THUMBNAIL, images.shape[-1])
-    return F.interpolate(images.float(), size=(side, side), mode="area")
-
-
-def _alike(thumbnails: Tensor, limit: float) -> list[tuple[int, int]]:
-    """Pairs i < j at a root mean square distance of at most `limit`, j as it is or mirrored."""
-    # Around zero the matrix products below lose less to rounding.
-    both = [(t - 128).flatten(1) for t in (thumbnails, thumbnails.flip(-1))]
-    radius = limit * both[0].shape[1] ** 0.5
-    pairs = []
-    for start in range(0, len(thumbnails), 1024):
-        for other in both:
-            near = torch.cdist(both[0][start : start + 1024], other, compute_mode="use_mm_for_euclid_dist") <= radius
-            pairs += [(start + i, j) for i, j in near.nonzero().tolist() if start + i < j]
-    return pairs

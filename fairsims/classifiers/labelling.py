@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairsims import engine
-from fairsims.classifiers.base import AttributeClassifier, batch_size, label_batches
+from fairsims.classifiers.base import AttributeClassifier, Tally, batch_size, label_batches
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
 from fairsims.pools import Part, Pool
 
 FloatArray = npt.NDArray[np.floating[Any]]
-Tally = Callable[[int, int], None]
-"""(images done, of how many)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairsims.classifiers.abstention import with_undetermined
-from fairsims.classifiers.backbones import Features, open_backbone
+from fairsims.classifiers.backbones import Backbone, open_backbone
 from fairsims.classifiers.base import AttributeClassifier, Card
 from fairsims.classifiers.torchvision_nets import read_tensors
 from fairsims.data.attributes import Attribute
@@ -22,7 +22,7 @@ from fairsims.files import sha256_file, sha256_json
 class LinearClassifier(AttributeClassifier):
     """`softmax(W f(x) + b)/T`, and `undetermined` where no class reaches theta; float32, deterministic."""
 
-    def __init__(self, backbone: Features, weight: Tensor, bias: Tensor, card: Card) -> None:
+    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor, card: Card) -> None:
         super().__init__(card)
         called = len(card.attribute.classes) - (card.threshold > 0)
         if len(weight) != called or bias.shape != weight.shape[:1]:

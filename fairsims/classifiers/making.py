@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from torch.nn import functional as F
 from fairsims import __version__
 from fairsims.classifiers.abstention import Abstention, fit_threshold, with_undetermined
 from fairsims.classifiers.backbones import backbone_facts, open_backbone, read_features
-from fairsims.classifiers.base import Tally
+from fairsims.classifiers.base import IntArray
 from fairsims.classifiers.calibration import fit_temperature
 from fairsims.classifiers.checkpoints import FORMAT, load_classifier, save_classifier
 from fairsims.classifiers.evaluation import HeldOut, Say, assign_folds, check_classes, measured, out_of_fold
-from fairsims.classifiers.labelled import IntArray, Labelled, groups_of
+from fairsims.classifiers.labelled import Labelled, groups_of
 from fairsims.classifiers.prompts import Prompts, zero_shot_head
 from fairsims.classifiers.seen import SEEN, write_seen
 from fairsims.classifiers.trainer import WIDE, Trainer
@@ -66,14 +67,15 @@ def build_classifier(
     found: list[Tensor] = []
     for split, folds in zip(splits, folded, strict=True):
         kept = work / f"{split.name}-{'-'.join(split.group_by)}-{split.folds}-{split.near_duplicates:g}"
-        tally = _stage(progress, split.name)
+        tally = partial(progress, split.name)
         found.append(out_of_fold(trainer, prepared, data, folds, kept=kept, say=say, progress=tally))
     known, metrics = _judged(found, data, splits, groupings, trainer.temperatures, abstain, refitted=True)
     for split, confusion in known["confusions"].items():
         say(f"{split}: {confusion.accuracy:.1%} right, {confusion.counts}")
     took = time.monotonic() - started
     determined = data.determined
-    fitted = trainer.fit(prepared, torch.from_numpy(determined), data.labels[determined], -1, _stage(progress, "train"))
+    tally = partial(progress, "train")
+    fitted = trainer.fit(prepared, torch.from_numpy(determined), data.labels[determined], -1, tally)
     write_seen(folder, data, prepared.input_size)
     save_classifier(
         folder,
@@ -131,7 +133,7 @@ def make_clip(
     save_classifier(
         folder,
         "clip",
-        {"backbone": backbone_facts(backbone)},
+        {"backbone": backbone_facts(prompts.spec, backbone)},
         {"weight": weight, "bias": bias},
         input_size=backbone.input_size,
         name=prompts.name,
@@ -196,14 +198,12 @@ def _origin(command: str) -> dict[str, Any]:
 
 def _check_rule(data: Labelled | None, abstain: Abstention | None) -> None:
     """Raises InputError when there are no images to choose a threshold on, before anything is trained."""
-    if abstain is not None and data is None:
+    if abstain is None:
+        return
+    if data is None:
         raise InputError("--abstain needs labelled images to choose the threshold on; give --data")
-    if abstain is not None and data is not None and abstain.rule == "balanced" and UNDETERMINED not in data.counts:
+    if abstain.rule == "balanced" and UNDETERMINED not in data.counts:
         raise InputError(
             f"no image is labelled undetermined in {data.dataset.name}; expected some for --abstain balanced; "
             "name their label with --undetermined, or abstain by error or coverage"
         )
-
-
-def _stage(progress: Report, stage: str) -> Tally:
-    return lambda done, total: progress(stage, done, total)

@@ -15,18 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairsims.classifiers.abstention import with_undetermined
-from fairsims.classifiers.base import AttributeClassifier, Confusion, Tally
+from fairsims.classifiers.base import AttributeClassifier, Confusion, IntArray, Tally
 from fairsims.classifiers.checkpoints import FORMAT, embedded_classifiers, load_classifier, trainer_of
-from fairsims.classifiers.evaluation import (
-    HeldOut,
-    Say,
-    assign_folds,
-    check_classes,
-    measured,
-    out_of_fold,
-)
+from fairsims.classifiers.evaluation import HeldOut, Say, assign_folds, check_classes, measured, out_of_fold
 from fairsims.classifiers.kinds import KINDS
-from fairsims.classifiers.labelled import IntArray, Labelled, groups_of
+from fairsims.classifiers.labelled import Labelled, groups_of
 from fairsims.classifiers.seen import seen_by
 from fairsims.classifiers.trainer import Trainer
 from fairsims.errors import InputError

@@ -11,34 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet
+from fairsims.classifiers.torchvision_nets import Shape, TorchvisionConfig, TorchvisionNet
+from fairsims.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Shape of the network."""
+class NetworkConfig(Shape):
+    """The small network."""
 
-    input_size: int
-    """Native resolution in pixels."""
-    channels: int
-    """1 (grey) or 3 (RGB)."""
-    classes: int
     widths: tuple[int, ...]
     """Channels of the full-resolution stem, then of every stage; a stage halves the resolution. The last is d."""
     dropout: float = 0.2
     """Before the last layer, in training."""
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 or 3")
-        if self.classes < 2:
-            raise ValueError(f"classes is {self.classes}; expected 2 or more")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths is {self.widths}; expected at least one positive number")
+        super().__post_init__()
+        check_fields(self, "at least one positive number", lambda v: v and min(v) >= 1, "widths")
+        check_fields(self, "a probability below 1", lambda v: 0 <= v < 1, "dropout")
         if self.input_size < 2 ** (len(self.widths) - 1):
             raise ValueError(f"input_size is {self.input_size}; too small for {len(self.widths) - 1} halvings")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a probability below 1")
 
     @classmethod
     def default(cls, *, input_size: int, channels: int, classes: int) -> NetworkConfig:

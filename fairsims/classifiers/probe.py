@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairsims.classifiers.backbones import ClassifierBackbone, backbone_facts, open_backbone, read_features
-from fairsims.classifiers.base import Tally
+from fairsims.classifiers.backbones import backbone_facts, open_backbone, read_features
+from fairsims.classifiers.base import AttributeClassifier, IntArray, Tally
 from fairsims.classifiers.labelled import Labelled
 from fairsims.classifiers.seen import seen_by
 from fairsims.classifiers.trainer import WIDE, Fitted, Load, Prepared
 from fairsims.errors import InputError
+from fairsims.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,7 @@ class ProbeTrainer:
             raise InputError(
                 "--backbone is missing; expected clip:MODEL:PRETRAINED, torchvision:NETWORK:WEIGHTS or classifier:NAME"
             )
-        if not 0 < self.strength < float("inf"):
-            raise ValueError(f"strength is {self.strength}; expected a positive number")
+        check_fields(self, "a positive number", lambda v: 0 < v < float("inf"), "strength")
 
     @classmethod
     def asked(cls, *, backbone: str | None, strength: float, seed: int) -> ProbeTrainer:
@@ -57,8 +56,8 @@ class ProbeTrainer:
         """
         backbone = open_backbone(self.backbone, load)
         known = 0
-        if isinstance(backbone, ClassifierBackbone) and backbone.classifier.attribute.name == data.attribute.name:
-            known = int(seen_by(backbone.classifier, data).sum())
+        if isinstance(backbone, AttributeClassifier) and backbone.attribute.name == data.attribute.name:
+            known = int(seen_by(backbone, data).sum())
         if known:
             raise InputError(
                 f"{self.backbone.removeprefix('classifier:')} learned {data.attribute.name} from {known} of these "
@@ -67,11 +66,10 @@ class ProbeTrainer:
         rows = read_features(backbone, data.dataset, data.indices)
         if not torch.isfinite(rows).all():
             raise InputError(f"the features {self.backbone} of {data.dataset.name} are not finite; take other features")
-        return Prepared(rows=rows, model={"backbone": backbone_facts(backbone)}, input_size=backbone.input_size)
+        facts = backbone_facts(self.backbone, backbone)
+        return Prepared(rows=rows, model={"backbone": facts}, input_size=backbone.input_size)
 
-    def fit(
-        self, prepared: Prepared, chosen: Tensor, labels: npt.NDArray[np.int64], fold: int, progress: Tally
-    ) -> Fitted:
+    def fit(self, prepared: Prepared, chosen: Tensor, labels: IntArray, fold: int, progress: Tally) -> Fitted:
         """The scale of the features is folded into the weights: logits are `W f + b`."""
         from sklearn.linear_model import LogisticRegression
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from fairsims.classifiers.backbones import absolute
 from fairsims.classifiers.open_clips import open_clip_model
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
-from fairsims.options import from_mapping
+from fairsims.options import check_fields, from_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ class Prompts:
     """Threshold on the largest probability below which an image is undetermined; 0: never."""
 
     def __post_init__(self) -> None:
-        for what in ("attribute", "model"):
-            if not isinstance(getattr(self, what), str) or not getattr(self, what):
-                raise InputError(f"{what} is {getattr(self, what)!r} in the prompts; expected a name")
+        check_fields(self, "a name", bool, "attribute", "model")
+        check_fields(self, "a positive number", lambda v: 0 < v < math.inf, "temperature")
+        check_fields(self, "0, or a positive number", lambda v: 0 <= v < math.inf, "undetermined")
         if len(self.classes) < 2 or UNDETERMINED in self.classes:
             raise InputError(
                 f"the prompts have classes {list(self.classes)}; expected two or more, without undetermined: "
@@ -53,10 +54,6 @@ class Prompts:
         bad = [t for t in self.templates if not isinstance(t, str) or t.count("{}") != 1]
         if bad or not self.templates:
             raise InputError(f"template {bad[0] if bad else ''!r} is not usable; expected text with one {{}}")
-        for what, low in (("temperature", 0), ("undetermined", -1e-9)):
-            value = getattr(self, what)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < float("inf"):
-                raise InputError(f"{what} is {value!r} in the prompts; expected a positive number")
 
     @property
     def spec(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairsims.errors import InputError, closest
+from fairsims.options import check_fields
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, on the scale [0, 1]: what torchvision's weights were trained on."""
@@ -19,27 +20,34 @@ UNFIT = ("googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchvisionConfig:
+class Shape:
+    """What a network takes and gives."""
+
+    input_size: int
+    """Native resolution in pixels."""
+    channels: int
+    """1 (grey) or 3 (RGB)."""
+    classes: int
+
+    def __post_init__(self) -> None:
+        check_fields(self, "a positive number", lambda v: v >= 1, "input_size")
+        check_fields(self, "1 or 3", lambda v: v in (1, 3), "channels")
+        check_fields(self, "2 or more", lambda v: v >= 2, "classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionConfig(Shape):
     """Which network, for what images."""
 
     architecture: str
     """torchvision's name, e.g. "resnet18"."""
-    input_size: int
-    channels: int
-    """1 (grey, repeated to 3) or 3 (RGB)."""
-    classes: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known = architectures()
         if self.architecture not in known:
             hint = closest(self.architecture, known).removeprefix("; ")
             raise ValueError(f"architecture is {self.architecture!r}; expected small or a torchvision network; {hint}")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; expected 1 or 3")
-        if self.classes < 2:
-            raise ValueError(f"classes is {self.classes}; expected 2 or more")
-        if self.input_size < 1:
-            raise ValueError(f"input_size is {self.input_size}; expected a positive number")
 
 
 class TorchvisionNet(nn.Module):

@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from fairsims.classifiers.base import AttributeClassifier, Tally
+from fairsims.classifiers.base import AttributeClassifier, IntArray, Tally
 from fairsims.classifiers.labelled import Labelled
 
-IntArray = npt.NDArray[np.int64]
 Load = Callable[[str], AttributeClassifier]
 """`load_classifier`: a classifier may stand on the features of another."""
 WIDE = (0.01, 100.0)

@@ -17,6 +17,7 @@ from fairsims.classifiers.augment import Augmentation, augment
 from fairsims.data.base import to_float
 from fairsims.engine import device
 from fairsims.errors import Diverged, InputError
+from fairsims.options import check_choices, check_fields, choice
 from fairsims.seeds import derive, torch_generator
 
 N = TypeVar("N", bound=nn.Module)
@@ -41,23 +42,16 @@ class ClassifierRecipe:
     average_from: float = 0.5
     """Share of the budget after which the weights are averaged (half-life about 70 steps)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    precision: str = "bfloat16"
+    precision: str = choice("bfloat16", "float32")
     """Autocast type in training; a finished network runs in float32."""
     seed: int = 0
     """Chooses folds, weights and the order of the images."""
 
     def __post_init__(self) -> None:
-        for name in ("kimg", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        for name in ("weight_decay", "mixup"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("label_smoothing", "average_from"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a share below 1")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {self.precision!r}; expected float32 or bfloat16")
+        check_fields(self, "a positive number", lambda v: v > 0, "kimg", "batch_size", "lr")
+        check_fields(self, "0 or more", lambda v: v >= 0, "weight_decay", "mixup")
+        check_fields(self, "a share below 1", lambda v: 0 <= v < 1, "label_smoothing", "average_from")
+        check_choices(self)
 
     @property
     def steps(self) -> int:
@@ -104,10 +98,7 @@ def train_network(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if step >= recipe.average_from * recipe.steps:
-                _accumulate(average, model, 0.01)
-            else:
-                _accumulate(average, model, 1.0)
+            _accumulate(average, model, 0.01 if step >= recipe.average_from * recipe.steps else 1.0)
             report((step + 1) * recipe.batch_size, recipe.steps * recipe.batch_size)
     average.cpu().eval().requires_grad_(False)
     return average

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
 from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.diffusers_unet import SCHEDULERS, DiffusersDenoiser, build, check_settings, library, parameters
-from fairsims.models.folders import save_checkpoint
+from fairsims.models.folders import new_folder, tensor_bytes, write_import
 
 LEVELS = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -58,14 +55,10 @@ def import_pipeline(folder: str | Path, out: Path) -> dict[str, Any]:
     denoiser = read_pipeline(folder)
     parts = [_part(folder, n) / f for n, f in (("unet", "config.json"), ("scheduler", LEVELS), ("unet", WEIGHTS))]
     digest = sha256_json([sha256_file(p) for p in (folder / "model_index.json", *parts)])
-    earlier = read_json(out / "config.json").get("recipe") if (out / "config.json").exists() else None
-    if not isinstance(earlier, dict) or earlier.get("sha256") != digest:
-        recipe = {"kind": "imported", "from": "diffusers", "file": folder.resolve().name, "sha256": digest}
-        with _new_folder(out) as part:
-            save_checkpoint(part, denoiser, recipe=recipe)
+    recipe = {"kind": "imported", "from": "diffusers", "file": folder.resolve().name, "sha256": digest}
     return {
         "checkpoint": str(out),
-        "digest": open_checkpoint(out).digest,
+        "digest": write_import(out, digest, lambda: (denoiser, recipe)).digest,
         "shape": list(denoiser.shape),
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "prediction": denoiser.prediction,
@@ -87,36 +80,19 @@ def export_pipeline(checkpoint: str | Path, out: Path) -> dict[str, Any]:
         raise InputError(
             f"{checkpoint} is a {type(denoiser).__name__}; only a single network that came from diffusers can go back"
         )
-    with _new_folder(out) as part:
+    with new_folder(out) as part:
         _write_pipeline(part, denoiser)
     return {"pipeline": str(out), "class": denoiser.config["pipeline"]}
 
 
-@contextlib.contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder beside `out` that becomes it on success and is removed on any failure."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} holds something else already; give a new folder")
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield part
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def _write_pipeline(folder: Path, denoiser: DiffusersDenoiser) -> None:
-    from safetensors.torch import save
-
     config, version = denoiser.config, {"_diffusers_version": library().__version__}
     scheduler_class = config["scheduler"]["_class_name"]
     parts = {"scheduler": ["diffusers", scheduler_class], "unet": ["diffusers", "UNet2DModel"]}
     write_json(folder / "model_index.json", {"_class_name": config["pipeline"], **version, **parts})
     write_json(folder / "scheduler" / LEVELS, {**version, **config["scheduler"]})
     write_json(folder / "unet" / "config.json", {"_class_name": "UNet2DModel", **version, **config["unet"]})
-    state = {k: v.detach().cpu().contiguous() for k, v in denoiser.model.state_dict().items()}
-    (folder / "unet" / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
+    (folder / "unet" / WEIGHTS).write_bytes(tensor_bytes(denoiser.model.state_dict(), {"format": "pt"}))
 
 
 def _settings(folder: Path, index: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

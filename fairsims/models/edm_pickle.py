@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fairsims.errors import InputError
-from fairsims.files import cache_folder, read_json, sha256_file
+from fairsims.files import cache_folder, sha256_file
 from fairsims.models.edm_arguments import constructed_with, describe, plain
-from fairsims.models.folders import Checkpoint, first_mismatch, read_network, save_checkpoint
+from fairsims.models.folders import Checkpoint, first_mismatch, write_import
 from fairsims.models.inert_pickle import MAX_BYTES, Bag, Persistent, first_line, printable, read_pickle
 from fairsims.models.precondition import EDMDenoiser, iddpm_levels
 
@@ -24,8 +22,7 @@ MAX_MODULES = 50_000
 LICENCE = "that of the snapshot; weights released by NVIDIA are CC BY-NC-SA 4.0, and so is all that is made from them"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What a file holds: the averaged network, and the facts that go into its checkpoint's recipe."""
 
     denoiser: EDMDenoiser
@@ -38,34 +35,16 @@ def import_edm(path: str | Path, out: str | Path) -> Checkpoint:
     A folder that holds the same import already is left as it is. Raises InputError, naming the file and the reason,
     when the snapshot cannot be read, and when `out` holds anything else.
     """
-    path, out = Path(path), Path(out)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"{path} is no file; expected an EDM snapshot (.pkl)")
-    if not _holds(out, sha256_file(path)):
-        _write(path, out)
-    return read_network(out)
-
-
-def _write(path: Path, out: Path) -> None:
-    """Write a snapshot's checkpoint into a new folder, which another process may be doing, too."""
-    snapshot = read_snapshot(path)
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        save_checkpoint(part, snapshot.denoiser, recipe=snapshot.recipe)
-        try:
-            part.rename(out)
-        except OSError:
-            if not _holds(out, snapshot.recipe["sha256"]):  # another process was faster
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    return write_import(Path(out), sha256_file(Path(path)), partial(read_snapshot, path))
 
 
 def cached_import(path: Path) -> Path:
     """The checkpoint folder of a snapshot under `$FAIRSIMS_CACHE` (or `~/.cache/fairsims`), imported when missing."""
     folder = cache_folder("edm") / sha256_file(path)
     if not (folder / "config.json").exists():
-        _write(path, folder)
+        import_edm(path, folder)
     return folder
 
 
@@ -102,19 +81,6 @@ def read_snapshot(path: str | Path) -> Snapshot:
         "licence": LICENCE,
     }
     return Snapshot(denoiser=denoiser, recipe=recipe)
-
-
-def _holds(out: Path, sha256: str) -> bool:
-    """Whether a folder is the import of that file. Raises InputError when it is anything else but empty or absent."""
-    if out.is_dir() and not any(out.iterdir()):
-        return False
-    if (out / "config.json").is_file():
-        recipe = read_json(out / "config.json").get("recipe")
-        if isinstance(recipe, Mapping) and recipe.get("from") == "edm" and recipe.get("sha256") == sha256:
-            return True
-    if out.exists():
-        raise InputError(f"{out} holds something else already; give a new folder")
-    return False
 
 
 def _tensors(ema: Persistent) -> dict[str, Tensor]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, sha256_json, write_json
@@ -27,8 +32,7 @@ def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[
     """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
     folder = Path(folder)
     with atomic(folder / "model.safetensors") as temporary:
-        # As bytes, so that a full disk is an OSError like everywhere else.
-        temporary.write_bytes(_state_bytes(denoiser))
+        temporary.write_bytes(tensor_bytes(denoiser.state_dict()))
     write_json(
         folder / "config.json",
         {"format": FORMAT, "class": type(denoiser).__name__, "config": denoiser.config, "recipe": dict(recipe or {})},
@@ -74,6 +78,44 @@ class Checkpoint:
         if not isinstance(self.denoiser, NetworkDenoiser):
             raise InputError(f"{self.name} holds a guided pair; expected a single network's checkpoint")
         return self.denoiser
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder beside `out` that becomes it on success and is removed on any failure.
+
+    Raises InputError when `out` holds anything already.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} holds something else already; give a new folder")
+    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        yield part
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_import(out: Path, sha256: str, read: Callable[[], tuple[NetworkDenoiser, dict[str, Any]]]) -> Checkpoint:
+    """Write what `read` makes of files of that digest, a network and its recipe, as a checkpoint, whole or not at all.
+
+    A folder that holds the same import already is left as it is; another process may write it at the same time. Raises
+    InputError when `out` holds anything else.
+    """
+
+    def there() -> bool:
+        recipe = read_json(out / "config.json").get("recipe") if (out / "config.json").is_file() else None
+        return isinstance(recipe, Mapping) and recipe.get("kind") == "imported" and recipe.get("sha256") == sha256
+
+    if not there():
+        try:
+            with new_folder(out) as part:
+                denoiser, recipe = read()
+                save_checkpoint(part, denoiser, recipe=recipe)
+        except (OSError, InputError):
+            if not there():  # another process was faster
+                raise
+    return read_network(out)
 
 
 def read_network(folder: Path, *, name: str = "") -> Checkpoint:
@@ -136,7 +178,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 def network_digest(denoiser: NetworkDenoiser) -> str:
     """The digest that the checkpoint of a network in memory would have."""
-    return sha256_json([hashlib.sha256(_state_bytes(denoiser)).hexdigest(), type(denoiser).__name__, denoiser.config])
+    return sha256_json(
+        [hashlib.sha256(tensor_bytes(denoiser.state_dict())).hexdigest(), type(denoiser).__name__, denoiser.config]
+    )
 
 
 def guided_digest(base: str, aux: str, omega: float, interval: Sequence[float] | None) -> str:
@@ -144,10 +188,14 @@ def guided_digest(base: str, aux: str, omega: float, interval: Sequence[float] |
     return sha256_json([base, aux, omega, None if interval is None else list(interval)])
 
 
-def _state_bytes(denoiser: NetworkDenoiser) -> bytes:
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a safetensors file.
+
+    Written as bytes a full disk is an OSError like everywhere else, and others may read the file.
+    """
     from safetensors.torch import save
 
-    return save({k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()})
+    return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
 
 
 def _network_class(name: str) -> type[NetworkDenoiser]:

@@ -21,6 +21,12 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 
+OF_A_STORAGE = {
+    *("PROTO", "STOP", "MARK", "BINPUT", "BINGET", "GLOBAL", "BINPERSID"),
+    *("NONE", "NEWTRUE", "LONG1", "BININT", "BININT1", "BININT2", "BINUNICODE"),
+    *("EMPTY_TUPLE", "TUPLE", "EMPTY_LIST", "APPEND", "EMPTY_DICT", "SETITEMS"),
+}
+"""Opcodes of the pickles in a storage."""
 MAX_BYTES = 8 * 2**30
 MAX_OPCODES = 1_000_000
 """A network of 300 M parameters takes about 70,000."""
@@ -109,17 +115,15 @@ class _Machine:
                 self.marks.append(stack)
                 self.stack = []
             case "TUPLE":
-                self.above_mark(lambda items: self.stack.append(tuple(items)))
-            case "APPEND":
-                item = stack.pop()
-                _of(stack[-1], list).append(item)
-            case "APPENDS" | "ADDITEMS":
-                self.above_mark(lambda items: _of(self.stack[-1], list).extend(items))
-            case "SETITEM":
-                item, key = stack.pop(), stack.pop()
-                _of(stack[-1], dict)[_of(key, str)] = item
-            case "SETITEMS":
-                self.above_mark(self.set_items)
+                items = self.above_mark()
+                self.stack.append(tuple(items))
+            case "APPEND" | "APPENDS" | "ADDITEMS":
+                items = [stack.pop()] if name == "APPEND" else self.above_mark()
+                _of(self.stack[-1], list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self.above_mark()
+                for key, value in zip(items[::2], items[1::2], strict=True):
+                    _of(self.stack[-1], dict)[_of(key, str)] = value
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
                 stack.append(self.find(f"{_of(module, str)}.{_of(attribute, str)}"))
@@ -134,13 +138,9 @@ class _Machine:
                     f"it uses the pickle opcode {name} ({printable(arg, 20)}), which no EDM snapshot contains"
                 )
 
-    def above_mark(self, use: Callable[[list[Any]], Any]) -> None:
+    def above_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marks.pop()
-        use(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            _of(self.stack[-1], dict)[_of(key, str)] = value
+        return items
 
     def build(self, target: Any, state: Any) -> None:
         if isinstance(target, Bag):
@@ -172,33 +172,11 @@ def read_storage(blob: bytes) -> Tensor:
     Its pickles are looked through before torch sees them: one tuple that names a storage, and no length beyond the
     bytes that are there, because torch reserves what is announced before it reads.
     """
-    harmless = {
-        "PROTO",
-        "LONG1",
-        "STOP",
-        "EMPTY_DICT",
-        "BINPUT",
-        "MARK",
-        "BINUNICODE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "NEWTRUE",
-        "SETITEMS",
-        "GLOBAL",
-        "TUPLE",
-        "BINPERSID",
-        "EMPTY_LIST",
-        "APPEND",
-        "BINGET",
-        "NONE",
-        "EMPTY_TUPLE",
-    }
     stream = io.BytesIO(blob)
     for part in range(5):  # magic number, protocol, system, storage, keys
         for opcode, arg, _ in pickletools.genops(stream):
             allowed = range(2, 3) if opcode.name == "PROTO" else range(max(len(blob), 1001) + 1)
-            if opcode.name not in harmless or (part > 0 and isinstance(arg, int) and arg not in allowed):
+            if opcode.name not in OF_A_STORAGE or (part > 0 and isinstance(arg, int) and arg not in allowed):
                 raise InputError(f"a storage in it has {opcode.name} ({printable(arg, 20)}), as no EDM snapshot has")
     try:
         loaded = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
@@ -251,14 +229,10 @@ def _dtype(code: Any, *_: Any) -> DType:
     return DType(code)
 
 
-def _parameter(data: Any, *_: Any) -> Tensor:
-    return _of(data, Tensor)  # type: ignore[no-any-return]
-
-
 STAND_INS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "collections.OrderedDict": lambda: {},
-    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter": lambda data, *_: _of(data, Tensor),
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch.nn.modules.container.ModuleDict": lambda: Bag(),
     "numpy._core.multiarray.scalar": _scalar,
