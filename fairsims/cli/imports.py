@@ -25,7 +25,7 @@ def export() -> None:
 @click.argument("out", type=PATH)
 @json_option
 def import_edm(snapshot: Path, out: Path, as_json: bool) -> None:
-    """A snapshot of NVlabs/edm (.pkl), read without executing anything in it."""
+    """A snapshot of NVlabs/edm or NVlabs/edm2 (.pkl), read without executing anything in it."""
     from fairsims.models import edm_pickle
 
     made = edm_pickle.import_edm(snapshot, out)

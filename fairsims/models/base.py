@@ -66,6 +66,8 @@ class NetworkDenoiser(Denoiser):
     config: dict[str, Any]
     """Constructor arguments, as JSON values: with the weights they are the checkpoint."""
     augment_dim: int = 0
+    raw: str = "model"
+    """Name of the module that is the raw network."""
 
     def forward(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
@@ -111,6 +113,6 @@ def compile_networks(denoiser: Denoiser) -> None:
         raise InputError("found no C++ compiler, which torch.compile needs; install g++, or leave --compile out")
     for part in denoiser.modules():
         if isinstance(part, NetworkDenoiser):
-            network = part.get_submodule("model")
+            network = part.get_submodule(part.raw)
             if network._compiled_call_impl is None:
                 network.compile()

@@ -31,6 +31,8 @@ INTEGERS = {
     "channel_mult_noise": (1, 64),
     "num_blocks": (1, 32),
     "M": (2, 10_000),
+    "channels_per_head": (1, 4096),
+    "logvar_channels": (1, 4096),
     "channel_mult": (1, 64),
     "attn_resolutions": (0, 1024),
     "resample_filter": (-1000, 1000),
@@ -46,6 +48,11 @@ NUMBERS = {
     "epsilon_t": (0, 1),
     "C_1": (1e-9, 1),
     "C_2": (0, 1e3),
+    "label_balance": (0, 1),
+    "concat_balance": (0, 1),
+    "res_balance": (0, 1),
+    "attn_balance": (0, 1),
+    "clip_act": (1e-6, 1e9),
 }
 """Ranges of arguments: nothing is built from what a file claims before it is known to be of a sane size."""
 LISTS = ("channel_mult", "attn_resolutions", "resample_filter")
@@ -63,7 +70,7 @@ def describe(ema: Persistent) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(inner, Persistent) or inner.class_name not in ARCHITECTURES:
         name = inner.class_name if isinstance(inner, Persistent) else "missing"
         raise InputError(f"its network is {printable(name)}; expected one of {', '.join(ARCHITECTURES)}")
-    arguments, (preconditioning, defaults) = _arguments(ema), PRECONDITIONINGS[ema.class_name]
+    arguments, (preconditioning, defaults) = arguments_of(ema), PRECONDITIONINGS[ema.class_name]
     if arguments.pop("model_type", inner.class_name) != inner.class_name:
         raise InputError(f"its model_type is not the {inner.class_name} that it holds; download or copy it again")
     use_fp16 = arguments.pop("use_fp16", False) is True
@@ -79,8 +86,8 @@ def describe(ema: Persistent) -> tuple[dict[str, Any], dict[str, Any]]:
     missing = [k for k in ("img_resolution", "img_channels") if k not in arguments]
     if missing:
         raise InputError(f"its {ema.class_name} was constructed without {', '.join(missing)}; expected a number")
-    given = {k: _checked(k, v) for k, v in arguments.items()}
-    _check_size({k: p.default for k, p in network.items()} | given)
+    given = {k: checked(k, v) for k, v in arguments.items()}
+    check_size({k: p.default for k, p in network.items()} | given)
 
     constants = {k: given.pop(k, v) for k, v in defaults.items()}
     for name, value in constants.items():
@@ -118,7 +125,7 @@ def plain(values: Any) -> dict[str, Any]:
     return found
 
 
-def _arguments(record: Persistent) -> dict[str, Any]:
+def arguments_of(record: Persistent) -> dict[str, Any]:
     """Keyword arguments that an object was constructed with; EDM gives no others."""
     arguments = record.state.get("_init_kwargs")
     if not isinstance(arguments, dict) or record.state.get("_init_args") != ():
@@ -126,7 +133,7 @@ def _arguments(record: Persistent) -> dict[str, Any]:
     return dict(arguments)
 
 
-def _checked(name: str, value: Any) -> Any:
+def checked(name: str, value: Any) -> Any:
     """A constructor argument of the right kind and in its range."""
     if name not in INTEGERS and name not in NUMBERS:
         if not isinstance(value, str):
@@ -141,7 +148,7 @@ def _checked(name: str, value: Any) -> Any:
     return list(value) if name in LISTS else float(value) if name in NUMBERS else value
 
 
-def _check_size(settings: Mapping[str, Any]) -> None:
+def check_size(settings: Mapping[str, Any]) -> None:
     """Refuses what would not run in any reasonable time or memory."""
     mults, attended = settings["channel_mult"], settings["attn_resolutions"]
     sides = [settings["img_resolution"] >> i for i in range(len(mults))] or [settings["img_resolution"]]

@@ -1,4 +1,4 @@
-"""Snapshots of NVlabs/edm (`network-snapshot-*.pkl`) as checkpoint folders. Nothing in a snapshot is executed."""
+"""Snapshots of NVlabs/edm and NVlabs/edm2 (`.pkl`) as checkpoint folders. Nothing in a snapshot is executed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import cache_folder, sha256_file
+from fairsims.models.base import NetworkDenoiser
+from fairsims.models.edm2 import EDM2Denoiser
+from fairsims.models.edm2_arguments import EDM2_CLASS, check_attributes, describe_edm2, encoder_facts
 from fairsims.models.edm_arguments import constructed_with, describe, plain
 from fairsims.models.folders import Checkpoint, first_mismatch, write_import
 from fairsims.models.inert_pickle import MAX_BYTES, Bag, Persistent, first_line, printable, read_pickle
@@ -25,12 +28,12 @@ LICENCE = "that of the snapshot; weights released by NVIDIA are CC BY-NC-SA 4.0,
 class Snapshot(NamedTuple):
     """What a file holds: the averaged network, and the facts that go into its checkpoint's recipe."""
 
-    denoiser: EDMDenoiser
+    denoiser: NetworkDenoiser
     recipe: dict[str, Any]
 
 
 def import_edm(path: str | Path, out: str | Path) -> Checkpoint:
-    """Write an EDM snapshot as a checkpoint folder, whole or not at all; returns the checkpoint, opened.
+    """Write a snapshot of EDM or EDM2 as a checkpoint folder, whole or not at all; returns the checkpoint, opened.
 
     A folder that holds the same import already is left as it is. Raises InputError, naming the file and the reason,
     when the snapshot cannot be read, and when `out` holds anything else.
@@ -60,16 +63,20 @@ def read_snapshot(path: str | Path) -> Snapshot:
     try:
         content = read_pickle(data)
         if not isinstance(content, dict) or not isinstance(content.get("ema"), Persistent):
-            raise InputError("it holds no network named 'ema'; expected a training snapshot of NVlabs/edm")
+            raise InputError("it holds no network named 'ema'; expected a training snapshot of NVlabs/edm or edm2")
         ema = content["ema"]
-        config, facts = describe(ema)
-        denoiser = _build(config, _tensors(ema))
+        edm2 = ema.class_name == EDM2_CLASS
+        config, facts = describe_edm2(ema) if edm2 else describe(ema)
+        denoiser = _build(config, _tensors(ema), EDM2Denoiser if edm2 else EDMDenoiser)
+        if isinstance(denoiser, EDM2Denoiser):
+            check_attributes(ema, denoiser)
+            facts |= encoder_facts(content.get("encoder"), denoiser.img_channels)
     except InputError as e:
         raise InputError(f"{path} was not imported: {e}") from None
     dataset = plain(content.get("dataset_kwargs"))
     recipe = {
         "kind": "imported",
-        "from": "edm",
+        "from": "edm2" if edm2 else "edm",
         "file": printable(path.name, 200),
         "sha256": hashlib.sha256(data).hexdigest(),
         "module_src_sha256": hashlib.sha256(ema.module_src.encode("utf-8", "surrogatepass")).hexdigest(),
@@ -114,14 +121,16 @@ def _items(module: Persistent | Bag, group: str) -> list[tuple[str, Any]]:
     return [(k, v) for k, v in found.items() if v is not None] if isinstance(found, dict) else []
 
 
-def _build(config: dict[str, Any], state: dict[str, Tensor]) -> EDMDenoiser:
+def _build(
+    config: dict[str, Any], state: dict[str, Tensor], network: type[EDMDenoiser | EDM2Denoiser]
+) -> NetworkDenoiser:
     """The denoiser with these weights. It takes no memory before they are known to fit."""
     u = state.get("u")
-    if config["preconditioning"] == "iddpm" and u is not None and u.numel() > 1:
+    if config.get("preconditioning") == "iddpm" and u is not None and u.numel() > 1:
         config |= {"sigma_min": max(0.002, float(u.flatten()[-2])), "sigma_max": min(80.0, float(u.flatten()[0]))}
     try:
         with torch.device("meta"):
-            denoiser = EDMDenoiser(**config)
+            denoiser: NetworkDenoiser = network(**config)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as e:
         raise InputError(f"its constructor arguments describe no network ({first_line(e)})") from None
     try:
@@ -130,7 +139,8 @@ def _build(config: dict[str, Any], state: dict[str, Tensor]) -> EDMDenoiser:
         raise InputError(
             f"its weights do not fit its constructor arguments ({printable(first_mismatch(e), 160)})"
         ) from None
-    _check_buffers(denoiser, config)
+    if isinstance(denoiser, EDMDenoiser):
+        _check_buffers(denoiser, config)
     x = torch.randn(1, *denoiser.shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():

@@ -25,6 +25,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 2021) as EDM has them (Karras et al. 2022, arXiv 2206.00364, appendix F)."""
 DENOISERS = {
     "EDMDenoiser": "fairsims.models.precondition",
+    "EDM2Denoiser": "fairsims.models.edm2",
     "DiffusersDenoiser": "fairsims.models.diffusers_unet",
 }
 """Single-network denoisers that a checkpoint may name, and the module of each (imported when one is loaded)."""

@@ -2,7 +2,7 @@
 
 Python's own unpickler calls what a file tells it to call. Restricting its names still leaves lengths and memo positions
 that make it reserve memory at will, so this reader goes through the opcodes itself (`pickletools` splits them) and
-knows only those, and only the names, that a snapshot of NVlabs/edm consists of.
+knows only those, and only the names, that a snapshot of NVlabs/edm or NVlabs/edm2 consists of.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ OF_A_STORAGE = {
 MAX_BYTES = 8 * 2**30
 MAX_OPCODES = 1_000_000
 """A network of 300 M parameters takes about 70,000."""
+MAX_ARRAY = 4096
+"""Most numbers in an array of numpy's; EDM2 keeps four, the scales of a VAE's channels."""
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -56,9 +58,16 @@ class DType:
         self.code, self.order = code, "<"
 
 
+class Array:
+    """A numpy array of a few numbers."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+
 def read_pickle(data: bytes) -> Any:
     """The content of a pickle of protocol 4 or 5: dicts, lists (also for sets), tuples, numbers, text, bytes, tensors,
-    `Persistent` objects and `Bag`s.
+    `Persistent` objects, `Bag`s and `Array`s.
 
     Raises InputError that says what is wrong: a name or an opcode outside the list, a storage that is too short, a
     damaged or truncated file.
@@ -147,6 +156,15 @@ class _Machine:
             target.state = _of(state, dict)
         elif isinstance(target, DType):
             target.order = {"<": "<", ">": ">", "|": "|"}[_of(state, tuple)[1]]
+        elif isinstance(target, Array):
+            _, (length,), dtype, _, content = _of(state, tuple)
+            found = np.frombuffer(_of(content, bytes), _of(dtype, DType).order + dtype.code)
+            if len(found) != length or length > MAX_ARRAY:
+                raise InputError(
+                    f"an array in it has {len(found)} numbers and claims {printable(length)}; expected as many, "
+                    f"{MAX_ARRAY} at most"
+                )
+            target.values = [float(v) for v in found]
         else:
             raise InputError(f"it sets the state of a {type(target).__name__}, which no EDM snapshot does")
 
@@ -154,8 +172,6 @@ class _Machine:
         if name == "torch.storage._load_from_bytes":
             # A method, to read each storage once however often it is asked for.
             return lambda blob: self.storage(blob)
-        if name == "dnnlib.util.EasyDict":
-            raise InputError("it is an EDM2 snapshot, which is not supported; expected one of NVlabs/edm")
         if name not in STAND_INS:
             raise InputError(f"it names {printable(name)}, which no EDM snapshot needs; nothing of it was executed")
         return STAND_INS[name]
@@ -233,11 +249,15 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "collections.OrderedDict": lambda: {},
     "torch._utils._rebuild_parameter": lambda data, *_: _of(data, Tensor),
+    "dnnlib.util.EasyDict": lambda: {},
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch.nn.modules.container.ModuleDict": lambda: Bag(),
     "numpy._core.multiarray.scalar": _scalar,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.dtype": _dtype,
+    "numpy.ndarray": lambda: None,
+    "numpy._core.multiarray._reconstruct": lambda *_: Array(),
+    "numpy.core.multiarray._reconstruct": lambda *_: Array(),
 }
 
 

@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a call in a list": (attribute(note=[Call("builtins.eval", "1")]), "names builtins.eval"),
     "a call for a dtype": (attribute(note=Call("builtins.getattr", 1, "real")), "names builtins.getattr"),
     "torch.load": (attribute(note=Call("torch.load", "x")), "names torch.serialization.load"),
-    "edm2": (attribute(note=Call("dnnlib.util.EasyDict")), "EDM2 snapshot, which is not supported"),
+    "easy": (attribute(note=Call("dnnlib.util.EasyDict", {})), "damaged or no pickle"),
     "version": (
         lambda c: c.update(ema=Persistent("EDMPrecond", {}, version=5)),
         "version 5; expected a class, version 6",
