@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import dataclasses
 import functools
 import importlib
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from fairsims.errors import InputError, closest
 
@@ -186,7 +187,75 @@ def from_mapping(cls: type[S], values: Mapping[str, Any], *, where: str = "") ->
     for name, field in fields.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{start}the setting {name!r} is missing; give it")
-    return cls(**{name: _fitted(name, value, kinds[name]) for name, value in values.items()})
+    return cls(**{name: Reader().read(kinds[name], value, name) for name, value in values.items()})
+
+
+class Reader:
+    """Values of JSON or TOML as the types of annotations have them: settings here, other records in subclasses."""
+
+    table = "a table"
+    """What a mapping is called."""
+
+    def wrong(self, place: str, value: object, expected: str) -> Exception:
+        """The error for a value that is not what is expected at its place."""
+        return ValueError(f"{place} is {value!r}; expected {expected}")
+
+    def record(self, cls: type[Any], value: Mapping[str, Any], place: str, key: str) -> Any:
+        """A dataclass from its fields; `key` is its own in the mapping that holds it."""
+        return from_mapping(cls, value)
+
+    def read(self, kind: Any, value: Any, place: str, key: str = "") -> Any:
+        """The value at `place` as its type has it. Raises what `wrong` gives where it is of another."""
+        origin, inside = get_origin(kind) or kind, get_args(kind)
+        if origin is Annotated:
+            return self.read(inside[0], value, place, key)
+        if origin in (Union, types.UnionType):
+            return self._one_of(inside, value, place, key)
+        if origin is Literal and value not in inside:
+            raise self.wrong(place, value, " or ".join(map(repr, inside)))
+        if dataclasses.is_dataclass(kind) and not isinstance(value, cast(type, kind)):
+            if not isinstance(value, Mapping):
+                raise self.wrong(place, value, self.table)
+            return self.record(cast(type, kind), value, place, key)
+        if origin is Mapping:
+            if not isinstance(value, Mapping):
+                raise self.wrong(place, value, self.table)
+            return {k: self.read(inside[1], v, f"{place}.{k}".strip("."), k) for k, v in value.items()}
+        if origin is tuple:
+            return self._sequence(inside, value, place)
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        if kind is int and isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+            return int(value)
+        if kind is bool and value in (0, 1):
+            return bool(value)
+        if kind is Path and isinstance(value, str | Path):
+            return Path(value)
+        if kind in EXPECTED and not (kind is str and isinstance(value, str)):
+            raise self.wrong(place, value, EXPECTED[kind])
+        return value
+
+    def _one_of(self, kinds: tuple[Any, ...], value: Any, place: str, key: str) -> Any:
+        """A value of one of several types, the first that it fits."""
+        others = [k for k in kinds if k is not types.NoneType]
+        if value is None and len(others) < len(kinds):
+            return None
+        for kind in others[:-1]:
+            with contextlib.suppress(ValueError, InputError):
+                return self.read(kind, value, place, key)
+        return self.read(others[-1], value, place, key)
+
+    def _sequence(self, kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise self.wrong(place, value, "a list")
+        of = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        if len(of) != len(value):
+            raise self.wrong(place, value, f"a list of {len(of)}")
+        return tuple(self.read(k, v, f"{place}[{i}]") for i, (k, v) in enumerate(zip(of, value, strict=True)))
+
+
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+"""What is expected where a value has one of these types."""
 
 
 def to_json(settings: Any) -> Any:
@@ -203,44 +272,3 @@ def to_json(settings: Any) -> Any:
 def arms(kind: Any) -> tuple[Any, ...]:
     """The types of a union; of any other type itself."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _fitted(name: str, value: Any, kind: Any) -> Any:
-    for arm in arms(kind):
-        fitted = _fit(value, arm)
-        if fitted is not MISSING:
-            return fitted
-    raise ValueError(f"{name} is {value!r}; expected {' or '.join(_words(arms(kind)))}")
-
-
-def _fit(value: Any, kind: Any) -> Any:
-    """The value as the type has it, MISSING where it is of another."""
-    if kind is None or kind is types.NoneType:
-        return None if value is None else MISSING
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return from_mapping(cast(type, kind), value)
-    origin, inside = get_origin(kind) or kind, get_args(kind)
-    if origin is tuple and isinstance(value, list | tuple):
-        of = [inside[0]] * len(value) if inside[1:] == (...,) else list(inside)
-        parts = [next((f for a in arms(k) if (f := _fit(v, a)) is not MISSING), MISSING) for v, k in zip(value, of)]  # noqa: B905
-        return MISSING if len(of) != len(value) or any(p is MISSING for p in parts) else tuple(parts)
-    if kind is bool:
-        return bool(value) if value in (0, 1) else MISSING
-    if kind is float:
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else MISSING
-    if kind is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else MISSING
-    if origin is Path:
-        return Path(value) if isinstance(value, str | Path) else MISSING
-    return value if origin is Any or (isinstance(origin, type) and isinstance(value, origin)) else MISSING
-
-
-def _words(kinds: Iterable[Any]) -> Iterable[str]:
-    known = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    for kind in kinds:
-        if kind is types.NoneType:
-            yield "nothing"
-        elif get_origin(kind) is tuple:
-            yield "a list"
-        else:
-            yield known.get(kind, "a table")

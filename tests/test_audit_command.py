@@ -86,9 +86,21 @@ def test_any_two_sources_with_target_reference_and_report(tmp_path: Path, digits
     export_edm_zip(after, tmp_path / "after.zip")
     out = tmp_path / "out"
     found = run(
-        "--before", tmp_path / "before", "--after", tmp_path / "after.zip", "--attr", "parity", "--target", "0.5",
-        "--reference", tmp_path / "real", "--tolerance", "0.2", "--out", out,
-    )  # fmt: skip
+        "--before",
+        tmp_path / "before",
+        "--after",
+        tmp_path / "after.zip",
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--reference",
+        tmp_path / "real",
+        "--tolerance",
+        "0.2",
+        "--out",
+        out,
+    )
     assert found == read_json(out / "audit" / "audit.json")
     parity = found["attributes"]["parity"]
     assert parity["reached"] is True
@@ -98,16 +110,33 @@ def test_any_two_sources_with_target_reference_and_report(tmp_path: Path, digits
     assert "seeds" not in found["pools"]["after"]
     assert "cost" not in found
     # The same numbers as of the pools that the images came from.
-    pools = run("--before", before.folder, "--after", after.folder, "--attr", "parity", "--target", "0.5",
-                "--reference", tmp_path / "real", "--tolerance", "0.2")  # fmt: skip
+    pools = run(
+        "--before",
+        before.folder,
+        "--after",
+        after.folder,
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--reference",
+        tmp_path / "real",
+        "--tolerance",
+        "0.2",
+    )
     assert pools["attributes"] == found["attributes"]
     assert pools["quality"]["after"] == found["quality"]["after"]
     assert pools["cost"]["before"] == {"evaluations_per_image": 1}
     files_written = {p.name for p in (out / "audit").iterdir()}
     assert files_written == {
-        "audit.json", "shares.parquet", "grid-before.png", "grid-after.png", "nearest-before.png", "nearest-after.png",
+        "audit.json",
+        "shares.parquet",
+        "grid-before.png",
+        "grid-after.png",
+        "nearest-before.png",
+        "nearest-after.png",
         "shares.png",
-    }  # fmt: skip
+    }
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "Tier B" in report
     assert parity["assumption"]["after"].split("(")[0] in report
@@ -118,8 +147,20 @@ def test_any_two_sources_with_target_reference_and_report(tmp_path: Path, digits
 def test_the_plan_is_fixed_before_measuring(tmp_path: Path, digits_pool: MakePool) -> None:
     before, after, out = digits_pool(150, 50, "b-150"), digits_pool(100, 90, "a-100"), tmp_path / "out"
     labels = labels_of(after, tmp_path / "a.csv", 40)
-    common = ["--before", before.folder, "--after", after.folder, "--attr", "parity", "--reference", "digits",
-              "--labels", f"after={labels}", "--target", "odd=0.4"]  # fmt: skip
+    common = [
+        "--before",
+        before.folder,
+        "--after",
+        after.folder,
+        "--attr",
+        "parity",
+        "--reference",
+        "digits",
+        "--labels",
+        f"after={labels}",
+        "--target",
+        "odd=0.4",
+    ]
     audited = run(*common, "--out", out)
     found = read_json(out / "plan.json")
     plan = found["plan"]
@@ -127,8 +168,11 @@ def test_the_plan_is_fixed_before_measuring(tmp_path: Path, digits_pool: MakePoo
     assert found["written"] <= audited["created"]
     assert plan["when"] == "before measuring"
     assert plan["attributes"]["parity"] == {
-        "classes": ["even", "odd"], "target": {"even": 0.6, "odd": 0.4}, "target_text": "odd=0.4", "tolerance": 0.03
-    }  # fmt: skip
+        "classes": ["even", "odd"],
+        "target": {"even": 0.6, "odd": 0.4},
+        "target_text": "odd=0.4",
+        "tolerance": 0.03,
+    }
     assert (plan["alpha"], plan["n"]) == (0.05, {"before": 200, "after": 190})
     assert {when: i["digest"] for when, i in plan["images"].items()} == {
         when: p["digest"] for when, p in audited["pools"].items()
@@ -200,15 +244,33 @@ def test_undetermined_is_a_class_when_people_say_so(tmp_path: Path, digits_pool:
     table = pd.read_csv(labels_of(pool, tmp_path / "l.csv", 30))
     table.loc[::6, "parity"] = "undetermined"
     table.to_csv(tmp_path / "l.csv", index=False)
-    found = run("--before", pool.folder, "--attr", "parity", "--target", "0.5", "--labels", tmp_path / "l.csv",
-                "--out", tmp_path / "out")  # fmt: skip
+    found = run(
+        "--before",
+        pool.folder,
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--labels",
+        tmp_path / "l.csv",
+        "--out",
+        tmp_path / "out",
+    )
     parity = found["attributes"]["parity"]
     assert parity["classes"] == ["even", "odd", "undetermined"]
     assert parity["target"]["undetermined"] == 0
     assert parity["before"]["undetermined"]["share"] == pytest.approx(1 / 6, abs=0.05)
     assert parity["by_split"] == {}
-    line = refused("--before", pool.folder, "--after", digits_pool(30, 60, "a-30").folder, "--attr", "parity",
-                   "--labels", f"before={tmp_path / 'l.csv'}")  # fmt: skip
+    line = refused(
+        "--before",
+        pool.folder,
+        "--after",
+        digits_pool(30, 60, "a-30").folder,
+        "--attr",
+        "parity",
+        "--labels",
+        f"before={tmp_path / 'l.csv'}",
+    )
     assert "people found undetermined images, which digits-parity does not know, and after has no labels" in line
 
 
@@ -237,9 +299,23 @@ def test_several_attributes_together(tmp_path: Path, digits_pool: MakePool) -> N
     before, after = digits_pool(150, 60, "b"), digits_pool(120, 90, "a")
     kinds = write_table(before, tmp_path / "kinds.csv")
     found = run(
-        "--before", before.folder, "--after", after.folder, "--attr", "parity", "--hold", "kind",
-        "--classifier", kinds, "--target", "0.5", "--drift", "0.3", "--out", tmp_path / "out",
-    )  # fmt: skip
+        "--before",
+        before.folder,
+        "--after",
+        after.folder,
+        "--attr",
+        "parity",
+        "--hold",
+        "kind",
+        "--classifier",
+        kinds,
+        "--target",
+        "0.5",
+        "--drift",
+        "0.3",
+        "--out",
+        tmp_path / "out",
+    )
     assert found["attributes"]["kind"]["tier"] == {"before": "C", "after": "C"}
     assert found["attributes"]["kind"]["drift"]["held"] is True
     (pair,) = found["joint"]
@@ -292,14 +368,20 @@ def test_a_class_without_images_is_measured(digits_pool: MakePool) -> None:
         (["--attr", "gender", "--target", "0.5"], "no embedded classifier for gender at 8x8 grey"),
         (["--attr", "parity", "--classifier", "emoji-gender"], "emoji-gender labels 'gender', not 'parity'"),
         (["--attr", "parity", "--attr", "parity"], "--attr is parity, parity; expected different attributes"),
-        (["--attr", "parity", "--target", "0.5", "--target", "0.4"], "--target is given 2 times for 1 --attr"),
+        (
+            ["--attr", "parity", "--target", "0.5", "--target", "0.4"],
+            "--target is 0.5 and 0.4 for parity; expected one for each --attr in",
+        ),
         (["--attr", "parity", "--hold", "digit"], "--hold is digit without --after; expected a second source"),
         (
             ["--attr", "parity", "--classifier", "digits-parity", "--classifier", "x"],
             "--classifier x is used for none of parity; give one for each of them",
         ),
         (["--attr", "parity", "--split", "moon"], "there is no split 'moon'"),
-        (["--attr", "parity", "--target", "0.5", "--tolerance", "0"], "--tolerance is 0.0; expected a number between 0 and 1"),
+        (
+            ["--attr", "parity", "--target", "0.5", "--tolerance", "0"],
+            "--tolerance is 0.0; expected a number between 0 and 1",
+        ),
         (["--attr", "parity", "--reference", "digit"], "did you mean 'digits'"),
         (["--attr", "parity", "--reference", "emoji-people"], "emoji-people has 3 channels; expected 1"),
         (["--attr", "parity", "--reference", "nowhere.npz"], "nowhere.npz is missing"),
@@ -307,7 +389,7 @@ def test_a_class_without_images_is_measured(digits_pool: MakePool) -> None:
         (["--attr", "parity", "--reference", "digits", "--inception-weights", "x"], "without --features inception"),
         (["--attr", "parity", "--labels", "nowhere.csv"], "nowhere.csv is no table of labels"),
     ],
-)  # fmt: skip
+)
 def test_refuses_bad_options(tmp_path: Path, digits_pool: MakePool, options: list[str], message: str) -> None:
     assert message in refused("--before", digits_pool(30, 10).folder, *options, "--out", tmp_path / "out")
 
@@ -341,9 +423,17 @@ def test_refuses_bad_sources(tmp_path: Path, digits_pool: MakePool, digits: Imag
 def test_refuses_a_reference_that_lacks_a_class(tmp_path: Path, digits_pool: MakePool, digits: ImageDataset) -> None:
     export_folder(digits_pool(60, 0, "even"), tmp_path / "even")
     line = refused(
-        "--before", digits_pool(30, 30).folder, "--attr", "parity", "--target", "0.5", "--reference", tmp_path / "even",
-        "--out", tmp_path / "out",
-    )  # fmt: skip
+        "--before",
+        digits_pool(30, 30).folder,
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--reference",
+        tmp_path / "even",
+        "--out",
+        tmp_path / "out",
+    )
     assert "has no image of parity odd, which the target wants" in line
 
 

@@ -246,6 +246,9 @@ def test_info_lists_what_ships() -> None:
     assert {"digits-parity", "emoji-gender"} <= set(found["classifiers"])
     assert {"digits", "emoji-people"} <= set(found["datasets"])
     assert "digits-parity" in run("info").stdout
+    digits = succeeds("info", "digits")
+    assert (digits["kind"], digits["images"], digits["shape"]) == ("data set", 1797, [1, 8, 8])
+    assert digits["attributes"]["parity"] == {"even": 891, "odd": 906}
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:

@@ -80,8 +80,8 @@ class AuditConfig:
             raise ValueError(f"hold is {', '.join(self.hold)}; expected different attributes, none of them an --attr")
         if len(self.target) not in (0, len(self.attr)):
             raise ValueError(
-                f"target is given {len(self.target)} times for {len(self.attr)} --attr; expected one for each in their "
-                "order, or none; attributes without a target go to --hold"
+                f"target is {' and '.join(self.target)} for {' and '.join(self.attr)}; expected one for each --attr in "
+                "their order, or none; attributes without a target go to --hold"
             )
         if self.hold and self.after is None:
             raise ValueError(

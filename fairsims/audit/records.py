@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import types
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fairsims.errors import InputError
+from fairsims.options import Reader, arms
 
 T = TypeVar("T")
 
@@ -69,18 +69,20 @@ def from_json(cls: type[T], value: object, *, place: str = "", key: str = "") ->
     `place` is where the value stands in its file, `key` its key there. A ValueError of the dataclass's own checks is
     one of that place.
     """
+    reader = _Reader()
     if not isinstance(value, Mapping):
-        raise _wrong(place, value, "an object")
-    hints: dict[str, Any] = _hints(cls)
+        raise reader.wrong(place, value, reader.table)
+    hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     given: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for f in fields:
         if f.metadata.get("by_key"):
             given[f.name] = key
         elif f.metadata.get("rest"):
-            known = {_key(g) for g in dataclasses.fields(cls)}  # type: ignore[arg-type]
-            given[f.name] = _decoded(hints[f.name], {k: v for k, v in value.items() if k not in known}, place)
+            known = {_key(g) for g in fields}
+            given[f.name] = reader.read(hints[f.name], {k: v for k, v in value.items() if k not in known}, place)
         elif (found := value.get(_key(f))) is not None:
-            given[f.name] = _decoded(hints[f.name], found, _at(place, _key(f)))
+            given[f.name] = reader.read(hints[f.name], found, _at(place, _key(f)))
         elif _default(f) is dataclasses.MISSING:
             if not _optional(hints[f.name]):
                 raise InputError(f"{_at(place, _key(f))} of the audit is missing; run the audit again")
@@ -88,9 +90,28 @@ def from_json(cls: type[T], value: object, *, place: str = "", key: str = "") ->
     try:
         return cls(**given)
     except ValueError as e:
-        if isinstance(e, InputError):
-            raise
         raise InputError(f"{place or 'the audit'} {'of the audit ' if place else ''}{e}; run the audit again") from None
+
+
+class _Reader(Reader):
+    """Reads what an audit's file holds."""
+
+    table = "an object"
+
+    def wrong(self, place: str, value: object, expected: str) -> InputError:
+        found = self.table if isinstance(value, Mapping) else "a list" if isinstance(value, list) else repr(value)
+        return InputError(f"{place or 'the file'} of the audit is {found}; expected {expected}; run the audit again")
+
+    def record(self, cls: type[Any], value: Mapping[str, Any], place: str, key: str) -> Any:
+        return from_json(cls, value, place=place, key=key)
+
+    def read(self, kind: Any, value: Any, place: str, key: str = "") -> Any:
+        if get_origin(kind) is Mapping and isinstance(value, Mapping) and get_origin(get_args(kind)[0]) is Literal:
+            # The sides of one source: what is null is not there.
+            value = {k: value[k] for k in get_args(get_args(kind)[0]) if value.get(k) is not None}
+        if kind is float and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise self.wrong(place, value, "a finite number")
+        return super().read(kind, value, place, key)
 
 
 def schema(cls: type[Any], **top: Any) -> dict[str, Any]:
@@ -101,7 +122,7 @@ def schema(cls: type[Any], **top: Any) -> dict[str, Any]:
 
 
 def _object(cls: type[Any], parts: dict[str, Any]) -> dict[str, Any]:
-    hints, properties, required = _hints(cls), {}, []
+    hints, properties, required = get_type_hints(cls, include_extras=True), {}, []
     open_: Any = False
     dependent: dict[str, list[str]] = {}
     for f in dataclasses.fields(cls):
@@ -151,55 +172,6 @@ def _type(hint: Any, parts: dict[str, Any]) -> dict[str, Any]:
     return {"type": {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]} if hint is not Any else {}
 
 
-def _decoded(hint: Any, value: Any, place: str, key: str = "") -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _decoded(args[0], value, place, key)
-    if _optional(hint):
-        return None if value is None else _decoded(_without_none(hint), value, place)
-    if origin is Literal:
-        if value not in args:
-            raise _wrong(place, value, " or ".join(map(repr, args)))
-        return value
-    if dataclasses.is_dataclass(hint):
-        return from_json(cast(type[Any], hint), value, place=place, key=key)
-    if origin is not None and issubclass(origin, Mapping):
-        return _mapping(args, value, place)
-    if origin is tuple:
-        return _sequence(args, value, place)
-    if hint in (int, float):
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or (hint is int and value != int(value)):
-            raise _wrong(place, value, "a whole number" if hint is int else "a finite number")
-        return int(value) if hint is int else value
-    if hint in (str, bool) and not isinstance(value, hint):
-        raise _wrong(place, value, "text" if hint is str else "true or false")
-    return value
-
-
-def _mapping(args: Sequence[Any], value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _wrong(place, value, "an object")
-    if get_origin(args[0]) is Literal:
-        value = {k: value[k] for k in get_args(args[0]) if value.get(k) is not None}
-    return {k: _decoded(args[1], v, _at(place, k), k) for k, v in value.items()}
-
-
-def _sequence(args: Sequence[Any], value: Any, place: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise _wrong(place, value, "a list")
-    hints = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-    if len(value) != len(hints):
-        raise _wrong(place, value, f"a list of {len(hints)}")
-    return tuple(_decoded(h, v, f"{place}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
-
-
-def _wrong(place: str, value: object, expected: str) -> InputError:
-    plain = value is None or isinstance(value, bool | int | float | str)
-    found = repr(value) if plain else f"{'an object' if isinstance(value, Mapping) else 'a list'}"
-    return InputError(f"{place or 'the file'} of the audit is {found}; expected {expected}; run the audit again")
-
-
 def _field(default: Any, **metadata: Any) -> Any:
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
@@ -230,14 +202,10 @@ def _at(place: str, key: str) -> str:
     return f"{place}.{key}" if place else key
 
 
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
-
-
 def _optional(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+    return type(None) in arms(hint)
 
 
 def _without_none(hint: Any) -> Any:
-    (inner,) = (a for a in get_args(hint) if a is not type(None))
+    (inner,) = (a for a in arms(hint) if a is not type(None))
     return inner

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fairsims.cli.common import Bars, Verbs, command_line, show
-from fairsims.cli.options import (
-    CHANGE,
-    PATH,
-    WORDS,
-    json_option,
-    option,
-    out_option,
-    refuse_idle,
-    together,
-)
+from fairsims.cli.options import CHANGE, PATH, WORDS, Text, json_option, option, out_option, refuse_idle, together
 from fairsims.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,18 +27,29 @@ LEARNT = {
 }
 """Options of `fairsims classifier train` that one kind alone has a use for."""
 
-data_option = click.option("--data", help="Labelled images: embedded name, folder with metadata.csv, EDM zip, Parquet.")
-resolution_option = click.option("--resolution", type=int, help="Reduce the images to this size, by a whole factor.")
-undetermined_option = click.option(
-    "--undetermined", multiple=True, metavar="LABEL", help="Label of images that show none of the classes."
-)
+
+def _abstention(text: str) -> Abstention:
+    from fairsims.classifiers.abstention import Abstention
+
+    return Abstention.parse(text)
+
+
 abstain_option = click.option(
-    "--abstain", metavar="RULE", help="When to say undetermined: error=0.02, coverage=0.9 or balanced."
+    "--abstain",
+    type=Text("RULE", "error=0.02, coverage=0.9 or balanced", _abstention),
+    help="When to say undetermined: error=0.02, coverage=0.9 or balanced.",
 )
 group_option = click.option(
     "--group-by", default="", metavar="[NAME:]COLUMNS", help="Images that share these label columns are dependent."
 )
-near_option = option(HELD_OUT, "near_duplicates", default=4.0)
+labelled_options = together(
+    click.option("--data", help="Labelled images: embedded name, folder with metadata.csv, EDM zip, Parquet."),
+    click.option(
+        "--undetermined", multiple=True, metavar="LABEL", help="Label of images that show none of the classes."
+    ),
+    option(HELD_OUT, "near_duplicates", default=4.0),
+    click.option("--resolution", type=int, help="Reduce the images to this size, by a whole factor."),
+)
 
 
 @click.group(cls=Verbs)
@@ -62,10 +65,9 @@ def classifier() -> None:
     show_default=True,
     help="A network of its own, or a probe of frozen features.",
 )
-@data_option
+@labelled_options
 @click.option("--attr", required=True, help="Label column, e.g. gender.")
 @click.option("--classes", type=WORDS, help="Classes in order, e.g. man,woman; all of the column by default.")
-@undetermined_option
 @abstain_option
 @click.option(
     "--group-by",
@@ -74,8 +76,6 @@ def classifier() -> None:
     help="Hold out together what agrees in these columns; again for further splits, the first is the default.",
 )
 @option(HELD_OUT, "folds")
-@near_option
-@resolution_option
 @together(*(option(CNN, name, prefix="cnn: ") for name in ("architecture", "weights")))
 @together(*(option(RECIPE, name, prefix="cnn: ") for name in ("kimg", "lr", "batch_size")))
 @click.option("--augment", type=CHANGE, multiple=True, help="cnn: e.g. flip=0, hue=0, erase=0.25.")
@@ -86,21 +86,7 @@ def classifier() -> None:
 @out_option
 @json_option
 def train_classifier(
-    kind: str,
-    data: str | None,
-    attr: str,
-    classes: tuple[str, ...],
-    undetermined: tuple[str, ...],
-    abstain: str | None,
-    group_by: tuple[str, ...],
-    folds: int,
-    near_duplicates: float,
-    resolution: int | None,
-    name: str | None,
-    seed: int,
-    out: Path,
-    as_json: bool,
-    **options: Any,
+    kind: str, attr: str, classes: tuple[str, ...], group_by: tuple[str, ...], out: Path, as_json: bool, **options: Any
 ) -> None:
     """Train on labelled images, and measure by cross-validation."""
     from fairsims.classifiers.evaluation import HeldOut
@@ -110,9 +96,9 @@ def train_classifier(
     for other in LEARNT:
         if other != kind:
             refuse_idle(f"with --kind {kind}", *LEARNT[other])
-    rule = _abstention(abstain)
-    splits = [HeldOut.parse(t, folds=folds, near_duplicates=near_duplicates) for t in group_by or ("",)]
-    found = _labelled(data, attr, resolution, classes, undetermined)
+    cut, seed = {k: options[k] for k in ("folds", "near_duplicates")}, options["seed"]
+    splits = [HeldOut.parse(columns, **cut) for columns in group_by or ("",)]
+    found = _labelled(attr, classes, options)
     trainer = KINDS[kind].trainer
     assert trainer is not None
     with Bars() as bars:
@@ -120,9 +106,9 @@ def train_classifier(
             out,
             found,
             trainer(seed=seed, **{name: options[name] for name in LEARNT[kind]}),
-            name=name or out.resolve().name,
+            name=options["name"] or out.resolve().name,
             splits=splits,
-            abstain=rule,
+            abstain=options["abstain"],
             seed=seed,
             command=command_line(),
             say=_log,
@@ -134,51 +120,35 @@ def train_classifier(
 @classifier.command("make-clip")
 @click.argument("prompts", type=PATH)
 @click.argument("out", type=PATH)
-@data_option
+@labelled_options
 @click.option("--attr", help="Label column of the data; the prompts' attribute by default.")
-@undetermined_option
 @abstain_option
 @group_option
-@near_option
-@resolution_option
 @json_option
 def make_clip(
-    prompts: Path,
-    out: Path,
-    data: str | None,
-    attr: str | None,
-    undetermined: tuple[str, ...],
-    abstain: str | None,
-    group_by: str,
-    near_duplicates: float,
-    resolution: int | None,
-    as_json: bool,
+    prompts: Path, out: Path, attr: str | None, abstain: Abstention | None, group_by: str, as_json: bool, **options: Any
 ) -> None:
     """A zero-shot open_clip classifier of prompts in TOML; labelled images calibrate and measure it."""
     from fairsims.classifiers import making
     from fairsims.classifiers.evaluation import HeldOut
     from fairsims.classifiers.prompts import read_prompts
 
-    rule = _abstention(abstain)
     words = read_prompts(prompts)
-    split, found = HeldOut.parse(group_by, near_duplicates=near_duplicates), None
-    if data is None:
+    split, found = HeldOut.parse(group_by, near_duplicates=options["near_duplicates"]), None
+    if options["data"] is None:
         refuse_idle("without --data", "attr", "undetermined", "group_by", "near_duplicates", "resolution")
     else:
-        found = _labelled(data, attr or words.attribute, resolution, tuple(words.classes), undetermined)
-    making.make_clip(words, out, data=found, split=split, abstain=rule, command=command_line())
+        found = _labelled(attr or words.attribute, tuple(words.classes), options)
+    making.make_clip(words, out, data=found, split=split, abstain=abstain, command=command_line())
     _show(out, as_json)
 
 
 @classifier.command("evaluate")
 @click.argument("spec", metavar="CLASSIFIER")
-@data_option
+@labelled_options
 @click.option("--attr", help="Label column of the data; the classifier's attribute by default.")
-@undetermined_option
 @group_option
 @option(HELD_OUT, "folds")
-@near_option
-@resolution_option
 @option(RECIPE, "seed", help="Chooses the folds.")
 @click.option("--split", "name", help="Name of the result; that of the columns or of the data by default.")
 @click.option("--default", is_flag=True, help="Let this result correct shares from now on.")
@@ -186,18 +156,15 @@ def make_clip(
 @json_option
 def evaluate(
     spec: str,
-    data: str | None,
     attr: str | None,
-    undetermined: tuple[str, ...],
     group_by: str,
     folds: int,
-    near_duplicates: float,
-    resolution: int | None,
     seed: int,
     name: str | None,
     default: bool,
     out: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure how often CLASSIFIER errs, and write the confusion counts beside its weights.
 
@@ -210,14 +177,14 @@ def evaluate(
 
     classifier = load_classifier(spec)
     attribute = classifier.attribute
-    found = _labelled(data, attr or attribute.name, resolution, attribute.determined, undetermined)
+    found = _labelled(attr or attribute.name, attribute.determined, options)
     if not is_refitted(classifier, found):
         refuse_idle("on data that the classifier was not trained on", "folds", "seed")
     with Bars() as bars:
         result = evaluate_classifier(
             spec,
             found,
-            HeldOut.parse(group_by, folds=folds, near_duplicates=near_duplicates),
+            HeldOut.parse(group_by, folds=folds, near_duplicates=options["near_duplicates"]),
             name=name,
             default=default,
             out=out,
@@ -238,22 +205,15 @@ def info(spec: str, as_json: bool) -> None:
     show(describe_classifier(spec), as_json)
 
 
-def _labelled(
-    data: str | None, attr: str, resolution: int | None, classes: tuple[str, ...] | None, undetermined: tuple[str, ...]
-) -> Labelled:
+def _labelled(attr: str, classes: tuple[str, ...] | None, options: Mapping[str, Any]) -> Labelled:
+    """The images that `labelled_options` name."""
     from fairsims.classifiers.labelled import labelled
     from fairsims.data import open_dataset
 
-    if not data:
+    if not options["data"]:
         raise InputError("--data is missing; expected labelled images: embedded name, image folder, EDM zip or Parquet")
-    wanted = [c for c in classes or () if c]
-    return labelled(open_dataset(data, resolution=resolution), attr, wanted, undetermined)
-
-
-def _abstention(text: str | None) -> Abstention | None:
-    from fairsims.classifiers.abstention import Abstention
-
-    return Abstention.parse(text) if text else None
+    images = open_dataset(options["data"], resolution=options["resolution"])
+    return labelled(images, attr, [c for c in classes or () if c], options["undetermined"])
 
 
 def _show(out: Path, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from fairsims.files import read_json
 @click.argument("path_or_name", required=False)
 @json_option
 def info(path_or_name: str | None, as_json: bool) -> None:
-    """What is installed and embedded, or what a checkpoint, pool or run is."""
+    """What is installed and embedded, or what a checkpoint, data set, pool or run is."""
     if path_or_name is None:
         show(overview(), as_json)
         return
@@ -49,9 +49,10 @@ def _briefly(found: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def describe_path(path: str) -> dict[str, Any]:
-    """What a checkpoint, classifier, pool, run or audit folder is."""
+    """What a checkpoint, classifier, pool, run or audit folder is, or something embedded."""
     from fairsims.classifiers.checkpoints import embedded_classifiers
     from fairsims.classifiers.measuring import describe_classifier
+    from fairsims.data.embedded import EMBEDDED
     from fairsims.models import open_checkpoint
     from fairsims.pools import Pool
 
@@ -69,6 +70,14 @@ def describe_path(path: str) -> dict[str, Any]:
     if path in embedded_classifiers() or (config.exists() and "attribute" in read_json(config)):
         described = describe_classifier(path)
         return described | {"kind": f"classifier, {described['kind']}"}
+    if path in EMBEDDED:
+        data = EMBEDDED[path]()
+        counts = {
+            a: data.table[a].value_counts().reindex(k.classes, fill_value=0).to_dict()
+            for a, k in data.attributes.items()
+        }
+        facts = {"images": len(data), "shape": list(data.shape), "digest": data.digest}
+        return {"kind": "data set", **facts, "attributes": counts}
     opened = open_checkpoint(path)
     return {
         "kind": "checkpoint",

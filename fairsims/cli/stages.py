@@ -75,10 +75,11 @@ def generate(
     if classifier is not None:
         label_source(pool, classifier)
         labels = (label_key(classifier), classifier.attribute.classes)
-    if export_zip and engine.is_main():
-        pools.export_edm_zip(pool, export_zip, labels=labels)
-    if export_folder and engine.is_main():
-        pools.export_folder(pool, export_folder)
+    if engine.is_main():
+        if export_zip:
+            pools.export_edm_zip(pool, export_zip, labels=labels)
+        if export_folder:
+            pools.export_folder(pool, export_folder)
     show({"pool": str(out), "images": len(pool), "evaluations_per_image": pool.meta["evaluations_per_image"]}, as_json)
 
 

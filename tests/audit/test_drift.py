@@ -36,9 +36,17 @@ def test_preserved_is_a_statement_of_equivalence(intervals: list[tuple[float, fl
 
 def estimate(share: float, low: float, high: float) -> ShareEstimate:
     return ShareEstimate(
-        classes=("a", "b"), n=100, raw=(share, 1 - share), share=(share, 1 - share), low=(low, 1 - high),
-        high=(high, 1 - low), method="", tier="B", assumption="", warnings=(),
-    )  # fmt: skip
+        classes=("a", "b"),
+        n=100,
+        raw=(share, 1 - share),
+        share=(share, 1 - share),
+        low=(low, 1 - high),
+        high=(high, 1 - low),
+        method="",
+        tier="B",
+        assumption="",
+        warnings=(),
+    )
 
 
 def test_independent_intervals_add_in_quadrature() -> None:

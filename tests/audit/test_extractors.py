@@ -43,9 +43,12 @@ def ours(inception_weights: Path) -> FeatureExtractor:
 
 def test_inception_is_torch_fidelitys(ours: FeatureExtractor, inception_weights: Path) -> None:
     theirs = create_feature_extractor(
-        "inception-v3-compat", ["2048"], cuda=torch.cuda.is_available(),
-        feature_extractor_weights_path=str(inception_weights), verbose=False,
-    )  # fmt: skip
+        "inception-v3-compat",
+        ["2048"],
+        cuda=torch.cuda.is_available(),
+        feature_extractor_weights_path=str(inception_weights),
+        verbose=False,
+    )
     found = ours.features(RGB)
     assert (found.shape, found.dtype) == ((3, 2048), torch.float32)
     assert found.std() > 1e-3

@@ -44,8 +44,13 @@ ERRS_TONE = confusion((900, 80, 20), (40, 920, 40), (10, 60, 930))
 
 def test_cells_are_numbered_in_c_order() -> None:
     assert CELLS.names == (
-        "man & light", "man & medium", "man & dark", "woman & light", "woman & medium", "woman & dark"
-    )  # fmt: skip
+        "man & light",
+        "man & medium",
+        "man & dark",
+        "woman & light",
+        "woman & medium",
+        "woman & dark",
+    )
     assert CELLS.place([[0, 1, 1, -1], [2, 0, 2, 1]]).tolist() == [2, 3, 5, -1]
     assert CELLS.counts([[0, 1, 1, -1], [2, 0, 2, 1]]).tolist() == [0, 0, 1, 1, 0, 1]
     assert Cells(attributes=(GENDER,)).names == GENDER.classes

@@ -102,10 +102,13 @@ def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         found = manifold(real, fake)
         near, place = nearest_training(fake, real)
         return [
-            np.array([found.precision, found.recall, found.density, found.coverage]), near, place,
-            leave_one_out_distances(real), leave_one_out_distances(real, np.array([3, 69, 7])),
+            np.array([found.precision, found.recall, found.density, found.coverage]),
+            near,
+            place,
+            leave_one_out_distances(real),
+            leave_one_out_distances(real, np.array([3, 69, 7])),
             np.array(authenticity(near, place, real)),
-        ]  # fmt: skip
+        ]
 
     whole = everything()
     monkeypatch.setattr(blocks, "TILE", 7)

@@ -44,9 +44,14 @@ def reference_of(found: QualityResult) -> ReferenceFacts:
 
 def without_labels(dataset: ImageDataset) -> ImageDataset:
     return ImageDataset(
-        name="bare", digest=dataset.digest, resolution=8, channels=1, source=dataset.source,
-        table=dataset.table[[]], attributes={},
-    )  # fmt: skip
+        name="bare",
+        digest=dataset.digest,
+        resolution=8,
+        channels=1,
+        source=dataset.source,
+        table=dataset.table[[]],
+        attributes={},
+    )
 
 
 def test_copies_of_the_training_set_show(digits_pool: MakePool) -> None:
@@ -114,9 +119,21 @@ def test_the_section_of_one_source(digits: ImageDataset, digits_pool: MakePool, 
     assert found.metric == "FD (digits-parity features)"
     assert to_json(found.extractor) == FEATURES.facts()
     assert set(found.before) == {
-        "fd_reference", "fd_target", "fd_infinity", "kid", "kid_low", "kid_high", "precision", "recall", "density",
-        "coverage", "auth_pct", "nearest_median", "nearest_low", "n",
-    }  # fmt: skip
+        "fd_reference",
+        "fd_target",
+        "fd_infinity",
+        "kid",
+        "kid_low",
+        "kid_high",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "auth_pct",
+        "nearest_median",
+        "nearest_low",
+        "n",
+    }
     assert found.before["kid_low"] <= found.before["kid"] <= found.before["kid_high"]
     assert found.before["fd_infinity"] < found.before["fd_reference"]
     assert 0 < reference_of(found).effective_n <= 1797
@@ -134,10 +151,14 @@ def test_the_section_of_one_source(digits: ImageDataset, digits_pool: MakePool, 
 def test_groups_are_called_on_both_sides(digits: ImageDataset) -> None:
     """Real images as the classifier calls them: their own labels would not carry its errors."""
     swapped = ImageDataset(
-        name="swapped", digest=digits.digest, resolution=8, channels=1, source=digits.source,
+        name="swapped",
+        digest=digits.digest,
+        resolution=8,
+        channels=1,
+        source=digits.source,
         table=digits.table.assign(parity=digits.table["parity"].map({"even": "odd", "odd": "even"})),
         attributes={"parity": digits.attributes["parity"]},
-    )  # fmt: skip
+    )
     assert (reference_calls(swapped, PARITY, None) == label_source(digits, PARITY).argmax(axis=1)).all()
     assert (reference_calls(swapped, PARITY, None) != reference_labels(swapped, PARITY)[0]).mean() > 0.9
 

@@ -38,8 +38,9 @@ def test_a_recorded_audit_is_read_and_written_as_it_was(recorded: dict[str, Any]
     save_audit(tmp_path, result)
     assert load_audit(tmp_path) == result
     assert result.main.name == "gender"
-    assert result.main.before["woman"] == Share(share=0.23610901233075432, low=0.2128478153945096,
-                                                high=0.2584126187230821, raw=0.24560546875, count=503)  # fmt: skip
+    assert result.main.before["woman"] == Share(
+        share=0.23610901233075432, low=0.2128478153945096, high=0.2584126187230821, raw=0.24560546875, count=503
+    )
     assert result.sides == ("before", "after")
     assert result.same_seeds
     assert result.main.moved_between_splits("before") == pytest.approx(0.0272330, abs=1e-6)
@@ -78,9 +79,21 @@ def test_keys_of_another_version_are_kept(recorded: dict[str, Any]) -> None:
         (("attributes",), [1], "attributes of the audit is a list; expected an object"),
         (("attributes", "gender", "classes"), [], "attributes.gender of the audit lists no classes"),
         (("attributes", "gender", "before"), None, "attributes.gender.before of the audit is missing"),
-        (("attributes", "gender", "after", "woman", "share"), None, "attributes.gender.after.woman.share of the audit is"),
-        (("attributes", "gender", "after", "woman", "low"), float("nan"), "woman.low of the audit is nan; expected a fin"),
-        (("attributes", "gender", "after"), {"man": {"share": 1}}, "attributes.gender of the audit has no class 'woman' in"),
+        (
+            ("attributes", "gender", "after", "woman", "share"),
+            None,
+            "attributes.gender.after.woman.share of the audit is",
+        ),
+        (
+            ("attributes", "gender", "after", "woman", "low"),
+            float("nan"),
+            "woman.low of the audit is nan; expected a fin",
+        ),
+        (
+            ("attributes", "gender", "after"),
+            {"man": {"share": 1}},
+            "attributes.gender of the audit has no class 'woman' in",
+        ),
         (("attributes", "gender", "tier", "after"), "D", "tier.after of the audit is 'D'; expected 'A' or 'B' or 'C'"),
         (("attributes", "gender", "reached"), "yes", "gender.reached of the audit is 'yes'; expected true or false"),
         (("attributes", "gender", "n", "before"), 0.5, "gender.n.before of the audit is 0.5; expected a whole number"),
@@ -90,7 +103,7 @@ def test_keys_of_another_version_are_kept(recorded: dict[str, Any]) -> None:
         (("quality", "before", "kid"), "0.1", "quality.before.kid of the audit is '0.1'; expected a finite number"),
         (("method", "interval"), [1], "method.interval of the audit is a list; expected a list of 2"),
     ],
-)  # fmt: skip
+)
 def test_what_is_broken_is_named_by_its_place(
     recorded: dict[str, Any], place: tuple[str, ...], wrong: object, message: str
 ) -> None:

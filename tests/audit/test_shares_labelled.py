@@ -64,9 +64,7 @@ def test_without_calls_the_interval_is_that_of_a_proportion() -> None:
     from statsmodels.stats.proportion import proportion_confint
 
     found = shares_of(GENDER, np.zeros(100_000, dtype=int), np.arange(200), [0] * 60 + [1] * 140)
-    assert (found.low[0], found.high[0]) == pytest.approx(
-        proportion_confint(60, 200, method="jeffreys"), abs=0.003
-    )  # fmt: skip
+    assert (found.low[0], found.high[0]) == pytest.approx(proportion_confint(60, 200, method="jeffreys"), abs=0.003)
 
 
 @pytest.mark.parametrize("design", ["random", "equal", "skewed"])
