@@ -16,19 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairsims.classifiers import torchvision_nets
+from fairsims.classifiers import networks
 from fairsims.classifiers.base import AttributeClassifier
-from fairsims.classifiers.open_clips import clip_preprocessing, open_clip_model
+from fairsims.classifiers.clip import clip_preprocessing, open_clip_model
 from fairsims.data.base import ImageDataset
 from fairsims.engine import device
 from fairsims.errors import InputError, closest
 
 
-class Backbone(Protocol):
+class Features(Protocol):
     """uint8 images to features, float32, in evaluation mode."""
-
-    digest: str
-    """SHA-256 over the weights."""
 
     @property
     def input_size(self) -> int: ...
@@ -86,6 +83,10 @@ def resized(images: Tensor, preprocessing: Mapping[str, Any], where: torch.devic
     return (x.expand(-1, 3, -1, -1) / 255 - mean) / std
 
 
+Backbone = ResizingBackbone | AttributeClassifier
+"""Features that can be named; `digest` stands for their weights."""
+
+
 def open_backbone(spec: str, load: Callable[[str], AttributeClassifier]) -> Backbone:
     """The features named by `spec` (see the module); `load` opens classifiers.
 
@@ -119,16 +120,16 @@ def read_features(backbone: Backbone, images: ImageDataset, indices: np.ndarray)
 
 def _torchvision(spec: str, rest: str) -> ResizingBackbone:
     architecture, _, weights = rest.partition(":")
-    known = torchvision_nets.architectures()
+    known = networks.architectures()
     if architecture not in known:
         raise InputError(f"torchvision has no network {architecture!r} to take{closest(architecture, known)}")
     if not weights:
         raise InputError(
             f"found backbone {spec!r} without weights; expected torchvision:{architecture}:DEFAULT or :FILE"
         )
-    preprocessing = torchvision_nets.preprocessing_of(architecture)
-    trunk, _ = torchvision_nets.cut(architecture, 1000, image_size=preprocessing["size"])
-    torchvision_nets.load_trunk(trunk, architecture, weights)
+    preprocessing = networks.preprocessing_of(architecture)
+    trunk, _ = networks.cut(architecture, 1000, image_size=preprocessing["size"])
+    networks.load_trunk(trunk, architecture, weights)
     return ResizingBackbone(trunk, preprocessing)
 
 

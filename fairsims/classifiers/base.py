@@ -113,7 +113,7 @@ class Card:
     kind: str
     attribute: Attribute
     """Its classes end in `undetermined` where the classifier abstains."""
-    digest: str
+    digest: str = ""
     """SHA-256 over what decides the probabilities: weights and configuration."""
     temperature: float = 1.0
     threshold: float = 0.0
@@ -137,6 +137,33 @@ class Card:
             raise InputError(f"{self.name} contradicts itself (classes, confusions, default split); restore it")
         if UNDETERMINED in classes[:-1] or not self.temperature > 0 or not self.threshold >= 0:
             raise InputError(f"{self.name} contradicts itself (undetermined, temperature, threshold); restore it")
+
+    def to_json(self) -> dict[str, Any]:
+        """What `config.json` says of it beside digests."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "attribute": self.attribute.name,
+            "classes": list(self.attribute.classes),
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "default_split": self.default_split,
+            "confusions": {split: c.to_json() for split, c in self.confusions.items()},
+        }
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any], folder: Path) -> Card:
+        """The card in a `config.json`, without digests. Raises KeyError, TypeError or ValueError when it has none."""
+        return cls(
+            name=str(config["name"]),
+            kind=config["kind"],
+            attribute=Attribute(name=config["attribute"], classes=tuple(config["classes"])),
+            temperature=float(config.get("temperature", 1.0)),
+            threshold=float(config.get("threshold", 0.0)),
+            confusions={split: Confusion.from_json(split, c) for split, c in config["confusions"].items()},
+            default_split=config["default_split"],
+            folder=folder,
+        )
 
 
 class AttributeClassifier(ABC):

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from fairsims.classifiers import entry_points
-from fairsims.classifiers.base import AttributeClassifier, Confusion
+from fairsims.classifiers.base import AttributeClassifier, Card
 from fairsims.classifiers.kinds import KINDS
 from fairsims.classifiers.trainer import Trainer
-from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, read_json, sha256_file, write_json
 from fairsims.models.folders import tensor_bytes
@@ -27,45 +25,22 @@ FORMAT = "fairsims-classifier/1"
 
 
 def save_classifier(
-    folder: str | Path,
-    kind: str,
-    model: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    *,
-    input_size: int,
-    name: str,
-    attribute: Attribute,
-    temperature: float,
-    threshold: float = 0.0,
-    confusions: Mapping[str, Confusion],
-    default_split: str,
-    provenance: Mapping[str, Any],
+    folder: Path, card: Card, config: Mapping[str, Any], tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]
 ) -> None:
-    """Write a classifier with weights; with a threshold, `undetermined` follows the classes of the attribute.
+    """Write a classifier with weights.
 
-    `model` says how the kind builds it again, `{"network": ...}` of a cnn, `{"backbone": ...}` of a probe; `provenance`
-    says how it was made and measured. The weights come first.
+    `config` has its `input_size` and says how the kind builds it again, `{"network": ...}` of a cnn, `{"backbone":
+    ...}` of a probe; `provenance` says how it was made and measured. The weights come first.
     """
-    folder = Path(folder)
-    if threshold:
-        attribute = replace(attribute, classes=(*attribute.classes, UNDETERMINED))
     with atomic(folder / "model.safetensors") as temporary:
         temporary.write_bytes(tensor_bytes(tensors))
     write_json(
         folder / "config.json",
         {
             "format": FORMAT,
-            "kind": kind,
-            "name": name,
-            "attribute": attribute.name,
-            "classes": list(attribute.classes),
-            "input_size": input_size,
-            **model,
-            "temperature": temperature,
-            "threshold": threshold,
+            **config,
+            **card.to_json(),
             "weights_digest": sha256_file(folder / "model.safetensors"),
-            "default_split": default_split,
-            "confusions": {split: c.to_json() for split, c in confusions.items()},
             **provenance,
         },
     )
@@ -96,14 +71,7 @@ def load_classifier(spec: str | Path) -> AttributeClassifier:
             f"expected {FORMAT!r}, one of {', '.join(KINDS)}; give the folder of a classifier"
         )
     try:
-        known: dict[str, Any] = {
-            "name": str(config["name"]),
-            "kind": config["kind"],
-            "confusions": {s: Confusion.from_json(s, c) for s, c in config["confusions"].items()},
-            "default_split": config["default_split"],
-            "folder": folder,
-        }
-        return KINDS[config["kind"]].open(folder, config, known, load_classifier)
+        return KINDS[config["kind"]].open(folder, config, Card.from_json(config, folder), load_classifier)
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{folder}/config.json does not describe a classifier ({e}); restore it") from None
 

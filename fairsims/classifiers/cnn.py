@@ -12,11 +12,20 @@ import torch
 from torch import Tensor
 
 from fairsims.classifiers.augment import Augmentation
-from fairsims.classifiers.base import IntArray, Tally
+from fairsims.classifiers.base import Card, IntArray, Tally
 from fairsims.classifiers.labelled import Labelled
 from fairsims.classifiers.linear import LinearClassifier, read_weights
-from fairsims.classifiers.networks import ConvNet, NetworkConfig, box_reduced, build_network, network_of
-from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet, load_trunk, misfit
+from fairsims.classifiers.networks import (
+    ConvNet,
+    NetworkConfig,
+    TorchvisionConfig,
+    TorchvisionNet,
+    box_reduced,
+    build_network,
+    load_trunk,
+    misfit,
+    network_of,
+)
 from fairsims.classifiers.trainer import Fitted, Load, Prepared
 from fairsims.classifiers.training import ClassifierRecipe, predict_logits, train_network
 from fairsims.data.base import to_float
@@ -113,23 +122,21 @@ class CNNTrainer:
         return {"recipe": asdict(self.recipe), **({"start": self.weights} if self.weights else {})}
 
 
-def open_cnn(folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: Load) -> LinearClassifier:
+def open_cnn(folder: Path, config: Mapping[str, Any], card: Card, load: Load) -> LinearClassifier:
     """The classifier in `folder`, whose config.json is `config`."""
     network = build_network(network_of(config["network"]))
-    tensors, card = read_weights(folder, config, known, config["network"])
+    tensors, card = read_weights(folder, config, card, config["network"])
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as e:
         raise misfit(folder / "model.safetensors", folder / "config.json", e, "restore both") from None
-    backbone = NetworkBackbone(network.to(device()), card.weights_digest)
-    return LinearClassifier(backbone, network.head.weight, network.head.bias, card)
+    return LinearClassifier(NetworkBackbone(network.to(device())), network.head.weight, network.head.bias, card)
 
 
 class NetworkBackbone:
     """The features of a network trained here: `ConvNet` or `TorchvisionNet`, on images of its own size."""
 
-    def __init__(self, network: ConvNet | TorchvisionNet, digest: str) -> None:
-        self.digest = digest
+    def __init__(self, network: ConvNet | TorchvisionNet) -> None:
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -32,25 +33,25 @@ class ThirdPartyClassifier(AttributeClassifier):
     `facts()` and `confusions`. Raises InputError naming the package when the object or a result is not that.
     """
 
-    def __init__(self, point: EntryPoint, **card: Any) -> None:
+    def __init__(self, point: EntryPoint, card: Card | None = None) -> None:
         self.point = point.name
         self.origin = f"the classifier {point.name!r} of {point.dist.name if point.dist else point.value}"
         try:
             self.inner = point.load()()
             name, classes = _attribute(self.inner.attribute)
-            details = {
-                "name": str(getattr(self.inner, "name", point.name)),
-                "kind": "entry-point",
-                "attribute": Attribute(name=name, classes=classes),
-                "digest": str(self.inner.digest),
-                "confusions": dict(getattr(self.inner, "confusions", {})),
-                "default_split": str(getattr(self.inner, "default_split", "")),
-            }
+            own = Card(
+                name=str(getattr(self.inner, "name", point.name)),
+                kind="entry-point",
+                attribute=Attribute(name=name, classes=classes),
+                digest=str(self.inner.digest),
+                confusions=dict(getattr(self.inner, "confusions", {})),
+                default_split=str(getattr(self.inner, "default_split", "")),
+            )
         except InputError:
             raise
         except Exception as e:  # whatever the other package meets
             raise InputError(f"{self.origin} cannot be loaded ({type(e).__name__}: {e}); ask its authors") from None
-        super().__init__(Card(**{**details, **card}))
+        super().__init__(replace(card, attribute=own.attribute, digest=own.digest) if card else own)
 
     @property
     def input_size(self) -> int:
@@ -109,14 +110,12 @@ def named(spec: str) -> ThirdPartyClassifier | None:
     return ThirdPartyClassifier(points[point]) if point in points else None
 
 
-def open_measured(
-    folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: object
-) -> ThirdPartyClassifier:
+def open_measured(folder: Path, config: Mapping[str, Any], card: Card, load: object) -> ThirdPartyClassifier:
     """Another package's classifier with the errors that were measured here."""
     points, wanted = installed_classifiers(), config["entry_point"]
     if wanted not in points:
         raise InputError(f"no installed package offers the classifier {wanted!r} of {folder}; install it")
-    found = ThirdPartyClassifier(points[wanted], **known)
+    found = ThirdPartyClassifier(points[wanted], card)
     if found.digest != config["digest"]:
         raise InputError(f"the classifier {wanted!r} has changed since {folder} was measured; measure it again")
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.classifiers import entry_points, table
-from fairsims.classifiers.base import AttributeClassifier
+from fairsims.classifiers.base import AttributeClassifier, Card
 from fairsims.classifiers.cnn import CNNTrainer, open_cnn
 from fairsims.classifiers.linear import open_head
 from fairsims.classifiers.probe import ProbeTrainer
@@ -19,8 +19,8 @@ from fairsims.classifiers.trainer import Load, Trainer
 class Kind:
     """How classifiers of one kind are opened, and what makes them."""
 
-    open: Callable[[Path, Mapping[str, Any], Mapping[str, Any], Load], AttributeClassifier]
-    """From its folder, its config.json, what every kind has on its card, and what opens other classifiers."""
+    open: Callable[[Path, Mapping[str, Any], Card, Load], AttributeClassifier]
+    """From its folder, its config.json, the card in that, and what opens other classifiers."""
     named: Callable[[str], AttributeClassifier | None] = lambda spec: None
     """The classifier that a text names without a folder; None when it names none of this kind."""
     trainer: Callable[..., Trainer] | None = None

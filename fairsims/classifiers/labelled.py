@@ -1,19 +1,23 @@
-"""Images whose class is known, and which of them must not be on both sides of a split."""
+"""Images whose class is known, which of them belong on one side of a split, and which a classifier learned from."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from fairsims.classifiers.base import IntArray
+from fairsims.classifiers.base import AttributeClassifier, IntArray
+from fairsims.classifiers.networks import box_reduced
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.data.base import ImageDataset
 from fairsims.errors import InputError, closest
+from fairsims.files import atomic, read_json
 
 THUMBNAIL = 16
 
@@ -114,3 +118,40 @@ def groups_of(data: Labelled, group_by: Sequence[str], near_duplicates: float) -
         near = NearestNeighbors(radius=near_duplicates * as_it_is.shape[1] ** 0.5, algorithm="brute").fit(as_it_is)
         alike = alike + near.radius_neighbors_graph(as_it_is) + near.radius_neighbors_graph(mirrored)
     return np.asarray(connected_components(alike, directed=False)[1], dtype=np.int64)
+
+
+SEEN = "seen.npy"
+
+
+def write_seen(folder: Path, data: Labelled, size: int) -> None:
+    """Record the images of `data` that a classifier of input size `size` learned from (0: images of any size)."""
+    learned = data.indices[data.determined]
+    with atomic(folder / SEEN) as temporary, temporary.open("wb") as stream:
+        np.save(stream, np.unique(_fingerprints(data, learned, size)))
+
+
+def seen_by(classifier: AttributeClassifier, data: Labelled) -> npt.NDArray[np.bool_]:
+    """Whether the classifier learned from each image `(N,)`; none where it has no folder to tell.
+
+    Told by the pixels at its input size; a folder without the record is taken at its word on the data set's digest.
+    Raises InputError when the record is corrupt.
+    """
+    folder = classifier.card.folder
+    if folder is None or not (folder / SEEN).exists():
+        config = read_json(folder / "config.json") if folder else {}
+        return np.full(len(data), config.get("data", {}).get("digest") == data.dataset.digest)
+    try:
+        seen = np.load(folder / SEEN, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"{folder / SEEN} is corrupt ({e}); restore it or train the classifier again") from None
+    return np.isin(_fingerprints(data, data.indices, classifier.input_size), seen)
+
+
+def _fingerprints(data: Labelled, indices: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint64]:
+    """First 8 bytes of SHA-256 of the pixels at the classifier's size, `(n,)`."""
+    factor = data.dataset.resolution // size if size and data.dataset.resolution % size == 0 else 1
+    found = []
+    for start in range(0, len(indices), 512):
+        images = box_reduced(data.dataset.read(indices[start : start + 512]), factor)
+        found += [hashlib.sha256(image.numpy().tobytes()).digest()[:8] for image in images]
+    return np.frombuffer(b"".join(found), dtype="<u8").astype(np.uint64)

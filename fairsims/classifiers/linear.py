@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairsims.classifiers.abstention import with_undetermined
-from fairsims.classifiers.backbones import Backbone, open_backbone
+from fairsims.classifiers.backbones import Features, open_backbone
 from fairsims.classifiers.base import AttributeClassifier, Card
-from fairsims.classifiers.torchvision_nets import read_tensors
-from fairsims.data.attributes import Attribute
+from fairsims.classifiers.networks import read_tensors
 from fairsims.errors import InputError
 from fairsims.files import sha256_file, sha256_json
 
@@ -22,7 +22,7 @@ from fairsims.files import sha256_file, sha256_json
 class LinearClassifier(AttributeClassifier):
     """`softmax(W f(x) + b)/T`, and `undetermined` where no class reaches theta; float32, deterministic."""
 
-    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor, card: Card) -> None:
+    def __init__(self, backbone: Features, weight: Tensor, bias: Tensor, card: Card) -> None:
         super().__init__(card)
         called = len(card.attribute.classes) - (card.threshold > 0)
         if len(weight) != called or bias.shape != weight.shape[:1]:
@@ -58,11 +58,11 @@ class LinearClassifier(AttributeClassifier):
 
 
 def open_head(
-    folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: Callable[[str], AttributeClassifier]
+    folder: Path, config: Mapping[str, Any], card: Card, load: Callable[[str], AttributeClassifier]
 ) -> LinearClassifier:
     """The classifier in `folder` that is a linear layer on features of others (a probe, zero-shot prompts)."""
     spec, digest = config["backbone"]["spec"], config["backbone"]["digest"]
-    tensors, card = read_weights(folder, config, known, digest)
+    tensors, card = read_weights(folder, config, card, digest)
     if set(tensors) != {"weight", "bias"} or tensors["weight"].ndim != 2 or tensors["bias"].ndim != 1:
         raise InputError(
             f"{folder}/model.safetensors does not fit {folder}/config.json (it holds {sorted(tensors)}); restore both"
@@ -76,10 +76,8 @@ def open_head(
     return LinearClassifier(backbone, tensors["weight"], tensors["bias"], card)
 
 
-def read_weights(
-    folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], features: Any
-) -> tuple[dict[str, Tensor], Card]:
-    """model.safetensors and the card; `features` is what config.json says of what the last layer stands on.
+def read_weights(folder: Path, config: Mapping[str, Any], card: Card, features: Any) -> tuple[dict[str, Tensor], Card]:
+    """model.safetensors and the card with digests; `features` is what config.json says that the last layer stands on.
 
     Raises InputError when the file is missing, corrupt, not finite or another than config.json was written with.
     """
@@ -88,15 +86,6 @@ def read_weights(
     digest = sha256_file(weights)
     if config.get("weights_digest", digest) != digest:
         raise InputError(f"{weights} is not the file that {folder}/config.json was written with; restore both")
-    attribute = Attribute(name=config["attribute"], classes=tuple(config["classes"]))
-    temperature, threshold = float(config["temperature"]), float(config.get("threshold", 0.0))
-    identity = [digest, config["kind"], features, attribute.name, list(attribute.classes), temperature]
-    card = Card(
-        **known,
-        attribute=attribute,
-        temperature=temperature,
-        threshold=threshold,
-        digest=sha256_json([*identity, threshold] if threshold else identity),
-        weights_digest=digest,
-    )
-    return tensors, card
+    identity = [digest, card.kind, features, card.attribute.name, list(card.attribute.classes), card.temperature]
+    identity += [card.threshold] if card.threshold else []
+    return tensors, replace(card, digest=sha256_json(identity), weights_digest=digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,12 @@ from torch.nn import functional as F
 from fairsims import __version__
 from fairsims.classifiers.abstention import Abstention, fit_threshold, with_undetermined
 from fairsims.classifiers.backbones import backbone_facts, open_backbone, read_features
-from fairsims.classifiers.base import IntArray
+from fairsims.classifiers.base import Card, IntArray
 from fairsims.classifiers.calibration import fit_temperature
 from fairsims.classifiers.checkpoints import FORMAT, load_classifier, save_classifier
+from fairsims.classifiers.clip import Prompts, zero_shot_head
 from fairsims.classifiers.evaluation import HeldOut, Say, assign_folds, check_classes, measured, out_of_fold
-from fairsims.classifiers.labelled import Labelled, groups_of
-from fairsims.classifiers.prompts import Prompts, zero_shot_head
-from fairsims.classifiers.seen import SEEN, write_seen
+from fairsims.classifiers.labelled import SEEN, Labelled, groups_of, write_seen
 from fairsims.classifiers.trainer import WIDE, Trainer
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
@@ -77,16 +77,14 @@ def build_classifier(
     tally = partial(progress, "train")
     fitted = trainer.fit(prepared, torch.from_numpy(determined), data.labels[determined], -1, tally)
     write_seen(folder, data, prepared.input_size)
+    card = _card(trainer.kind, name, data.attribute, **known)
+    config = {"input_size": prepared.input_size, **prepared.model}
     save_classifier(
         folder,
-        trainer.kind,
-        prepared.model,
+        card,
+        config,
         fitted.tensors,
-        input_size=prepared.input_size,
-        name=name,
-        attribute=data.attribute,
-        **known,
-        provenance={
+        {
             "metrics": metrics,
             **trainer.facts(),
             **({"abstain": str(abstain)} if abstain else {}),
@@ -122,7 +120,6 @@ def make_clip(
     attribute = Attribute(name=prompts.attribute, classes=tuple(prompts.classes))
     threshold = float(prompts.undetermined)
     known: dict[str, Any] = {"temperature": float(prompts.temperature), "threshold": threshold}
-    known |= {"confusions": {}, "default_split": ""}
     metrics: dict[str, Any] = {}
     if data is not None:
         check_classes(attribute, data)
@@ -132,14 +129,10 @@ def make_clip(
         known, metrics = _judged([logits], data, [split], [groups], WIDE, abstain, otherwise=threshold)
     save_classifier(
         folder,
-        "clip",
-        {"backbone": backbone_facts(prompts.spec, backbone)},
+        _card("clip", prompts.name, attribute, **known),
+        {"input_size": backbone.input_size, "backbone": backbone_facts(prompts.spec, backbone)},
         {"weight": weight, "bias": bias},
-        input_size=backbone.input_size,
-        name=prompts.name,
-        attribute=attribute,
-        **known,
-        provenance={
+        {
             "prompts": prompts.facts(),
             "metrics": metrics,
             **({"abstain": str(abstain)} if abstain else {}),
@@ -148,6 +141,12 @@ def make_clip(
         },
     )
     return folder
+
+
+def _card(kind: str, name: str, attribute: Attribute, **known: Any) -> Card:
+    """The card of a new classifier; with a threshold, `undetermined` follows the classes of the attribute."""
+    classes = (*attribute.classes, UNDETERMINED) if known["threshold"] else attribute.classes
+    return Card(kind=kind, name=name, attribute=replace(attribute, classes=classes), **known)
 
 
 def _judged(

@@ -19,8 +19,7 @@ from fairsims.classifiers.base import AttributeClassifier, Confusion, IntArray, 
 from fairsims.classifiers.checkpoints import FORMAT, embedded_classifiers, load_classifier, trainer_of
 from fairsims.classifiers.evaluation import HeldOut, Say, assign_folds, check_classes, measured, out_of_fold
 from fairsims.classifiers.kinds import KINDS
-from fairsims.classifiers.labelled import Labelled, groups_of
-from fairsims.classifiers.seen import seen_by
+from fairsims.classifiers.labelled import Labelled, groups_of, seen_by
 from fairsims.classifiers.trainer import Trainer
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json
@@ -146,9 +145,8 @@ def _write(
     if folder is not None:
         config = read_json(out / "config.json")
     else:
-        known = {k: v for k, v in classifier.facts().items() if k in ("kind", "name", "attribute", "classes", "digest")}
-        config = {"format": FORMAT, **known, "default_split": "", **classifier.keep(out)}
-    config["confusions"] = config.get("confusions", {}) | {confusion.split: confusion.to_json()}
+        config = {"format": FORMAT, **classifier.card.to_json(), "digest": classifier.digest, **classifier.keep(out)}
+    config["confusions"] = config["confusions"] | {confusion.split: confusion.to_json()}
     config["metrics"] = config.get("metrics", {}) | {confusion.split: metrics}
     config["default_split"] = confusion.split if default else config["default_split"] or confusion.split
     write_json(out / "config.json", config)

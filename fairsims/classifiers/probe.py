@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from fairsims.classifiers.backbones import backbone_facts, open_backbone, read_features
 from fairsims.classifiers.base import AttributeClassifier, IntArray, Tally
-from fairsims.classifiers.labelled import Labelled
-from fairsims.classifiers.seen import seen_by
+from fairsims.classifiers.labelled import Labelled, seen_by
 from fairsims.classifiers.trainer import WIDE, Fitted, Load, Prepared
 from fairsims.errors import InputError
 from fairsims.options import check_fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,19 +81,19 @@ def named(spec: str) -> TableClassifier | None:
     return read_table(spec) if spec.partition("#")[0].lower().endswith(SUFFIXES) else None
 
 
-def open_table(folder: Path, config: Mapping[str, Any], known: Mapping[str, Any], load: object) -> TableClassifier:
+def open_table(folder: Path, config: Mapping[str, Any], card: Card, load: object) -> TableClassifier:
     """The copy of a table in a folder that it was measured into."""
-    return read_table(f"{folder / config['table']}#{config['attribute']}", **known)
+    return read_table(f"{folder / config['table']}#{config['attribute']}", card)
 
 
-def read_table(spec: str | Path, **card: Any) -> TableClassifier:
+def read_table(spec: str, card: Card | None = None) -> TableClassifier:
     """`labels.csv` or `labels.parquet`; `labels.csv#gender` picks one of several attributes.
 
     The table has `seed` or `file_name`, and a column of class names (`gender`; an empty cell is `undetermined`) or
-    probability columns (`gender.man`, `gender.woman`). `card` gives what a folder knows beside (name, confusions).
+    probability columns (`gender.man`, `gender.woman`). `card` is that of a folder, digests excepted.
     Raises InputError naming the file, and the row where there is one.
     """
-    place, _, attribute = str(spec).partition("#")
+    place, _, attribute = spec.partition("#")
     path = Path(place)
     table = tables.read_table(path)
     key = next((k for k in KEYS if k in table.columns), None)
@@ -110,14 +111,12 @@ def read_table(spec: str | Path, **card: Any) -> TableClassifier:
     if attribute not in names:
         raise InputError(f"{path} has no labels for {attribute!r}{closest(attribute, names)}")
     classes, values = _values(table, attribute, path)
-    details = {
-        "name": path.stem,
-        "kind": "table",
-        "attribute": Attribute(name=attribute, classes=classes),
-        "digest": sha256_json(["table", sha256_file(path), attribute, list(classes)]),
-        "weights_digest": sha256_file(path),
-    }
-    return TableClassifier(Card(**{**details, **card}), path, key, {k: i for i, k in enumerate(ids)}, values)
+    found = Attribute(name=attribute, classes=classes)
+    own = sha256_file(path)
+    digest = sha256_json(["table", own, attribute, list(classes)])
+    card = card or Card(name=path.stem, kind="table", attribute=found)
+    card = replace(card, attribute=found, digest=digest, weights_digest=own)
+    return TableClassifier(card, path, key, {k: i for i, k in enumerate(ids)}, values)
 
 
 def _values(table: pd.DataFrame, attribute: str, path: Path) -> tuple[tuple[str, ...], FloatRows]:

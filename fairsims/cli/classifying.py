@@ -130,8 +130,8 @@ def make_clip(
 ) -> None:
     """A zero-shot open_clip classifier of prompts in TOML; labelled images calibrate and measure it."""
     from fairsims.classifiers import making
+    from fairsims.classifiers.clip import read_prompts
     from fairsims.classifiers.evaluation import HeldOut
-    from fairsims.classifiers.prompts import read_prompts
 
     words = read_prompts(prompts)
     split, found = HeldOut.parse(group_by, near_duplicates=options["near_duplicates"]), None

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fairsims.classifiers import Confusion, classifier_for, load_classifier
+from fairsims.classifiers.base import Card
 from fairsims.classifiers.checkpoints import embedded_classifiers, save_classifier, trainer_of
 from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
-from fairsims.classifiers.labelled import Labelled, labelled
+from fairsims.classifiers.labelled import Labelled, labelled, seen_by
 from fairsims.classifiers.networks import ConvNet, NetworkConfig
-from fairsims.classifiers.seen import seen_by
 from fairsims.data import Attribute, open_dataset
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file
@@ -27,19 +27,16 @@ from fairsims.files import read_json, sha256_file
 def save(folder: Path, *, seed: int = 0, temperature: float = 1.5) -> Path:
     torch.manual_seed(seed)
     config = NetworkConfig(input_size=8, channels=1, classes=2, widths=(4, 8))
-    save_classifier(
-        folder,
-        "cnn",
-        {"network": asdict(config)},
-        ConvNet(config).state_dict(),
-        input_size=8,
+    card = Card(
+        kind="cnn",
         name="tiny",
         attribute=Attribute(name="parity", classes=("even", "odd")),
         temperature=temperature,
         confusions={"variant": Confusion(counts=((9, 1), (2, 8)), split="variant", description="d")},
         default_split="variant",
-        provenance={"recipe": {"kimg": 1}},
     )
+    tensors = ConvNet(config).state_dict()
+    save_classifier(folder, card, {"input_size": 8, "network": asdict(config)}, tensors, {"recipe": {"kimg": 1}})
     return folder
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from fairsims.classifiers import AttributeClassifier, load_classifier
 from fairsims.classifiers.abstention import Abstention
 from fairsims.classifiers.backbones import open_backbone
+from fairsims.classifiers.clip import Prompts, read_prompts
 from fairsims.classifiers.evaluation import HeldOut
 from fairsims.classifiers.labelled import labelled
 from fairsims.classifiers.making import make_clip
-from fairsims.classifiers.prompts import Prompts, read_prompts
 from fairsims.cli import main
 from fairsims.data import open_dataset
 from fairsims.errors import InputError

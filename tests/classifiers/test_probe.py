@@ -16,11 +16,10 @@ from fairsims.classifiers import load_classifier
 from fairsims.classifiers.backbones import open_backbone
 from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
-from fairsims.classifiers.labelled import labelled
+from fairsims.classifiers.labelled import labelled, seen_by
 from fairsims.classifiers.making import build_classifier
+from fairsims.classifiers.networks import TorchvisionConfig, TorchvisionNet, load_trunk
 from fairsims.classifiers.probe import ProbeTrainer
-from fairsims.classifiers.seen import seen_by
-from fairsims.classifiers.torchvision_nets import TorchvisionConfig, TorchvisionNet, load_trunk
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.data import open_dataset
 from fairsims.errors import InputError
