@@ -405,14 +405,12 @@ def test_an_embedded_data_set_is_a_source(digits: ImageDataset) -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (png(GREY.astype(np.uint16) * 256), "16-bit"),
-        (png(GREY, "RGBA"), "8-bit RGBA; expected 8-bit grey"),
-        (png(GREY, "RGB"), "8x8 with 3 channels; expected 8x8 with 1 like a.png"),
-        (png(np.zeros((9, 9), dtype=np.uint8)), "9x9 with 1 channels; expected 8x8 with 1 like a.png"),
-        (png(np.zeros((8, 9), dtype=np.uint8)), "9x8; expected square"),
+        (png(np.zeros((8, 8, 4), dtype=np.uint8)), "transparent pixels; expected opaque"),
+        (png(np.zeros((9, 9), dtype=np.uint8)), "1 of 9x9 .*; expected squares of one size"),
+        (png(np.zeros((8, 9), dtype=np.uint8)), "1 of 9x8 .*; expected squares of one size"),
         (b"no image", "not an image"),
     ],
-    ids=["16-bit", "rgba", "rgb", "larger", "oblong", "text"],
+    ids=["clear", "larger", "oblong", "text"],
 )
 def test_a_folder_with_one_odd_image_is_refused(tmp_path: Path, second: bytes, message: str) -> None:
     (tmp_path / "a.png").write_bytes(png(GREY))

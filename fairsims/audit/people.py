@@ -13,8 +13,9 @@ import pandas as pd
 from fairsims.audit.facts import SIDES, Side
 from fairsims.data import Attribute, ImageDataset
 from fairsims.data.attributes import UNDETERMINED
+from fairsims.data.names import Names, class_name, identity
 from fairsims.data.sources import ImageSource
-from fairsims.data.tables import read_table
+from fairsims.data.tables import no_column, read_table
 from fairsims.errors import InputError, closest
 from fairsims.files import sha256_file
 from fairsims.pools import Pool
@@ -56,10 +57,7 @@ def read_people_labels(
         table = read_table(path).astype(object).fillna("").astype(str)
         present = [a for a in attributes if a.name in table]
         if not present:
-            raise InputError(
-                f"{path} has the columns {_listed(table)}; expected one named {' or '.join(found)}; name the column "
-                "of the labels after the attribute"
-            )
+            raise no_column([str(c) for c in table], next(iter(found)), path)
         for owner, rows, places in _owned(table, path, side, sources):
             if OWNER not in table and owners.setdefault(sha256_file(path), owner) != owner:
                 raise InputError(
@@ -158,18 +156,23 @@ def _places(table: pd.DataFrame, path: Path, source: ImageSource) -> IntArray:
             f"of {source.name} apart"
         )
     column, ids = next(iter(known.items()))
-    values = table[column].str.strip().str.removeprefix("./")
-    twice = values[values.duplicated()]
-    if len(twice):
-        raise InputError(f"{path} labels {column} {twice.iloc[0]} twice; expected one row for each image")
-    place = {v: i for i, v in enumerate(ids)}
-    unknown = values[~values.isin(place)]
-    if len(unknown):
+    images = Names(ids)
+    values = [identity(v) if column == "seed" else str(v) for v in table[column]]
+    places = [images.find(v) for v in values]
+    unknown = [v for v, place in zip(values, places, strict=True) if place is None]
+    if unknown:
         raise InputError(
-            f"{path} names {column} {unknown.iloc[0]!r}, which is not in {source.name} ({len(unknown)} of "
-            f"{len(values)} are not); give the labels of these images"
+            f"{path} names {column} {unknown[0]!r}, which is not in {source.name} ({len(unknown)} of {len(values)} are "
+            f"not){images.hint(unknown[0]) if column == 'file_name' else ''}; give the labels of these images"
         )
-    return np.array([place[v] for v in values], dtype=np.int64)
+    twice = next((v for k, v in enumerate(values) if places[k] in places[:k]), None) if _repeats(places) else None
+    if twice is not None:
+        raise InputError(f"{path} labels {column} {twice} twice; expected one row for each image")
+    return np.array(places, dtype=np.int64)
+
+
+def _repeats(places: Sequence[int | None]) -> bool:
+    return len(set(places)) < len(places)
 
 
 def _listed(table: pd.DataFrame) -> str:
@@ -195,7 +198,7 @@ def _identifiers(source: ImageSource, column: str) -> list[str] | None:
 
 
 def _labels(rows: pd.DataFrame, places: IntArray, attribute: Attribute, path: Path) -> PeopleLabels | None:
-    values = rows[attribute.name].str.strip()
+    values = rows[attribute.name].map(class_name)
     given = (values != "").to_numpy()
     # People may find that nobody can tell, whether or not the classifier can.
     known = list(dict.fromkeys([*attribute.classes, UNDETERMINED]))

@@ -14,15 +14,16 @@ from torch import Tensor
 from fairsims.classifiers.base import AttributeClassifier, Card, FloatRows, Tally
 from fairsims.data import tables
 from fairsims.data.attributes import UNDETERMINED, Attribute, sorted_classes
+from fairsims.data.names import Names, alike, class_name, identity
 from fairsims.data.sources import ImageSource
-from fairsims.errors import InputError, closest
+from fairsims.errors import InputError
 from fairsims.files import atomic, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = ("seed", "file_name")
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class TableClassifier(AttributeClassifier):
@@ -47,15 +48,28 @@ class TableClassifier(AttributeClassifier):
 
         Raises InputError naming an image that the table does not have: none is ever left out.
         """
-        keys = [tables.identity(i) for i in images.ids]
-        missing = [k for k in keys if k not in self.rows]
+        keys = [identity(i) for i in images.ids]
+        rows = self.rows if all(k in self.rows for k in keys) else self._by_name(keys)
+        missing = [k for k in keys if k not in rows]
         if missing:
             more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise InputError(
                 f"{self.name} has no row for {self.key} {missing[0]}{more}; expected all {len(keys)} images; "
                 "add them, with the class undetermined where none can be told"
             )
-        return self.values[[self.rows[k] for k in keys]]
+        return self.values[[rows[k] for k in keys]]
+
+    def _by_name(self, keys: list[str]) -> dict[str, int]:
+        """Row of each image that the table names, be it by an absolute path."""
+        known, rows = Names(keys), dict(self.rows)
+        for name, row in self.rows.items():
+            place = known.find(name)
+            if place is not None and rows.setdefault(keys[place], row) != row:
+                raise InputError(
+                    f"{self.name} has two rows for {self.key} {keys[place]}, one of them {name}; expected one row per "
+                    "image; mend it"
+                )
+        return rows
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Raises InputError: a table knows images by identity only."""
@@ -96,20 +110,18 @@ def read_table(spec: str, card: Card | None = None) -> TableClassifier:
     place, _, attribute = spec.partition("#")
     path = Path(place)
     table = tables.read_table(path)
-    key = next((k for k in KEYS if k in table.columns), None)
-    if key is None:
-        raise InputError(f"{path} has columns {list(table.columns)}; expected seed or file_name among them; add it")
-    ids = [tables.identity(v) for v in table[key]]
+    key = tables.key_column(table, path, KEYS)
+    ids = [identity(v) for v in table[key]]
     twice = next((v for v, n in zip(*np.unique(ids, return_counts=True), strict=True) if n > 1), None)
-    if not ids or twice is not None:
-        raise InputError(f"{path} has {f'{key} {twice} twice' if ids else 'no row'}; expected a row per image; mend it")
+    if twice is not None:
+        raise InputError(f"{path} has {key} {twice} twice; expected a row per image; mend it")
     columns = [c for c in table.columns if c not in KEYS]
     names = list(dict.fromkeys(str(c).split(".")[0] for c in columns))
     if not attribute and len(names) != 1:
         raise InputError(f"{path} has label columns {names or 'of no name'}; expected one attribute; say {path}#NAME")
     attribute = attribute or names[0]
     if attribute not in names:
-        raise InputError(f"{path} has no labels for {attribute!r}{closest(attribute, names)}")
+        raise tables.no_column(names, attribute, path)
     classes, values = _values(table, attribute, path)
     found = Attribute(name=attribute, classes=classes)
     own = sha256_file(path)
@@ -137,8 +149,13 @@ def _values(table: pd.DataFrame, attribute: str, path: Path) -> tuple[tuple[str,
             )
         values = values / values.sum(axis=1, keepdims=True)
     else:
-        named = table[attribute].fillna(UNDETERMINED).astype(str)
+        named = table[attribute].fillna(UNDETERMINED).map(class_name)
         classes = sorted_classes(named)
+        if (same := alike(classes)) is not None:
+            raise InputError(
+                f"{path} has {attribute} classes {' and '.join(map(repr, same))}, which differ by case or spaces only; "
+                "expected one spelling; mend the labels"
+            )
         values = np.eye(len(classes))[[classes.index(v) for v in named]]
     if len(classes) < 2 or UNDETERMINED in classes[:-1]:
         raise InputError(f"{path} has {attribute} classes {list(classes)}; expected two or more, undetermined last")

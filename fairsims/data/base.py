@@ -11,10 +11,13 @@ import torch
 
 from fairsims.data.ahead import read_ahead
 from fairsims.data.attributes import Attribute
+from fairsims.data.names import alike
 from fairsims.errors import InputError, closest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fairsims.data.survey import Found
 
     Indices = Sequence[int] | np.ndarray[tuple[int, ...], np.dtype[np.integer]]
     Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -69,8 +72,8 @@ class ImageDataset:
 
     `name` is for people, `digest` (SHA-256 hex) stands for the content; `table` has one row per image and text
     columns, NaN where a label is missing; `attributes` says which of the columns are attributes and orders their
-    classes; `ids` names the images `(N,)`, by row when left out. Raises InputError when a column holds a value outside
-    its attribute's classes.
+    classes; `ids` names the images `(N,)`, by row when left out; `found` says what was read of a path and what was not.
+    Raises InputError when a column holds a value outside its attribute's classes.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ImageDataset:
         table: pd.DataFrame,
         attributes: Mapping[str, Attribute],
         ids: np.ndarray | None = None,
+        found: Found | None = None,
     ) -> None:
         self.name = name
         self.digest = digest
@@ -93,6 +97,7 @@ class ImageDataset:
         self.ids = np.arange(len(table)) if ids is None else ids
         self.attributes = dict(attributes)
         self.source = source
+        self.found = found
         for attribute in self.attributes.values():
             unknown = set(table[attribute.name].dropna()) - set(attribute.classes)
             if unknown:
@@ -145,6 +150,11 @@ class ImageDataset:
         if attribute not in self.attributes:
             hint = closest(attribute, self.attributes) or "; label the images first"
             raise InputError(f"found no attribute {attribute!r} in {self.name}{hint}")
+        if (same := alike(self.attributes[attribute].classes)) is not None:
+            raise InputError(
+                f"found classes {' and '.join(map(repr, same))} of {attribute} in {self.name}, which differ by case or "
+                "spaces only; expected one spelling; mend the labels"
+            )
         place = {c: i for i, c in enumerate(self.attributes[attribute].classes)}
         return np.array([place.get(value, -1) for value in self.table[attribute]], dtype=np.int64)
 

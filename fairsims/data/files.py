@@ -3,101 +3,134 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from PIL import Image, ImageFile
-
+from fairsims.data.names import litter
+from fairsims.data.opening import MOST_BYTES
 from fairsims.errors import InputError
 from fairsims.files import sha256_file
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".pgm", ".ppm", ".pnm"),
+)
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".svg", ".psd", ".xcf", ".ai", ".eps", ".ico", ".icns", ".exr", ".hdr", ".jxl", ".tga", ".pcx"),
+    *(".dcm", ".nef", ".cr2", ".cr3", ".arw", ".dng", ".raw"),
+)
 DESCRIPTION = "dataset.json"
-METADATA = "metadata.csv"
+SHEETS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+UNREAD, OTHER, ANIMATION = "images of a format that is not read", "no image by its name", "animations"
+DEAD, AGAIN, SPECIAL = "dead links", "folders reached twice through links", "no regular files"
 
-
-def open_image(data: bytes) -> Image.Image:
-    """An encoded image, its pixels not read yet. Reading them raises OSError or SyntaxError where it is cut short.
-
-    Pillow lets a whole process read half images once any library asks for it, and weasyprint does.
-    """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    return Image.open(io.BytesIO(data))
+Passed = dict[str, list[str]]
+"""Rule -> names that were passed over by it."""
 
 
 class Files(Protocol):
     """Sorted names of images and the bytes behind each."""
 
     path: Path
-    names: tuple[str, ...]
+    names: Sequence[str]
+    labels: tuple[str, ...]
+    """Names of files that may hold labels: dataset.json and metadata, at any depth."""
+    passed: Passed
 
     def data(self, name: str) -> bytes:
-        """The encoded image, or another member such as dataset.json."""
+        """The encoded image, or a file of labels."""
         ...
 
-    def has(self, name: str) -> bool:
-        """Whether a member of this name, image or not, is there."""
+    def digest(self, images: Mapping[str, str]) -> str:
+        """SHA-256 over the content; `images` are digests by name of those images that are known."""
         ...
 
-    def digest(self) -> str:
-        """SHA-256 over the content."""
+    def without(self, names: Iterable[str]) -> None:
+        """Leave out images that turned out to be none."""
         ...
+
+
+def sort_out(members: Iterable[str], passed: Passed) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sorted names of images and of files that may hold labels; every other is passed over by a rule."""
+    names, labels = [], []
+    for name in members:
+        base = name.rpartition("/")[2]
+        suffix = os.path.splitext(base)[1].lower()
+        if rule := litter(name):
+            passed.setdefault(rule, []).append(name)
+        elif suffix in IMAGE_SUFFIXES:
+            names.append(name)
+        elif base in (DESCRIPTION, *SHEETS):
+            labels.append(name)
+        else:
+            passed.setdefault(UNREAD if suffix in UNREAD_SUFFIXES else OTHER, []).append(name)
+    return tuple(sorted(names)), tuple(sorted(labels))
 
 
 class FolderFiles:
-    """All images under a folder, names relative to it with forward slashes; hidden files are passed over."""
+    """All images under a folder and the folders linked from it, names relative to it with forward slashes."""
+
+    names: Sequence[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = (p.relative_to(path) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        self.names = tuple(sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)))
+        self.passed: Passed = {}
+        self.names, self.labels = sort_out(_walk(path, self.passed), self.passed)
 
     def data(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
-    def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
-
-    def digest(self) -> str:
+    def digest(self, images: Mapping[str, str]) -> str:
         """SHA-256 over sorted relative names and bytes of the images and the label files."""
-        labels = [name for name in (DESCRIPTION, METADATA) if self.has(name)]
-        return _digest_of_files(self.path, sorted([*self.names, *labels]))
+        return digest_of_files(self.path, sorted([*self.names, *self.labels]), images)
+
+    def without(self, names: Iterable[str]) -> None:
+        gone = set(names)
+        self.names = tuple(n for n in self.names if n not in gone)
 
 
 class ZipFiles:
     """All images in a zip, stored or compressed."""
 
+    names: Sequence[str]
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.passed: Passed = {}
         self._open: tuple[int, zipfile.ZipFile] | None = None
         try:
-            members = self._archive().namelist()
-        except zipfile.BadZipFile as error:
-            raise InputError(f"found {path} unreadable ({error}); expected an EDM zip; write it again") from None
-        self._members = frozenset(members)
-        self.names = tuple(sorted(m for m in members if m.lower().endswith(IMAGE_SUFFIXES)))
+            members = [m.filename for m in self._archive().infolist() if not m.is_dir()]
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError) as error:
+            raise InputError(f"found {path} unreadable ({error}); expected a zip; write it again") from None
+        self.names, self.labels = sort_out(members, self.passed)
+        twice = [name for name, n in Counter((*self.names, *self.labels)).items() if n > 1]
+        if twice:
+            raise InputError(f"found {twice[0]} twice in {path}; expected each name once; write the zip again")
 
     def data(self, name: str) -> bytes:
         try:
+            size = self._archive().getinfo(name).file_size
+            if size > MOST_BYTES:
+                raise InputError(
+                    f"found {name} in {self.path} to be {size:,} bytes; expected {MOST_BYTES:,} at most; leave it out"
+                )
             return self._archive().read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
             raise InputError(
                 f"found {name} in {self.path} damaged ({error}); expected a whole zip; write it again"
             ) from None
 
-    def has(self, name: str) -> bool:
-        return name in self._members
-
-    def digest(self) -> str:
+    def digest(self, images: Mapping[str, str]) -> str:
         return sha256_file(self.path)
+
+    def without(self, names: Iterable[str]) -> None:
+        gone = set(names)
+        self.names = tuple(n for n in self.names if n not in gone)
 
     def _archive(self) -> zipfile.ZipFile:
         # A forked worker shares the file offset of an inherited handle, so each process opens its own.
@@ -109,39 +142,40 @@ class ZipFiles:
         return {**self.__dict__, "_open": None}
 
 
-class ParquetFiles:
-    """Encoded images of the `image` column of Parquet shards, kept in memory still encoded; names are row numbers.
+def _walk(root: Path, passed: Passed) -> Iterator[str]:
+    """Files under a folder; links are followed, each folder is read once."""
+    seen: set[tuple[int, int]] = set()
 
-    Random reads of a Parquet row group decompress all of it, hence the memory.
-    """
+    def failed(error: OSError) -> None:
+        raise error
 
-    def __init__(self, path: Path, shards: Sequence[Path], images: pa.ChunkedArray) -> None:
-        self.path = path
-        self._shards = tuple(shards)
-        self._images = images
-        self.names = tuple(f"row {i}" for i in range(len(images)))
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=failed):
+        status = os.stat(folder)
+        at = os.path.relpath(folder, root).replace(os.sep, "/")
+        start = "" if at == "." else f"{at}/"
+        if (status.st_dev, status.st_ino) in seen:
+            passed.setdefault(AGAIN, []).append(at)
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(files):
+            full = os.path.join(folder, name)
+            try:
+                (start + name).encode()
+            except UnicodeEncodeError:
+                raise InputError(
+                    f"found {start + name!a} in {root} not named in UTF-8; expected it; rename it"
+                ) from None
+            if os.path.isfile(full):
+                yield start + name
+            else:
+                passed.setdefault(SPECIAL if os.path.exists(full) else DEAD, []).append(start + name)
 
-    def data(self, name: str) -> bytes:
-        payload = self._images[int(name.removeprefix("row "))].as_py()
-        if not payload:
-            raise InputError(
-                f"found no image bytes in {name} of {self.path}; expected the image embedded, not a path to it; "
-                "write the Parquet file with embedded images"
-            )
-        return bytes(payload)
 
-    def has(self, name: str) -> bool:
-        return name in self.names
-
-    def digest(self) -> str:
-        if self.path.is_file():
-            return sha256_file(self.path)
-        return _digest_of_files(self.path, [p.relative_to(self.path).as_posix() for p in self._shards])
-
-
-def _digest_of_files(root: Path, names: Iterable[str]) -> str:
+def digest_of_files(root: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> str:
     """SHA-256 over names and digests, each ended by a newline so that no two listings run together alike."""
     total = hashlib.sha256()
     for name in names:
-        total.update(f"{name}\n{sha256_file(root / name)}\n".encode())
+        total.update(f"{name}\n{(known or {}).get(name) or sha256_file(root / name)}\n".encode())
     return total.hexdigest()

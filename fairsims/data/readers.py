@@ -1,7 +1,7 @@
-"""Readers of datasets on disk: EDM zips and folders, image folders with metadata.csv, Parquet with an image column.
+"""Readers of datasets on disk: EDM zips and folders, images with metadata or class folders, Parquet.
 
-Nothing is decoded at opening beyond the header of each image: size, channels and bit depth are checked then, so that
-a folder that cannot be used is refused before work starts.
+Nothing is decoded at opening beyond the header of each image: size, mode and frames are checked then, so that a folder
+that cannot be used is refused before work starts.
 """
 
 from __future__ import annotations
@@ -12,193 +12,181 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fairsims.data.attributes import Attribute, sorted_classes
 from fairsims.data.base import ImageDataset
-from fairsims.data.files import DESCRIPTION, METADATA, Files, FolderFiles, ParquetFiles, ZipFiles, open_image
-from fairsims.data.tables import image_name, read_table
+from fairsims.data.files import ANIMATION, DESCRIPTION, SHEETS, Files, FolderFiles, Passed, ZipFiles, sort_out
+from fairsims.data.names import Names, alike, class_name, image_name
+from fairsims.data.opening import open_image, upright
+from fairsims.data.parquet import ParquetFiles, shards_of
+from fairsims.data.policy import ImagePolicy, Unusable
+from fairsims.data.survey import Survey, found, refused, survey
+from fairsims.data.tables import as_text, key_column, read_table
 from fairsims.errors import InputError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from fairsims.data.base import IntArray, Pixels
 
     Columns = Mapping[str, Sequence[str | None]]
 
-CHANNELS = {"L": 1, "RGB": 3}
 MAX_CLASSES = 100
 """A label column with more distinct values (captions, seeds, scores) stays in the table but is no attribute."""
 
 
 class DecodedSource:
-    """Images decoded when read and reduced by a whole factor.
+    """Images decoded when read, brought to one shape by a policy and then reduced by a whole factor.
 
     Reduction is the mean over `factor` x `factor` boxes, rounded to nearest with halves up (`PIL.Image.reduce`).
     """
 
-    def __init__(self, files: Files, *, side: int, channels: int, factor: int) -> None:
+    def __init__(self, files: Files, policy: ImagePolicy, *, shape: tuple[int, int, int], factor: int = 1) -> None:
         self.files = files
-        self.side = side
-        self.channels = channels
+        self.policy = policy
+        self.shape = shape
         self.factor = factor
 
     def images(self, indices: IntArray) -> Pixels:
-        side = self.side // self.factor
-        out = np.empty((len(indices), self.channels, side, side), dtype=np.uint8)
+        channels, side, _ = self.shape
+        out = np.empty((len(indices), channels, side // self.factor, side // self.factor), dtype=np.uint8)
         for row, i in enumerate(indices):
-            name = self.files.names[i]
-            with _opened(self.files, name, self.files.data(name)) as image:
-                try:
-                    pixels = np.asarray(image.reduce(self.factor))
-                except (OSError, SyntaxError) as error:
-                    raise _unreadable(self.files, name, error) from None
-            out[row] = pixels if self.channels == 1 else pixels.transpose(2, 0, 1)
+            out[row] = self._decoded(self.files.names[i])
         return out
 
+    def encoded(self, i: int) -> bytes:
+        """The file of an image as it is."""
+        return self.files.data(self.files.names[i])
 
-def read_path(path: Path, *, resolution: int | None = None) -> ImageDataset:
-    """The dataset at `path`, its kind told by the suffix of a file or by what a folder holds."""
+    def _decoded(self, name: str) -> Pixels:
+        try:
+            with open_image(self.files.data(name)) as image:
+                pixels = self.policy.apply(upright(image), self.shape[0])
+        except Unusable as flaw:
+            raise refused(self.files, name, flaw) from None
+        if self.factor == 1:
+            return pixels
+        planes = [np.asarray(Image.fromarray(plane).reduce(self.factor)) for plane in pixels]
+        return np.stack(planes)
+
+
+def read_path(
+    path: Path,
+    *,
+    resolution: int | None = None,
+    policy: ImagePolicy = ImagePolicy(),
+    class_folders: str | None = None,
+) -> ImageDataset:
+    """The dataset at `path`, its kind told by the suffix of a file or by what a folder holds.
+
+    `class_folders` names an attribute whose classes are the names of the folders that the images lie in.
+    """
     if path.is_file():
-        readers = {".zip": read_edm, ".parquet": read_parquet}
-        if path.suffix.lower() not in readers:
+        kinds = {".zip": ZipFiles, ".parquet": None}
+        if path.suffix.lower() not in kinds:
             raise InputError(f"found file {path}; expected a .zip, a .parquet or a folder of images; convert it")
-        return readers[path.suffix.lower()](path, resolution=resolution)
-    edm, sheet = (path / DESCRIPTION).is_file(), (path / METADATA).is_file()
-    if edm and sheet:
-        raise InputError(f"found both {DESCRIPTION} and {METADATA} in {path}; expected one of them; remove the other")
-    if edm:
-        return read_edm(path, resolution=resolution)
-    # Images come first: their own metadata may lie beside them as Parquet.
-    if not sheet and not FolderFiles(path).names and any(path.rglob("*.parquet")):
-        return read_parquet(path, resolution=resolution)
-    return read_image_folder(path, resolution=resolution)
+        if kinds[path.suffix.lower()] is None:
+            return read_parquet(path, resolution=resolution, policy=policy)
+        files: Files = ZipFiles(path)
+    else:
+        files = FolderFiles(path)
+        others = [n for names in files.passed.values() for n in names if n.lower().endswith(".parquet")]
+        # Images come first: their own metadata may lie beside them as Parquet.
+        if not files.names and (others or any(n.endswith(".parquet") for n in files.labels)):
+            return read_parquet(path, resolution=resolution, policy=policy)
+    described = [n for n in files.labels if n.rpartition("/")[2] == DESCRIPTION]
+    sheets = [n for n in files.labels if n.rpartition("/")[2] in SHEETS]
+    if described and sheets:
+        raise InputError(f"found both {described[0]} and {sheets[0]} in {path}; expected one of them; remove the other")
+    if class_folders is not None and files.labels:
+        raise InputError(
+            f"found {files.labels[0]} in {path}, and class folders were asked for; expected one of them; "
+            "leave out --class-folders or move the file"
+        )
+    known = survey(files, policy)
+    notes: list[str] = []
+    if described:
+        columns, classes = _edm_columns(files, described)
+    elif sheets:
+        columns, classes = _sheet_columns(files, sheets), {}
+    elif class_folders is not None:
+        columns, classes = {class_folders: _folder_classes(files)}, {}
+    else:
+        columns, classes = {}, {}
+        notes += _folder_hint(files)
+    return _dataset(files, known, columns, classes, resolution=resolution, policy=policy, notes=notes)
 
 
 def read_edm(path: Path, *, resolution: int | None = None) -> ImageDataset:
-    """An EDM zip or folder: images, and dataset.json with `labels` (whole numbers or one-hot vectors) or none.
+    """An EDM zip or folder, as `read_path`.
 
-    EDM ignores other keys of dataset.json; here they name things when present: `attribute` (name of the label, else
-    "label"), `classes` (its class names, else the numbers), `columns` ({name: values in the order of `labels`}) and
-    `attributes` ({column: ordered classes}).
+    EDM reads `labels` of dataset.json (whole numbers or one-hot vectors) and ignores other keys; here they name things
+    when present: `attribute` (name of the label, else "label"), `classes` (its class names, else the numbers),
+    `columns` ({name: values in the order of `labels`}) and `attributes` ({column: ordered classes}).
     """
-    files = FolderFiles(path) if path.is_dir() else ZipFiles(path)
-    text = files.data(DESCRIPTION) if files.has(DESCRIPTION) else b"{}"
-    where = f"{DESCRIPTION} of {path}"
-    try:
-        description = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"found {where} unreadable ({error}); expected JSON; write it again") from None
-    if not isinstance(description, dict):
-        raise InputError(f"found a {type(description).__name__} in {where}; expected an object with 'labels'; mend it")
-    columns: dict[str, list[str | None]] = {}
-    classes: dict[str, tuple[str, ...]] = {}
-    if description.get("labels") is not None:
-        listed, numbers = _edm_labels(description["labels"], where)
-        order = _row_order(listed, files, where)
-        attribute = description.get("attribute", "label")
-        names = tuple(map(str, description.get("classes", range(max(numbers, default=0) + 1))))
-        if numbers and not 0 <= min(numbers) <= max(numbers) < len(names):
-            raise InputError(
-                f"found labels {min(numbers)} to {max(numbers)} in {where}; expected 0 to {len(names) - 1}; mend it"
-            )
-        given = {**description.get("columns", {}), attribute: [names[n] for n in numbers]}
-        for column, values in given.items():
-            if not isinstance(values, list) or len(values) != len(order):
-                raise InputError(
-                    f"found column {column!r} of {where} not to be {len(order)} values; expected one per label; mend it"
-                )
-            columns[column] = [None if values[k] is None else str(values[k]) for k in order]
-        ordered = description.get("attributes", {})
-        classes = {**{c: tuple(v) for c, v in ordered.items() if c in columns}, attribute: names}
-    return _dataset(files, columns, classes, resolution)
+    return read_path(path, resolution=resolution)
 
 
-def read_image_folder(path: Path, *, resolution: int | None = None) -> ImageDataset:
-    """A folder of images, nested or not, and metadata.csv: `file_name` and a column per label; no file, no labels.
-
-    An empty cell is a missing label. Classes are sorted.
-    """
-    files = FolderFiles(path)
-    if not files.has(METADATA):
-        return _dataset(files, {}, {}, resolution)
-    where = f"{path / METADATA}"
-    sheet = read_table(path / METADATA)
-    if "file_name" not in sheet:
-        raise InputError(f"found columns {list(sheet)} in {where}; expected 'file_name' among them; add it")
-    order = _row_order([image_name(n) for n in sheet["file_name"]], files, where)
-    labels = sheet.drop(columns="file_name").iloc[order]
-    columns = {str(c): [v if isinstance(v, str) else None for v in labels[c]] for c in labels}
-    return _dataset(files, columns, {}, resolution)
-
-
-def read_parquet(path: Path, *, resolution: int | None = None) -> ImageDataset:
+def read_parquet(path: Path, *, resolution: int | None = None, policy: ImagePolicy = ImagePolicy()) -> ImageDataset:
     """A Parquet file, or a folder of shards in order of name, with the Hugging Face `image` struct of bytes and path.
 
     Text, whole-number and boolean columns are labels; a ClassLabel in the Hugging Face schema gives its names.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    # A pool keeps label tables in a folder below its shards, so what lies on top goes first.
-    shards = (sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))) if path.is_dir() else [path]
-    tables: list[pa.Table] = []
-    for shard in shards:
-        try:
-            tables.append(pq.read_table(shard, partitioning=None))
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"found {shard} unreadable ({reason}); expected Parquet; write it again") from None
-        schema = tables[-1].schema
-        kind = schema.field("image").type if "image" in schema.names else None
-        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-            raise InputError(
-                f"found columns {schema.names} in {shard}; expected 'image', a struct of bytes and path; "
-                "write it with the image feature of Hugging Face datasets"
-            )
-        if not schema.equals(tables[0].schema):
-            raise InputError(f"found other columns or types in {shard} than in {shards[0]}; expected the same; mend it")
-    table = pa.concat_tables(tables)
-    columns, classes = _parquet_labels(table)
-    payload = pc.struct_field(table["image"], "bytes")
-    return _dataset(ParquetFiles(path, shards, payload), columns, classes, resolution, ids=_parquet_ids(table))
+    passed: Passed = {}
+    members: list[str] = []
+    if path.is_dir():
+        folder = FolderFiles(path)
+        everything = [*folder.labels, *(n for names in folder.passed.values() for n in names)]
+        members = [n for n in everything if n.lower().endswith(".parquet") and not sort_out([n], {})[0]]
+        passed = {r: [n for n in names if n not in set(members)] for r, names in folder.passed.items()}
+        passed = {r: names for r, names in passed.items() if names}
+    files = ParquetFiles(path, shards_of(path, members), passed)
+    known = survey(files, policy)
+    columns, classes = files.table
+    ids = files.ids
+    kept = np.array([int(n.removeprefix("row ")) for n in files.names]) if ANIMATION in files.passed else None
+    if kept is not None:
+        columns = {c: [values[i] for i in kept] for c, values in columns.items()}
+        ids = None if ids is None else ids[kept]
+    return _dataset(files, known, columns, classes, resolution=resolution, policy=policy, ids=ids)
 
 
-def _parquet_ids(table: pa.Table) -> np.ndarray | None:
-    """What identifies the rows: whole numbers in `seed`, else the images' paths; None when neither tells all apart."""
-    import pyarrow.types as pt
-
-    found = [table["seed"]] if "seed" in table.schema.names and pt.is_integer(table.schema.field("seed").type) else []
-    if table.schema.field("image").type.get_field_index("path") >= 0:
-        found.append(table["image"].combine_chunks().field("path"))
-    for values in found:
-        if values.null_count == 0 and len(set(ids := values.to_pylist())) == len(table):
-            return np.array(ids)
-    return None
-
-
-def _parquet_labels(table: pa.Table) -> tuple[dict[str, list[str | None]], dict[str, tuple[str, ...]]]:
-    """Label columns as text, and the class names of ClassLabel columns."""
-    import pyarrow.types as pt
-
-    metadata = table.schema.metadata or {}
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+def _edm_columns(files: Files, described: Sequence[str]) -> tuple[Columns, dict[str, tuple[str, ...]]]:
+    """Labels of dataset.json, in the order of the images."""
+    where = f"{described[0]} of {files.path}"
+    if len(described) > 1:
+        raise InputError(f"found {described[0]} and {described[1]} in {files.path}; expected one; remove the other")
+    try:
+        description = json.loads(files.data(described[0]))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"found {where} unreadable ({error}); expected JSON; write it again") from None
+    if not isinstance(description, dict):
+        raise InputError(f"found a {type(description).__name__} in {where}; expected an object with 'labels'; mend it")
+    if description.get("labels") is None:
+        return {}, {}
+    listed, numbers = _edm_labels(description["labels"], where)
+    start = described[0].removesuffix(DESCRIPTION)
+    order = _row_order([(start, name) for name in listed], files, where)
+    attribute = str(description.get("attribute", "label"))
+    given_classes = description.get("classes", list(range(max(numbers, default=0) + 1)))
+    if not isinstance(given_classes, list):
+        raise InputError(f"found 'classes' of {where} to be no list; expected the names of the classes; mend it")
+    names = tuple(map(class_name, given_classes))
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(names):
+        raise InputError(
+            f"found labels {min(numbers)} to {max(numbers)} in {where}; expected 0 to {len(names) - 1}; mend it"
+        )
     columns: dict[str, list[str | None]] = {}
-    classes: dict[str, tuple[str, ...]] = {}
-    for field in table.schema:
-        kind = field.type.value_type if pt.is_dictionary(field.type) else field.type
-        if not (pt.is_string(kind) or pt.is_large_string(kind) or pt.is_integer(kind) or pt.is_boolean(kind)):
-            continue
-        values = table[field.name].to_pylist()
-        names = features.get(field.name, {}).get("names") if isinstance(features.get(field.name), dict) else None
-        if names:
-            # datasets writes -1 for an unlabelled row.
-            values = [names[v] if v is not None and 0 <= v < len(names) else None for v in values]
-            classes[field.name] = tuple(names)
-        columns[field.name] = [None if v is None else str(v) for v in values]
-    return columns, classes
+    beside, ordered = description.get("columns", {}), description.get("attributes", {})
+    if not isinstance(beside, dict) or not isinstance(ordered, dict):
+        raise InputError(f"found 'columns' or 'attributes' of {where} to be no object; expected names; mend it")
+    for column, values in {**beside, attribute: [names[n] for n in numbers]}.items():
+        if not isinstance(values, list) or len(values) != len(listed):
+            raise InputError(
+                f"found column {column!r} of {where} not to be {len(listed)} values; expected one per label; mend it"
+            )
+        columns[column] = [None if values[k] is None else class_name(values[k]) for k in order]
+    classes = {c: tuple(map(class_name, v)) for c, v in ordered.items() if c in columns and isinstance(v, list)}
+    return columns, {**classes, attribute: names}
 
 
 def _edm_labels(labels: object, where: str) -> tuple[list[str], list[int]]:
@@ -211,42 +199,102 @@ def _edm_labels(labels: object, where: str) -> tuple[list[str], list[int]]:
             label = label.index(1)
         if not isinstance(name, str) or not isinstance(label, int):
             raise InputError(
-                f"found label {json.dumps(entry)} in {where}; expected [file name, whole number or one-hot vector]; "
-                "mend it, or give several attributes as metadata.csv"
+                f"found label {json.dumps(entry)[:200]} in {where}; expected [file name, whole number or one-hot "
+                "vector]; mend it, or give several attributes as metadata.csv"
             )
         names.append(name)
         numbers.append(label)
     return names, numbers
 
 
-def _row_order(names: Sequence[str], files: Files, where: str) -> list[int]:
-    """For each image the place of its name in `names`; every image has one row and every row its image."""
-    place = {name: i for i, name in enumerate(names)}
-    if len(place) != len(names):
-        twice = next(name for i, name in enumerate(names) if place[name] != i)
-        raise InputError(f"found {twice} twice in {where}; expected each image once; remove a row")
-    there = set(files.names)
-    missing = next((name for name in names if name not in there), None)
-    if missing is not None:
-        raise InputError(f"found no image {missing} in {files.path}; expected it as {where} lists it; add or unlist it")
-    unlisted = next((name for name in files.names if name not in place), None)
+def _sheet_columns(files: Files, sheets: Sequence[str]) -> Columns:
+    """Labels of metadata.csv, .jsonl or .parquet, one in a folder, in the order of the images.
+
+    Names are relative to the folder that the table lies in. An empty cell is a missing label.
+    """
+    rows: list[tuple[str, str]] = []
+    columns: dict[str, list[str | None]] = {}
+    starts = [name.rpartition("/")[0] for name in sheets]
+    for name, start in zip(sheets, starts, strict=True):
+        where = f"{files.path / name}"
+        if starts.count(start) > 1:
+            both = [n for n, s in zip(sheets, starts, strict=True) if s == start]
+            raise InputError(f"found {both[0]} and {both[1]} in {files.path}; expected one of them; remove the other")
+        sheet = read_table(files.path / name, files.data(name))
+        key = key_column(sheet, where, ("file_name",))
+        done, n = len(rows), len(sheet)
+        rows += [(f"{start}/" if start else "", str(v)) for v in sheet[key]]
+        for column in (str(c) for c in sheet if c != key):
+            values = [None if (v := as_text(value)) is None else class_name(v) for value in sheet[column]]
+            columns[column] = columns.get(column, [None] * done) + values
+        columns = {c: values + [None] * (done + n - len(values)) for c, values in columns.items()}
+    order = _row_order(rows, files, str(files.path / sheets[0]))
+    return {c: [values[k] for k in order] for c, values in columns.items()}
+
+
+def _folder_classes(files: Files) -> list[str | None]:
+    """The folder that each image lies in, by name."""
+    loose = next((n for n in files.names if "/" not in n), None)
+    if loose is not None:
+        raise InputError(f"found {loose} in no folder of {files.path}; expected each image in its class's; move it")
+    return [class_name(n.rsplit("/", 2)[-2]) for n in files.names]
+
+
+def _folder_hint(files: Files) -> list[str]:
+    """Whether the folders look like classes."""
+    if not all("/" in n for n in files.names):
+        return []
+    names = sorted({n.rsplit("/", 2)[-2] for n in files.names})
+    if not 2 <= len(names) <= min(MAX_CLASSES, len(files.names) // 2) or all(n.isdecimal() for n in names):
+        return []
+    return [f"the folders {', '.join(names[:4])} look like classes; --class-folders ATTR reads them as labels"]
+
+
+def _row_order(rows: Sequence[tuple[str, str]], files: Files, where: str) -> list[int]:
+    """For each image the place of its row (folder, name); every image has one row and every row its image.
+
+    Rows of files that were passed over by a rule are passed over with them.
+    """
+    known = Names(files.names)
+    if known.twice is not None:
+        raise InputError(
+            f"found two images named {known.twice} in {files.path}; expected names that differ; rename one"
+        )
+    gone = Names([n for names in files.passed.values() for n in names])
+    place: dict[int, int] = {}
+    for k, (start, name) in enumerate(rows):
+        i = known.find(start + image_name(name)) if not image_name(name).startswith("/") else None
+        i = known.find(name) if i is None else i
+        if i is None:
+            if gone.find(start + name) is not None or gone.find(name) is not None:
+                continue
+            raise InputError(
+                f"found no image {name} in {files.path}; expected it as {where} lists it{known.hint(name)}"
+            )
+        if i in place:
+            raise InputError(f"found {name} twice in {where}; expected each image once; remove a row")
+        place[i] = k
+    unlisted = next((files.names[i] for i in range(len(files.names)) if i not in place), None)
     if unlisted is not None:
         raise InputError(f"found no row for {unlisted} in {where}; expected one for each image; add it")
-    return [place[name] for name in files.names]
+    return [place[i] for i in range(len(files.names))]
 
 
 def _dataset(
     files: Files,
+    known: Survey,
     columns: Columns,
     classes: Mapping[str, tuple[str, ...]],
-    resolution: int | None,
     *,
+    resolution: int | None,
+    policy: ImagePolicy,
     ids: np.ndarray | None = None,
+    notes: Sequence[str] = (),
 ) -> ImageDataset:
     """The dataset over checked `files`; a column without given classes is an attribute when its values are few."""
     import pandas as pd
 
-    side, channels = _shape(files)
+    channels, side, _ = known.shape
     wanted = side if resolution is None else resolution
     if wanted < 1 or side % wanted:
         possible = ", ".join(str(side // k) for k in range(1, side + 1) if side % k == 0 and side // k >= 4)
@@ -254,67 +302,26 @@ def _dataset(
             f"found images of {side}x{side} in {files.path} for resolution {wanted}; expected one of {possible}; "
             "choose one, or resize the files"
         )
-    source = DecodedSource(files, side=side, channels=channels, factor=side // wanted)
     table = pd.DataFrame(
         {c: [np.nan if v is None else v for v in values] for c, values in columns.items()},
         index=range(len(files.names)),
         dtype=object,
     )
-    attributes = {}
+    attributes, said = {}, list(notes)
     for column in columns:
-        known = classes.get(column) or sorted_classes(table[column].dropna())
-        if column in classes or 0 < len(known) <= MAX_CLASSES:
-            attributes[column] = Attribute(name=column, classes=known)
+        names = classes.get(column) or sorted_classes(table[column].dropna())
+        if column in classes or 0 < len(names) <= MAX_CLASSES:
+            attributes[column] = Attribute(name=column, classes=names)
+            if (same := alike(names)) is not None:
+                said.append(f"the classes {' and '.join(map(repr, same))} of {column} differ by case or spaces only")
     return ImageDataset(
         name=files.path.stem,
-        digest=files.digest(),
+        digest=known.digest,
         resolution=wanted,
         channels=channels,
-        source=source,
+        source=DecodedSource(files, policy, shape=known.shape, factor=side // wanted),
         table=table,
         attributes=attributes,
         ids=np.array(files.names) if ids is None else ids,
+        found=found(files, known, policy, said),
     )
-
-
-def _shape(files: Files) -> tuple[int, int]:
-    """Side and channels that all images share, from their headers."""
-    if not files.names:
-        raise InputError(f"found no images in {files.path}; expected PNG or JPEG files; check the path")
-    shape: tuple[int, int] | None = None
-    for name in files.names:
-        data = files.data(name)
-        with _opened(files, name, data) as image:
-            (width, height), mode = image.size, image.mode
-        found = f"{name} in {files.path}"
-        depth = _bit_depth(data)
-        if mode not in CHANNELS or depth != 8:
-            raise InputError(f"found {found} to be {depth}-bit {mode}; expected 8-bit grey (L) or RGB; convert it")
-        if width != height:
-            raise InputError(f"found {found} to be {width}x{height}; expected square images; crop it")
-        if shape is None:
-            shape = (width, CHANNELS[mode])
-        if (width, CHANNELS[mode]) != shape:
-            raise InputError(
-                f"found {found} to be {width}x{height} with {CHANNELS[mode]} channels; "
-                f"expected {shape[0]}x{shape[0]} with {shape[1]} like {files.names[0]}; make all images alike"
-            )
-    assert shape is not None
-    return shape
-
-
-def _bit_depth(data: bytes) -> int:
-    """Bits per sample; Pillow reads 16-bit RGB as if it were 8-bit, so PNG's own header is asked (IHDR, byte 24)."""
-    return data[24] if data.startswith(b"\x89PNG") else 8
-
-
-def _opened(files: Files, name: str, data: bytes) -> Image.Image:
-    try:
-        return open_image(data)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise _unreadable(files, name, error) from None
-
-
-def _unreadable(files: Files, name: str, error: Exception) -> InputError:
-    reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"found {name} in {files.path} unreadable ({reason}); expected a whole image; replace it")

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fairsims.data.ahead import READERS, read_ahead
 from fairsims.data.base import HeldSource, ImageDataset
-from fairsims.data.files import open_image
+from fairsims.data.opening import open_image
+from fairsims.data.policy import Unusable
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json
 
@@ -94,7 +95,7 @@ class Pool:
     def _pixels(self, i: int, group: int) -> np.ndarray:
         try:
             pixels = decode_png(self._pngs(group)[int(i - self._ends[group])].as_py())
-        except (OSError, SyntaxError, TypeError) as e:
+        except (OSError, SyntaxError, TypeError, Unusable) as e:
             why = f"unreadable ({e}); delete its shard and generate it again"
         else:
             if pixels.shape == self.shape and pixels.dtype == np.uint8:

@@ -105,7 +105,7 @@ def test_a_file_may_say_which_images_were_looked_at(tmp_path: Path, digits_pool:
         ({"seed": [0, 99], "parity": ["even", "odd"]}, r"names seed '99', which is not in .* \(1 of 2 are not\)"),
         ({"seed": [0, 1], "parity": ["even", "od"]}, "has parity 'od'; did you mean 'odd'"),
         ({"seed": [0, 0], "parity": ["even", "odd"]}, "labels seed 0 twice"),
-        ({"seed": [0, 1], "pairity": ["even", "odd"]}, "has the columns seed, pairity; expected one named parity"),
+        ({"seed": [0, 1], "pairity": ["even", "odd"]}, "has no labels for 'parity'; did you mean 'pairity'"),
         ({"image": [0, 1], "parity": ["even", "odd"]}, "expected file_name or seed to tell the images"),
     ],
 )

@@ -91,7 +91,7 @@ def test_columns_of_probabilities_by_file_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"id": [1], "gender": ["man"]}, "expected seed or file_name"),
+        ({"id": [1], "gender": ["man"]}, "expected 'seed' or 'file_name'"),
         ({"seed": [1, 1], "gender": ["man", "woman"]}, "seed 1 twice"),
         ({"seed": [], "gender": []}, "no row"),
         ({"seed": [1, 2]}, "of no name"),
