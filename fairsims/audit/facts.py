@@ -237,6 +237,14 @@ class Method:
     """How the model was retargeted."""
 
     mode: str | None = None
+    direction: str | None = None
+    """complement: from the auxiliary to the base; paired: from it to a second auxiliary."""
+    replaced: Count | None = None
+    """paired: images in which the second's set differs."""
+    unmatched: Count | None = None
+    """Of these, the images that differ in another attribute, too."""
+    alike_in: tuple[str, ...] = ()
+    """paired: attributes in which the two sets are alike."""
     strength: float | None = None
     expected_share: float | None = None
     planned_omega: float | None = None

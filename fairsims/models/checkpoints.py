@@ -22,10 +22,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     meta = read_meta(folder)
     if meta.get("class") != "SIMSGuidance":
         return read_network(folder, name=str(path))
-    base, aux = map(open_checkpoint, _guided_parts(folder, meta))
+    base, aux, *more = map(open_checkpoint, _guided_parts(folder, meta))
     omega, interval = meta["config"]["omega"], meta["config"]["interval"]
-    guided = SIMSGuidance(base.network, aux.network, omega, interval=interval).eval()
-    digest = guided_digest(base.digest, aux.digest, omega, interval)
+    positive, positive_digest = (more[0].network, more[0].digest) if more else (None, None)
+    guided = SIMSGuidance(base.network, aux.network, omega, interval=interval, positive=positive).eval()
+    digest = guided_digest(base.digest, aux.digest, omega, interval, positive_digest)
     return Checkpoint(name=str(path), denoiser=guided, digest=digest, recipe=dict(meta.get("recipe") or {}))
 
 
@@ -60,9 +61,10 @@ def _assets() -> Path:
     return Path(str(importlib.resources.files("fairsims") / "assets" / "models"))
 
 
-def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> tuple[str | Path, str | Path]:
+def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> list[str | Path]:
+    """Base, auxiliary and, of a paired contrast, the positive one."""
     config = meta.get("config")
     if not isinstance(config, dict) or not {"base", "aux", "omega", "interval"} <= config.keys():
         raise InputError(f"{folder}/config.json does not describe a guided pair of networks; restore it")
-    base, aux = (folder / p if (folder / p).is_dir() else p for p in (config["base"], config["aux"]))
-    return base, aux
+    parts = [config[name] for name in ("base", "aux", "positive") if name in config]
+    return [folder / p if (folder / p).is_dir() else p for p in parts]

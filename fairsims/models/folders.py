@@ -46,13 +46,15 @@ def save_guided(
     omega: float,
     *,
     interval: tuple[float, float] | None = None,
+    positive: str | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write SIMS guidance as a checkpoint folder that names its two networks.
+    """Write SIMS guidance as a checkpoint folder that names its networks.
 
-    `base` and `aux` are names of embedded models, absolute paths or paths relative to `folder`.
+    `base`, `aux` and `positive` are names of embedded models, absolute paths or paths relative to `folder`.
     """
-    config = {"base": base, "aux": aux, "omega": omega, "interval": interval}
+    config: dict[str, Any] = {"base": base, "aux": aux, "omega": omega, "interval": interval}
+    config |= {} if positive is None else {"positive": positive}
     write_json(
         folder / "config.json",
         {"format": FORMAT, "class": "SIMSGuidance", "config": config, "recipe": dict(recipe or {})},
@@ -183,9 +185,13 @@ def network_digest(denoiser: NetworkDenoiser) -> str:
     )
 
 
-def guided_digest(base: str, aux: str, omega: float, interval: Sequence[float] | None) -> str:
-    """The digest of a guided pair, from those of its networks."""
-    return sha256_json([base, aux, omega, None if interval is None else list(interval)])
+def guided_digest(
+    base: str, aux: str, omega: float, interval: Sequence[float] | None, positive: str | None = None
+) -> str:
+    """The digest of guidance, from those of its networks."""
+    return sha256_json(
+        [base, aux, omega, None if interval is None else list(interval), *([] if positive is None else [positive])]
+    )
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

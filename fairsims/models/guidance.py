@@ -21,21 +21,31 @@ class SIMSGuidance(Denoiser):
     affine rule because `s = (D - x) / sigma**2`. omega = 0 is the base, bit for bit, and never calls the auxiliary;
     omega = -1 is the auxiliary. Autoguidance's g is `1 + omega`.
 
-    `interval` = (lo, hi): the auxiliary is called only for sigma in [lo, hi] (Kynkäänniemi et al. 2024,
+    With `positive` the rule is D_base + omega (D_positive - D_aux), a paired contrast: what two auxiliaries of the same
+    training do alike cancels. Without, the base stands in its place, which is SIMS.
+
+    `interval` = (lo, hi): the auxiliaries are called only for sigma in [lo, hi] (Kynkäänniemi et al. 2024,
     arXiv 2404.07724); elsewhere the base alone acts.
-    Raises InputError when the two were made for images of different shape.
+    Raises InputError when they were made for images of different shape.
     """
 
     def __init__(
-        self, base: Denoiser, aux: Denoiser, omega: float, *, interval: tuple[float, float] | None = None
+        self,
+        base: Denoiser,
+        aux: Denoiser,
+        omega: float,
+        *,
+        interval: tuple[float, float] | None = None,
+        positive: Denoiser | None = None,
     ) -> None:
         super().__init__()
-        if base.shape != aux.shape:
-            raise InputError(
-                f"the base makes images of shape {base.shape}, the auxiliary of {aux.shape}; "
-                "fine-tune the auxiliary from this base"
-            )
-        self.base, self.aux, self.omega, self.interval = base, aux, float(omega), interval
+        for part in (aux, positive or aux):
+            if base.shape != part.shape:
+                raise InputError(
+                    f"the base makes images of shape {base.shape}, the auxiliary of {part.shape}; "
+                    "fine-tune the auxiliary from this base"
+                )
+        self.base, self.aux, self.positive, self.omega, self.interval = base, aux, positive, float(omega), interval
         self.img_resolution, self.img_channels = base.img_resolution, base.img_channels
         self.sigma_min, self.sigma_max = base.sigma_min, base.sigma_max
         self.label_dim = base.label_dim
@@ -44,11 +54,12 @@ class SIMSGuidance(Denoiser):
         d_base = self.base(x, sigma, labels)
         if not self.omega or not self._inside(sigma):
             return d_base
-        return d_base + self.omega * (d_base - self.aux(x, sigma, labels))
+        towards = d_base if self.positive is None else self.positive(x, sigma, labels)
+        return d_base + self.omega * (towards - self.aux(x, sigma, labels))
 
     def evaluations_at(self, sigma: float) -> int:
         both = bool(self.omega) and self._inside(torch.tensor(sigma, dtype=torch.float64))
-        return self.base.evaluations_at(sigma) + (self.aux.evaluations_at(sigma) if both else 0)
+        return sum(part.evaluations_at(sigma) for part in (self.parts if both else self.parts[:1]))
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         return self.base.round_sigma(sigma)
@@ -59,7 +70,13 @@ class SIMSGuidance(Denoiser):
 
     @precision.setter
     def precision(self, value: str) -> None:
-        self.base.precision = self.aux.precision = value
+        for part in self.parts:
+            part.precision = value
+
+    @property
+    def parts(self) -> tuple[Denoiser, ...]:
+        """The denoisers it is made of: base, auxiliary and, of a paired contrast, the positive one."""
+        return (self.base, self.aux) if self.positive is None else (self.base, self.aux, self.positive)
 
     def _inside(self, sigma: Tensor) -> bool:
         if self.interval is None:
@@ -68,14 +85,17 @@ class SIMSGuidance(Denoiser):
         return bool(((sigma >= low) & (sigma <= high)).all())
 
 
-def merge(base: D, aux: D, weight: float) -> D:
+def merge(base: D, aux: D, weight: float, positive: D | None = None) -> D:
     """One network with parameters (1 + w) theta_base - w theta_aux: an ordinary checkpoint at the base's cost.
 
-    Neon's merge (Alemohammad et al. 2025, arXiv 2510.03597), here with an auxiliary trained on a complement set. Done
-    in float64 and rounded once. Buffers are the base's. Raises InputError when the two networks differ in structure.
+    Neon's merge (Alemohammad et al. 2025, arXiv 2510.03597), here with an auxiliary trained on a complement set. With
+    `positive` theta_base + w (theta_positive - theta_aux), as in `SIMSGuidance`. Done in float64 and rounded once.
+    Buffers are the base's. Raises InputError when the networks differ in structure.
     """
     theta_base, theta_aux = dict(base.named_parameters()), dict(aux.named_parameters())
-    if {k: v.shape for k, v in theta_base.items()} != {k: v.shape for k, v in theta_aux.items()}:
+    theta_positive = theta_base if positive is None else dict(positive.named_parameters())
+    shapes = {k: v.shape for k, v in theta_base.items()}
+    if any({k: v.shape for k, v in theta.items()} != shapes for theta in (theta_aux, theta_positive)):
         raise InputError(
             "the base and the auxiliary differ in their networks; merging needs a fine-tuned copy of the base"
         )
@@ -83,5 +103,8 @@ def merge(base: D, aux: D, weight: float) -> D:
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             b, a = theta_base[name].double(), theta_aux[name].double()
-            parameter.copy_((1 + weight) * b - weight * a)
+            if positive is None:
+                parameter.copy_((1 + weight) * b - weight * a)
+            else:
+                parameter.copy_(b + weight * (theta_positive[name].double() - a))
     return merged

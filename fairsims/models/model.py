@@ -45,8 +45,10 @@ class ModelSpec:
     """Checkpoint folder, EDM snapshot (.pkl) or name of an embedded model."""
     auxiliary: str | None = None
     """Checkpoint of the auxiliary, where there is one."""
+    positive: str | None = None
+    """Checkpoint that the auxiliary is subtracted from; the base when None, as in SIMS."""
     strength: float = 0.0
-    """w: (1 + w) base - w auxiliary."""
+    """w: base + w (positive - auxiliary), which without a positive one is (1 + w) base - w auxiliary."""
     mode: str = choice("base", "merged", "guided")
     """base: as it is. merged: one network of extrapolated weights. guided: both networks at every step."""
     interval: tuple[float, float] | None = None
@@ -64,6 +66,8 @@ class ModelSpec:
         check_choices(self)
         if (self.mode == "base") != (self.auxiliary is None):
             raise ValueError(f"auxiliary is {self.auxiliary!r}; expected one for merged and guided, none for base")
+        if self.positive is not None and self.auxiliary is None:
+            raise ValueError(f"positive is {self.positive!r}; expected none without an auxiliary")
         if not (np.isfinite(self.strength) and self.strength >= 0):
             raise ValueError(f"strength is {self.strength}; expected 0 or more")
         if self.interval is not None and self.mode != "guided":
@@ -115,9 +119,15 @@ class Model(Protocol):
         """What identifies images of this model, for `pool.json`."""
 
     def retargeted(
-        self, auxiliary: str | Path, strength: float, mode: str, interval: tuple[float, float] | None = None
+        self,
+        auxiliary: str | Path,
+        strength: float,
+        mode: str,
+        interval: tuple[float, float] | None = None,
+        *,
+        positive: str | Path | None = None,
     ) -> Model:
-        """This base with an auxiliary at a strength."""
+        """This base with an auxiliary, or a pair of them, at a strength."""
 
     def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
         """Write the model as a checkpoint folder of its own."""
@@ -129,22 +139,30 @@ class Model(Protocol):
 class DenoiserModel:
     """A model of pixels: a denoiser D(x; sigma) and our solvers."""
 
-    def __init__(self, spec: ModelSpec, base: Checkpoint, auxiliary: Checkpoint | None = None) -> None:
-        """`base` and `auxiliary` are what the spec names, opened."""
-        self.spec, self.base, self.auxiliary, self.recipe = spec, base, auxiliary, base.recipe
+    def __init__(
+        self,
+        spec: ModelSpec,
+        base: Checkpoint,
+        auxiliary: Checkpoint | None = None,
+        positive: Checkpoint | None = None,
+    ) -> None:
+        """The checkpoints are what the spec names, opened."""
+        self.spec, self.base, self.auxiliary, self.positive, self.recipe = spec, base, auxiliary, positive, base.recipe
         device = engine.device()
         if auxiliary is None:
             self.denoiser = base.denoiser.to(device)
         else:
             first, second = base.network.to(device), auxiliary.network.to(device)
+            third = None if positive is None else positive.network.to(device)
             if spec.mode == "merged":
-                self.denoiser = merge(first, second, spec.strength)
+                self.denoiser = merge(first, second, spec.strength, third)
             else:
-                self.denoiser = SIMSGuidance(first, second, spec.strength, interval=spec.interval)
+                self.denoiser = SIMSGuidance(first, second, spec.strength, interval=spec.interval, positive=third)
         self.denoiser.precision = spec.precision
         if spec.compiled:
             compile_networks(self.denoiser)
         self.conditions = conditions_of(self.denoiser, self.recipe)
+        self._last: dict[str, Checkpoint] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -164,7 +182,8 @@ class DenoiserModel:
             return self.base.digest
         if isinstance(self.denoiser, NetworkDenoiser):
             return network_digest(self.denoiser)
-        return guided_digest(self.base.digest, self.auxiliary.digest, self.spec.strength, self.spec.interval)
+        third = None if self.positive is None else self.positive.digest
+        return guided_digest(self.base.digest, self.auxiliary.digest, self.spec.strength, self.spec.interval, third)
 
     def images(self, batches: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Images of each batch of seeds, `(B, C, H, W)` uint8 on the CPU. Image k depends on seed k alone.
@@ -208,30 +227,41 @@ class DenoiserModel:
     def made_by(self) -> dict[str, Any]:
         """Which networks, and what became of them: `kind` is base, auxiliary, merged or guided."""
         spec, kind = self.spec, self.recipe.get("kind")
-        facts: dict[str, Any] = {"kind": kind if kind in ("auxiliary", "target-mix", "merged", "guided") else "base"}
+        facts: dict[str, Any] = {
+            "kind": kind if kind in ("auxiliary", "positive", "target-mix", "merged", "guided") else "base"
+        }
         if self.auxiliary is not None:
             facts = {"kind": spec.mode, "base": self.base.digest, "aux": self.auxiliary.digest}
+            facts |= {"positive": self.positive.digest} if self.positive else {}
             facts |= {"strength": spec.strength} | ({"interval": list(spec.interval)} if spec.interval else {})
         facts["digest"] = self.digest
         return facts | ({"compiled": True} if spec.compiled else {})  # which rounds differently
 
     def retargeted(
-        self, auxiliary: str | Path, strength: float, mode: str, interval: tuple[float, float] | None = None
+        self,
+        auxiliary: str | Path,
+        strength: float,
+        mode: str,
+        interval: tuple[float, float] | None = None,
+        *,
+        positive: str | Path | None = None,
     ) -> DenoiserModel:
         """This base with an auxiliary at a strength: strength 0 is the base, bit for bit.
 
         Raises InputError for an auxiliary that is not a fine-tuned copy of the base, ValueError as `ModelSpec`.
         """
-        spec = replace(self.spec, auxiliary=str(auxiliary), strength=float(strength), mode=mode, interval=interval)
-        return DenoiserModel(spec, self.base, self.opened(spec))
-
-    def opened(self, spec: ModelSpec) -> Checkpoint:
-        """The auxiliary of a spec; the last one is kept, for the next strength."""
-        assert spec.auxiliary is not None
-        last: Checkpoint | None = getattr(self, "_last", None)
-        if last is None or last.name != spec.auxiliary:
-            last = self._last = open_checkpoint(spec.auxiliary)
-        return last
+        spec = replace(
+            self.spec,
+            auxiliary=str(auxiliary),
+            positive=None if positive is None else str(positive),
+            strength=float(strength),
+            mode=mode,
+            interval=interval,
+        )
+        given = [name for name in (spec.auxiliary, spec.positive) if name is not None]
+        # The last ones are kept, for the next strength.
+        self._last = {name: self._last.get(name) or open_checkpoint(name) for name in given}
+        return DenoiserModel(spec, self.base, *(self._last[name] for name in given))
 
     def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
         """Write the merged network or the guided pair as a checkpoint folder; a base as a copy of its network.
@@ -251,8 +281,17 @@ class DenoiserModel:
             save_checkpoint(folder, self.denoiser, recipe=facts)
             return
         given = Path(self.spec.base)
-        base, omega = (str(given.resolve()) if given.exists() else self.spec.base), self.spec.strength
-        save_guided(folder, base, self._place(folder), omega, interval=self.spec.interval, recipe=facts)
+        base = str(given.resolve()) if given.exists() else self.spec.base
+        assert self.spec.auxiliary is not None
+        save_guided(
+            folder,
+            base,
+            _place(self.spec.auxiliary, folder),
+            self.spec.strength,
+            interval=self.spec.interval,
+            positive=self.spec.positive and _place(self.spec.positive, folder),
+            recipe=facts,
+        )
 
     def trainable(self) -> NetworkDenoiser:
         """A copy of what is trained to make an auxiliary, on this process's device: the whole network.
@@ -265,16 +304,17 @@ class DenoiserModel:
         if self.auxiliary is None:
             return dict(self.recipe)
         facts = {"kind": self.spec.mode, "strength": self.spec.strength, "base_digest": self.base.digest}
+        facts |= {} if self.positive is None else {"positive_digest": self.positive.digest}
         return facts | self.conditions.facts()
 
-    def _place(self, folder: Path) -> str:
-        """How a guided pair in `folder` names its auxiliary: beside it relatively, so that both can be moved."""
-        assert self.spec.auxiliary is not None
-        given = Path(self.spec.auxiliary)
-        if not given.exists():
-            return self.spec.auxiliary
-        beside = given.resolve().parent == folder.resolve().parent
-        return os.path.relpath(given.resolve(), folder.resolve()) if beside else str(given.resolve())
+
+def _place(auxiliary: str, folder: Path) -> str:
+    """How guidance in `folder` names an auxiliary: beside it relatively, so that both can be moved."""
+    given = Path(auxiliary)
+    if not given.exists():
+        return auxiliary
+    beside = given.resolve().parent == folder.resolve().parent
+    return os.path.relpath(given.resolve(), folder.resolve()) if beside else str(given.resolve())
 
 
 def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any]) -> Conditions:
@@ -297,4 +337,5 @@ def open_model(spec: ModelSpec) -> DenoiserModel:
     [torch.Size([3, 1, 8, 8]), torch.Size([1, 1, 8, 8])]
     """
     base = open_checkpoint(spec.base)
-    return DenoiserModel(spec, base, None if spec.auxiliary is None else open_checkpoint(spec.auxiliary))
+    auxiliaries = [open_checkpoint(name) for name in (spec.auxiliary, spec.positive) if name is not None]
+    return DenoiserModel(spec, base, *auxiliaries)

@@ -23,6 +23,10 @@ MODES = {
     "guided": "SIMS guidance: (1 + ω)·base − ω·auxiliary at each noise level, two networks at sampling time",
     "resampled": "classifier resampling: images are generated and kept or dropped to match the target",
 }
+PAIRED = (
+    "a paired contrast: from the auxiliary to a second one in place of the base, both trained alike on sets that "
+    "differ in the targeted attribute"
+)
 MODES["sims"] = MODES["guided"]
 MEASURES = {
     "least_ratio": "least representation ratio, share over target",

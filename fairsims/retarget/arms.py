@@ -146,4 +146,4 @@ def equal_steps(model: DenoiserModel, evaluations: float) -> SamplerConfig:
 
 def sampled_by(model: DenoiserModel, sampler: SamplerConfig) -> DenoiserModel:
     """The same networks, sampled otherwise."""
-    return DenoiserModel(replace(model.spec, sampler=sampler), model.base, model.auxiliary)
+    return DenoiserModel(replace(model.spec, sampler=sampler), model.base, model.auxiliary, model.positive)

@@ -94,9 +94,14 @@ def _cost(work: Retargeting, before: Pool, after: Pool, selection: Selection | N
 
 def _method(work: Retargeting, best: Round, response: Response, candidates: Pool | None) -> Method:
     config, plan, goal = work.config, best.plan, work.goal
+    contrast = best.contrast
     generated = {} if candidates is None else _by_attribute(goal, goal.measured(work.predicted(candidates)))
     return Method(
         mode=config.mode,
+        direction=config.direction,
+        replaced=contrast.replaced if contrast else None,
+        unmatched=contrast.unmatched if contrast else None,
+        alike_in=tuple(c.attribute.name for c in work.others) if contrast else (),
         strength=response.calibration.strength,
         expected_share=response.calibration.share,
         planned_omega=plan.omega,

@@ -41,6 +41,13 @@ class RetargetConfig:
     drift: float = AuditConfig.drift
     mode: str = choice(*MODES)
     """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks (SIMS)."""
+    direction: str = choice("complement", "paired")
+    """complement: away from an auxiliary of the complement set (SIMS).
+
+    paired: away from it and towards a second one, of the same list with entries replaced by images that differ in the
+    targeted attribute alone; it moves other attributes less and costs a second fine-tune."""
+    replaced: float = 0.5
+    """Paired only: part of the entries replaced, of those that can be."""
     classifier: str | tuple[str, ...] | None = None
     """Classifier folder or embedded name, of several attributes ATTR=PATH; the one that fits by default."""
     reference: str | None = None
@@ -108,6 +115,8 @@ class RetargetConfig:
             raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 to {MAX_PILOT:,} images")
         if list(self.pilots) != sorted(self.pilots):
             raise ValueError(f"pilots is {self.pilots}; expected the smaller first: the last ones decide")
+        if not 0 < self.replaced <= 1:
+            raise ValueError(f"replaced is {self.replaced}; expected a part above 0, 1 at most")
         for name in ("batch_size", "sample_batch", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -203,6 +212,8 @@ class RetargetConfig:
             ("hold", []),
             ("drift", RetargetConfig.drift),
             ("rounds", RetargetConfig.rounds),
+            ("direction", "complement"),
+            ("replaced", RetargetConfig.replaced),
             ("schedule", RetargetConfig.schedule),
         ):
             if found[name] == default:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def stage_costs(run: Run) -> Cost:
         "before": (audited, before),
         "after": (len(Pool(candidates)) if candidates.exists() else audited, after),
         "auxiliary": (round(config["budget"] * 1000), None),
+        "positive": (round(config["budget"] * 1000), None),
     }
     # The audit itself is still running when this is written, except in a run killed just after it.
     spent = {stage: seconds for stage, seconds in run.seconds.items() if stage != "audit"}
@@ -49,13 +51,14 @@ def dry_run(work: Retargeting) -> dict[str, Any]:
     """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
     config, rate = work.config, _forwards_per_second(work)
     before = work.model.evaluations_per_image
-    # The base stands in for the auxiliary: their networks are the same.
-    after = work.model.retargeted(work.model.spec.base, 1.0, config.mode, config.interval).evaluations_per_image
+    # The base stands in for the auxiliaries: their networks are the same.
+    stand_in, paired = Path(work.model.spec.base), config.direction == "paired"
+    after = work.retargeted(stand_in, 1.0, stand_in if paired else None).evaluations_per_image
     # Of more than one round only the measured error tells whether they are needed: counted as if they were.
     forwards = {
         "pool": config.pool * before,
         # A training step costs about three forwards: one forward, and a backward of twice its work.
-        "auxiliary": work.most_rounds * round(config.budget * 1000) * 3,
+        "auxiliary": work.most_rounds * (1 + paired) * round(config.budget * 1000) * 3,
         "calibration": work.most_rounds * sum(config.pilots) * after,
         "before": config.audit * before,
         "after": config.audit * after,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,10 +43,13 @@ def prepare(config: RetargetConfig) -> Retargeting:
     digests["classifier_digest"] = classifiers[0].digest
     digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}
     digests["reference_digest"] = reference.digest if reference else None
+    others = _others(config, reference, model.image_shape)
+    digests |= {"others": {c.attribute.name: c.digest for c in others}} if others else {}
     work = Retargeting(
         config=config,
         model=model,
         classifiers=classifiers,
+        others=others,
         targets=targets,
         reference=reference,
         settings=json.loads(json.dumps(config.as_dict() | digests)),
@@ -98,6 +102,22 @@ def _classifier(config: RetargetConfig, name: str, shape: tuple[int, int, int]) 
     # Refuses images of a shape that it was not made for.
     found.probabilities(torch.zeros(1, *shape, dtype=torch.uint8))
     return found
+
+
+def _others(
+    config: RetargetConfig, reference: ImageDataset | None, shape: tuple[int, int, int]
+) -> tuple[AttributeClassifier, ...]:
+    """The classifiers at hand for what is neither targeted nor preserved: of the attributes that the real data have.
+
+    An embedded classifier of images of the same size may be for quite other ones.
+    """
+    found = []
+    for name in () if reference is None else reference.attributes:
+        with contextlib.suppress(InputError):
+            classifier = classifier_for(name, shape[1], shape[0])
+            if name not in config.names and classifier.confusions:
+                found.append(classifier)
+    return tuple(found)
 
 
 def _target(text: str, classifier: AttributeClassifier) -> Target:

@@ -19,7 +19,7 @@ from fairsims.run import PLAN, Progress, Run, read_plan, write_plan
 READY_MADE = ("pool", "before", "auxiliary")
 """What a run may take over from an earlier one or from a sweep before it begins."""
 DECIDED = (
-    *("mode", "interval", "pool", "complement_size", "omega", "cap", "floor", "pilots"),
+    *("mode", "direction", "interval", "pool", "complement_size", "omega", "cap", "floor", "pilots"),
     *("solver", "steps", "precision"),
 )
 """Settings that a plan names one by one; the digest of all of them is there too."""

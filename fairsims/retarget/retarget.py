@@ -51,7 +51,7 @@ def retarget(
             before = work.kept_images(folder / "before", work.model, None)
         with run.stage("after"):
             with engine.main_first():
-                model = work.retargeted(best.auxiliary, response.calibration.strength)
+                model = work.retargeted(best.auxiliary, response.calibration.strength, best.positive)
                 if run.main:
                     model.export(folder / work.config.mode)
             # What no strength reaches, classifier resampling adds: it keeps some of the images of more seeds.

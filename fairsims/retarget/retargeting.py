@@ -34,6 +34,7 @@ from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_poo
 from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, plan_complement
 from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.contrast import Contrast, contrast_set
 from fairsims.retarget.drawing import draw_complement, write_set
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import Selection, accept, selected_joint_shares
@@ -58,6 +59,8 @@ class Retargeting:
     """The base as it is."""
     classifiers: tuple[AttributeClassifier, ...]
     """One per attribute: first those with a target, then those preserved."""
+    others: tuple[AttributeClassifier, ...]
+    """Of attributes that are neither: a paired contrast is alike in them."""
     targets: tuple[Target, ...]
     """Of the first attributes, in order."""
     reference: ImageDataset | None
@@ -86,9 +89,10 @@ class Retargeting:
         """Fine-tunes at most: two shares are one number, which one strength serves."""
         return self.config.rounds if self.cells.size > 2 else 1
 
-    def retargeted(self, auxiliary: Path, strength: float) -> DenoiserModel:
-        """The model with the auxiliary in a folder at a strength, in the mode of the settings."""
-        return self.model.retargeted(auxiliary, strength, self.config.mode, self.config.interval)
+    def retargeted(self, auxiliary: Path, strength: float, positive: Path | None = None) -> DenoiserModel:
+        """The model with what is trained in these folders at a strength, in the mode of the settings."""
+        config = self.config
+        return self.model.retargeted(auxiliary, strength, config.mode, config.interval, positive=positive)
 
     def tuned(self, folder: Path) -> DenoiserModel:
         """The network that `fine_tune` left in `folder`, by itself."""
@@ -232,6 +236,25 @@ class Retargeting:
         with engine.main_first():
             if not path.exists():
                 write_set(path, self.pool, self.cells, self.labels(self.pool), chosen)
+
+    def draw_contrast(self, name: str, complement: np.ndarray, plan: ComplementPlan) -> Contrast:
+        """Draw what a paired contrast puts in the place of the complement set, and a table of it."""
+        of = self.labels(self.pool)
+        kinds = [label_source(self.pool, c).argmax(axis=1) for c in self.others]
+        sizes = [len(c.attribute.classes) for c in self.others]
+        cells = self.cells.probabilities(of)
+        found = contrast_set(
+            complement,
+            cells.argmax(axis=1),
+            cells.max(axis=1) >= self.config.floor ** len(of),
+            np.ravel_multi_index(kinds, sizes) if kinds else np.zeros(len(cells), dtype=np.int64),
+            self.goal.base - np.array(plan.complement),
+            replaced=self.config.replaced,
+            seed=self.config.seed,
+            names=self.cells.names,
+        )
+        self.write_set(name, found.chosen)
+        return found
 
     def fine_tune(
         self, folder: Path, chosen: np.ndarray, *, kimg: float, kind: str = "auxiliary", snapshots: Sequence[float] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from fairsims.errors import NoResponse
 from fairsims.files import write_json
 from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.complement import ComplementPlan, correct_complement
-from fairsims.retarget.retargeting import Retargeting
+from fairsims.retarget.contrast import Contrast
+from fairsims.retarget.retargeting import At, Retargeting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,10 @@ class Round:
     """Images in the complement set."""
     auxiliary: Path
     """Its checkpoint."""
+    positive: Path | None
+    """The checkpoint of a paired contrast's second auxiliary."""
+    contrast: Contrast | None
+    """And the set that it is trained on."""
     pilots: Path
     response: Response | None
     """None where the shares do not respond at all: the earlier rounds stand."""
@@ -63,13 +69,21 @@ def calibrated_rounds(work: Retargeting) -> list[Round]:
             plan = _next_plan(work, rounds[-1]) if rounds else work.first_plan()
             chosen = draw_complement_set(work, plan, numbered("complement", number))
         # Every auxiliary is trained alike from the base, so that what one answered says what the next will.
-        auxiliary, pilots = (work.run.folder / numbered(part, number) for part in ("auxiliary", "calibration"))
+        parts = ("auxiliary", "positive", "calibration")
+        auxiliary, second, pilots = (work.run.folder / numbered(part, number) for part in parts)
         with work.run.stage(auxiliary.name):
             work.fine_tune(auxiliary, chosen, kimg=work.config.budget)
+        positive, contrast, start = None, None, plan.omega
+        if work.config.direction == "paired":
+            positive = second
+            with work.run.stage(positive.name):
+                contrast = draw_positive_set(work, chosen, plan, numbered("positive", number))
+                start = plan.omega / contrast.scale
+                work.fine_tune(positive, contrast.chosen, kimg=work.config.budget, kind="positive")
         response, why = None, ""
         with work.run.stage(pilots.name):
             try:
-                response = _respond(work, auxiliary, plan, pilots)
+                response = _respond(work, partial(work.retargeted, auxiliary, positive=positive), start, pilots)
             except NoResponse as e:
                 if not rounds:
                     raise
@@ -80,6 +94,8 @@ def calibrated_rounds(work: Retargeting) -> list[Round]:
                 plan=plan,
                 size=len(chosen),
                 auxiliary=auxiliary,
+                positive=positive,
+                contrast=contrast,
                 pilots=pilots,
                 response=response,
                 why=why,
@@ -113,6 +129,16 @@ def draw_complement_set(work: Retargeting, plan: ComplementPlan, name: str) -> n
     return chosen
 
 
+def draw_positive_set(work: Retargeting, complement: np.ndarray, plan: ComplementPlan, name: str) -> Contrast:
+    """Draw the second set of a paired contrast, `name.parquet`, and write how it differs, `name.json`."""
+    found = work.draw_contrast(name, complement, plan)
+    if work.run.main:
+        content = {"size": len(found.chosen), "replaced": found.replaced, "unmatched": found.unmatched}
+        alike = [c.attribute.name for c in work.others]
+        write_json(work.run.folder / f"{name}.json", content | {"scale": found.scale, "alike_in": alike})
+    return found
+
+
 def _next_plan(work: Retargeting, last: Round) -> ComplementPlan:
     """The complement corrected by what the last round measured."""
     assert last.response is not None
@@ -122,7 +148,7 @@ def _next_plan(work: Retargeting, last: Round) -> ComplementPlan:
     return correct_complement(work.goal.base, wanted, np.array(last.plan.complement), shares, strength=strength)
 
 
-def _respond(work: Retargeting, auxiliary: Path, plan: ComplementPlan, pilots: Path) -> Response:
-    calibration = work.calibrate(lambda strength: work.retargeted(auxiliary, strength), plan.omega, pilots)
+def _respond(work: Retargeting, at: At, start: float, pilots: Path) -> Response:
+    calibration = work.calibrate(at, start, pilots)
     shares, noise = work.shares_at(calibration, pilots)
     return Response(calibration=calibration, shares=shares, noise=noise, error=work.goal.error(shares))

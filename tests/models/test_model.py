@@ -98,6 +98,29 @@ def test_retargeted_models_are_base_and_auxiliary_at_a_strength(
 
 
 @pytest.mark.parametrize("mode", ["merged", "guided"])
+def test_a_paired_contrast_is_the_base_and_the_difference_of_two(
+    base: DenoiserModel, folders: tuple[str, str], tmp_path: Path, mode: str
+) -> None:
+    # From the auxiliary to the base itself is SIMS.
+    plain, same = (images(base.retargeted(folders[1], 0.5, mode, positive=p)) for p in (None, folders[0]))
+    assert (plain.int() - same.int()).abs().max() <= 1
+    found = base.retargeted(folders[0], 0.5, mode, positive=folders[1])
+    networks = base.base.network, base.base.network, 0.5
+    third = open_model(ModelSpec(base=folders[1], sampler=SAMPLER)).base.network
+    by_hand = merge(*networks, third) if mode == "merged" else SIMSGuidance(*networks, positive=third)
+    with torch.inference_mode():
+        expected = to_uint8(solve(by_hand, noise_for(SEEDS[0], (1, 8, 8)), SAMPLER))
+    assert torch.equal(images(found)[:3], expected)
+    assert (images(found).int() - plain.int()).abs().max() > 1, "the other way"
+    assert found.evaluations_per_image == {"merged": 5, "guided": 15}[mode]
+    assert torch.equal(images(open_model(found.spec)), images(found))
+    found.export(tmp_path / "out")
+    opened = open_model(ModelSpec(base=str(tmp_path / "out"), sampler=SAMPLER, batch_size=3))
+    assert torch.equal(images(opened), images(found))
+    assert (opened.digest, opened.evaluations_per_image) == (found.digest, found.evaluations_per_image)
+
+
+@pytest.mark.parametrize("mode", ["merged", "guided"])
 def test_exports_open_as_the_same_model(
     base: DenoiserModel, folders: tuple[str, str], tmp_path: Path, mode: str
 ) -> None:

@@ -1,0 +1,104 @@
+"""A paired contrast: two sets of images of a pool that differ only where they have to.
+
+One is a complement set; the other is the same list with some of its entries replaced by images of the classes that have
+to grow, alike in every other attribute. What two fine-tunes of the same noise, order and budget on them do alike
+cancels in their difference: what the set happens to contain beside the targeted attribute, and what training on own
+images does by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairsims.errors import InputError
+from fairsims.retarget.drawing import largest_remainders
+from fairsims.seeds import numpy_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """The positive set of a paired contrast."""
+
+    chosen: np.ndarray
+    """Positions in the pool, `(n,)`: entry i stands where entry i of the complement set does."""
+    replaced: int
+    """Entries that differ."""
+    unmatched: int
+    """Of these, entries whose other attributes differ too, for want of a fitting image."""
+    scale: float
+    """The difference between the sets' shares, in units of `change`: so much less strength is needed."""
+
+
+def contrast_set(
+    complement: np.ndarray,
+    places: np.ndarray,
+    confident: np.ndarray,
+    others: np.ndarray,
+    change: np.ndarray,
+    *,
+    replaced: float,
+    seed: int,
+    names: Sequence[str],
+) -> Contrast:
+    """The complement set with the share `replaced` of what can be of its entries replaced.
+
+    `complement` are positions in the pool `(n,)`. Of every image of the pool `(N,)`: `places` its class (of several
+    attributes, its joint cell), `confident` whether it is sure enough to be drawn, `others` a number for its classes of
+    the other attributes. `change` is the direction that shares have to go `(K,)`: the base's less the complement's;
+    `names` are the classes'. Entries of a class that has to shrink give way in proportion to how far it has to, and
+    images of those that have to grow take their places likewise. A wanted image is used again only when all that fit
+    have been used as often.
+    Raises InputError when the pool has no image of a class that has to grow, or the set none of one that has to shrink.
+    """
+    n, of = len(complement), places[complement]
+    present = np.bincount(of, minlength=len(change)) / n
+    shrinking, growing = np.flatnonzero(change < 0).tolist(), np.flatnonzero(change > 0).tolist()
+    # A class of the complement rule's leaves room; one that was drawn for want of others may not.
+    room = [present[c] / -change[c] for c in shrinking if present[c] > 0]
+    if not room:
+        raise InputError(f"the complement set has no image of {names[shrinking[0]]} to replace; make the pool larger")
+    scale = replaced * min(room)
+    weights = np.where(present > 0, np.clip(-change, 0, None), 0.0)
+    total = max(1, round(scale * weights.sum() * n))
+    leaving, arriving = largest_remainders(weights, total), largest_remainders(np.clip(change, 0, None), total)
+    rng = numpy_generator(seed, "contrast")
+    fitting = {c: _Supply(np.flatnonzero((places == c) & confident), others, rng) for c in growing if arriving[c]}
+    for c, supply in fitting.items():
+        if not supply.count:
+            raise InputError(f"no image of {names[c]} in the pool is sure enough to be drawn; lower --floor")
+    entries = rng.permutation(np.concatenate([rng.permutation(np.flatnonzero(of == c)) for c in shrinking]))
+    chosen, left, unmatched = complement.copy(), leaving.copy(), 0
+    queue = np.repeat(growing, arriving[growing])
+    for c in rng.permutation(queue):
+        open_entries = entries[left[of[entries]] > 0]
+        matched = open_entries[np.isin(others[complement[open_entries]], fitting[c].kinds)]
+        entry = matched[0] if len(matched) else open_entries[0]
+        unmatched += len(matched) == 0
+        chosen[entry] = fitting[c].take(others[complement[entry]])
+        left[of[entry]] -= 1
+        entries = entries[entries != entry]
+    return Contrast(chosen=chosen, replaced=total, unmatched=int(unmatched), scale=scale)
+
+
+class _Supply:
+    """Images of one class, handed out evenly among those alike in other attributes."""
+
+    def __init__(self, images: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> None:
+        self.count = len(images)
+        shuffled = rng.permutation(images)
+        self._by_kind = {int(k): shuffled[others[shuffled] == k] for k in np.unique(others[images])}
+        self._by_kind[-1] = shuffled
+        self._used = dict.fromkeys(self._by_kind, 0)
+
+    @property
+    def kinds(self) -> list[int]:
+        return [k for k in self._by_kind if k >= 0]
+
+    def take(self, kind: int) -> int:
+        kind = int(kind) if int(kind) in self._by_kind else -1
+        images = self._by_kind[kind]
+        self._used[kind] += 1
+        return int(images[(self._used[kind] - 1) % len(images)])
