@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from fairsims import engine
+from fairsims.audit.power import MOST
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.cnn import CNNTrainer
 from fairsims.classifiers.evaluation import HeldOut
@@ -142,7 +143,8 @@ def work(config: SweepConfig) -> dict[str, float]:
     if config.confirm:
         stages["confirm"] = config.confirm * nfe * (1 + dearest)
     if config.steer:
-        stages["calibrate and audit"] = nfe * (sum(run.pilots) * dearest + run.audit * (1 + dearest))
+        audited = run.audit or MOST
+        stages["calibrate and audit"] = nfe * (sum(run.pilots) * dearest + audited * (1 + dearest))
     return stages
 
 
@@ -159,7 +161,7 @@ def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
         lines.append(f"  {stage:<32}{forwards / 1e6:>8.1f} M forwards{each:>9.2f} h")
     lines.append(f"  {'in all':<32}{sum(stages.values()) / 1e6:>8.1f} M forwards{hours:>9.2f} h")
     pools = config.run.pool * (2 if config.steer else 1) + config.images * sum(1 for _ in config.points())
-    pools += config.confirm * 3 + ((sum(config.run.pilots) + 2 * config.run.audit) if config.steer else 0)
+    pools += config.confirm * 3 + ((sum(config.run.pilots) + 2 * (config.run.audit or MOST)) if config.steer else 0)
     # Unpacked pixels: an upper bound of the PNG's size.
     images = pools * size["resolution"] ** 2 * 3 / 1e9
     network = size["parameters"] * 4 / 1e9

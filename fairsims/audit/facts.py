@@ -233,6 +233,25 @@ class PlanFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Power:
+    """How surely an audit says that a target is reached when it is; see `fairsims.audit.power`."""
+
+    wanted: Fraction
+    n: Number
+    """Audit images."""
+    reached: Fraction
+    """Probability of "reached", at least, while no true share is further off its target than `off`."""
+    off: float
+    """A third of the tolerance."""
+    limit: Fraction
+    """That probability with any number of images: the classifier's errors are not known better."""
+    images: Number | None = always(None)
+    """Images that give the wanted probability; None where no number does."""
+    held_out: float | None = always(None)
+    """How many times the held-out images behind the classifier's errors would give it at `n`; None: none would."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """How the model was retargeted."""
 

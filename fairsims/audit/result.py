@@ -25,6 +25,7 @@ from fairsims.audit.facts import (
     Moment,
     Number,
     PlanFacts,
+    Power,
     QualityResult,
     RoundResult,
     Side,
@@ -290,6 +291,8 @@ class AuditResult:
     command: str | None = None
     model: str | None = None
     plan: PlanFacts | None = None
+    power: Power | None = None
+    """How surely the audit was to say that a target is reached; the least of those with a target."""
     method: Method | None = None
     calibration: tuple[CalibrationPoint, ...] = ()
     controlled: Controlled | None = None

@@ -28,7 +28,7 @@ from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
 ONCE = ("attr", "target", "classifier")
-TO_SEVERAL = ("hold", "drift", "mode", "rounds")
+TO_SEVERAL = ("hold", "drift", "mode", "rounds", "power")
 """Settings of `retarget` alone: a comparison and a sweep have one attribute and fine-tune once."""
 
 
@@ -57,6 +57,8 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         )
     if out is not None:
         refuse_idle("beside --out", "runs")
+    if options["audit"] is not None:
+        refuse_idle("beside --audit: the number of images is fixed", "power")
     if not options["hold"]:
         refuse_idle("without --hold", "drift")
     config = RetargetConfig(**options)
@@ -79,7 +81,7 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
 @settings(
     RETARGET,
     without=("model", *ONCE, *TO_SEVERAL),
-    audit={"help": "Images kept of each arm, on the same seeds."},
+    audit={"help": "Images kept of each arm, on the same seeds.", "default": 2048, "show_default": True},
     tolerance={"help": "Shown beside the errors: +- this."},
 )
 @out_option

@@ -6,6 +6,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from fairsims.audit.power import power_sentence
 from fairsims.audit.result import AuditResult
 from fairsims.report import tables, words
 from fairsims.report.document import Answer, Block, Cell, Code, Facts, Figure, Heading, Notes, Table, Text
@@ -31,6 +32,8 @@ def summary(result: AuditResult) -> Iterator[Block]:
         for said in (words.tier_note(a), words.verdict(a), words.drift_verdict(a)):
             if said:
                 yield Text(text=said)
+    if result.power is not None:
+        yield Text(text=power_sentence(result.power))
     for section in result.sections:
         yield tables.quality_table(section, result)
     if cost_numbers(result.cost):

@@ -58,6 +58,7 @@ def audit_run(
         calibration = _with_quality(calibration, [work.pool, *tried], work.reference, judged, store)
     return replace(
         result,
+        power=work.power,
         method=_method(work, best, response, candidates),
         calibration=calibration,
         controlled=_controlled(work, response, after if selection is None else None),

@@ -59,7 +59,7 @@ def compare(
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
     if Run.is_finished(folder, work.settings):
         return read_json(folder / "compare.json")
-    fixed = begin(work, folder, progress, rounds=1, arms=list(ARMS), metrics=comparison_metrics(work))
+    fixed = begin(work, folder, progress, rounds=1, arms=list(ARMS), power=None, metrics=comparison_metrics(work))
     with work.run as run:
         _ = work.pool
         with run.stage("complement"):

@@ -74,8 +74,11 @@ class RetargetConfig:
     """Fine-tunes of the auxiliary at most: a further one where one strength cannot serve all shares."""
     pilots: tuple[int, ...] = (512, 1024, 3072)
     """Calibration images of each pilot."""
-    audit: int = 2048
-    """Audit images, before and after each."""
+    audit: int | None = None
+    """Audit images of each side; by default as many as the power needs, 8192 at most."""
+    power: float = 0.9
+    """Wanted probability that a target counts as reached when the true share is off by no more than a third of the
+    tolerance."""
     tolerance: float = AuditConfig.tolerance
     steps: int = SamplerConfig.steps
     solver: str = SamplerConfig.solver
@@ -109,7 +112,9 @@ class RetargetConfig:
         check_complement(omega=self.omega, cap=self.cap, floor=self.floor, size=self.complement_size)
         if not MIN_POOL <= self.pool <= MAX_POOL:
             raise ValueError(f"pool is {self.pool}; expected {MIN_POOL} to {MAX_POOL:,} images to plan shares from")
-        if not 50 <= self.audit <= MAX_AUDIT:
+        if not 0 < self.power < 1:
+            raise ValueError(f"power is {self.power}; expected a probability between 0 and 1")
+        if self.audit is not None and not 50 <= self.audit <= MAX_AUDIT:
             raise ValueError(f"audit is {self.audit}; expected 50 to {MAX_AUDIT:,} images")
         if not self.pilots or min(self.pilots) < 50 or max(self.pilots) > MAX_PILOT:
             raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 to {MAX_PILOT:,} images")
@@ -214,6 +219,7 @@ class RetargetConfig:
             ("rounds", RetargetConfig.rounds),
             ("direction", "complement"),
             ("replaced", RetargetConfig.replaced),
+            ("power", RetargetConfig.power),
             ("schedule", RetargetConfig.schedule),
         ):
             if found[name] == default:

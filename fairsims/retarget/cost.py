@@ -10,6 +10,7 @@ import torch
 
 from fairsims import engine
 from fairsims.audit.facts import Cost, StageCost
+from fairsims.audit.power import power_sentence
 from fairsims.audit.targets import Target, describe
 from fairsims.files import read_json
 from fairsims.pools import Pool
@@ -25,11 +26,11 @@ def stage_costs(run: Run) -> Cost:
 
     config, folder = run.settings, run.folder
     before, after = (read_json(folder / side / "pool.json")["evaluations_per_image"] for side in ("before", "after"))
-    audited, candidates = config["audit"], folder / "candidates"
+    candidates = folder / "candidates"
     images = {
         "pool": (config["pool"], before),
-        "before": (audited, before),
-        "after": (len(Pool(candidates)) if candidates.exists() else audited, after),
+        "before": (len(Pool(folder / "before")), before),
+        "after": (len(Pool(candidates if candidates.exists() else folder / "after")), after),
         "auxiliary": (round(config["budget"] * 1000), None),
         "positive": (round(config["budget"] * 1000), None),
     }
@@ -60,8 +61,8 @@ def dry_run(work: Retargeting) -> dict[str, Any]:
         # A training step costs about three forwards: one forward, and a backward of twice its work.
         "auxiliary": work.most_rounds * (1 + paired) * round(config.budget * 1000) * 3,
         "calibration": work.most_rounds * sum(config.pilots) * after,
-        "before": config.audit * before,
-        "after": config.audit * after,
+        "before": work.power.n * before,
+        "after": work.power.n * after,
     }
     wanted = {t.attribute.name: _wanted(t) for t in work.targets}
     if len(work.classifiers) == 1:
@@ -72,7 +73,8 @@ def dry_run(work: Retargeting) -> dict[str, Any]:
     return {
         "settings": work.settings,
         **asked,
-        "seeds": seed_ranges(config),
+        "seeds": seed_ranges(work),
+        "audit": power_sentence(work.power),
         "rounds_at_most": work.most_rounds,
         "forwards": forwards,
         "forwards_per_second": round(rate),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairsims.audit.power import planned_power, verdicts
 from fairsims.audit.reweighting import reference_weights
 from fairsims.audit.shares import check_confusion
 from fairsims.audit.targets import Target, parse_target
@@ -39,6 +40,11 @@ def prepare(config: RetargetConfig) -> Retargeting:
     reference = _reference(config, model)
     _check_reference(reference, classifiers, targets)
     check_settings(network, fine_tuning(config, model.recipe, config.budget))
+    judged = [
+        v
+        for t, c in zip(targets, classifiers, strict=False)
+        for v in verdicts(t, config.tolerance, c.confusions[c.default_split])
+    ]
     digests: dict[str, Any] = {"base_digest": model.digest}
     digests["classifier_digest"] = classifiers[0].digest
     digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}
@@ -52,6 +58,7 @@ def prepare(config: RetargetConfig) -> Retargeting:
         others=others,
         targets=targets,
         reference=reference,
+        power=planned_power(judged, wanted=config.power, images=config.audit),
         settings=json.loads(json.dumps(config.as_dict() | digests)),
     )
     # Refuses more joint cells than shares can be measured of.

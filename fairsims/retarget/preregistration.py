@@ -10,9 +10,9 @@ from fairsims import engine
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.intervals import ALPHA
 from fairsims.audit.preregistration import planned_attribute, planned_metrics, planned_reference, planned_shares
+from fairsims.audit.records import to_json
 from fairsims.errors import InputError
 from fairsims.files import sha256_json
-from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.run import PLAN, Progress, Run, read_plan, write_plan
 
@@ -69,8 +69,9 @@ def retarget_plan(work: Retargeting) -> dict[str, Any]:
         },
         "metrics": _retarget_metrics(work),
         "alpha": ALPHA,
-        "n": config.audit,
-        "seeds": seed_ranges(config),
+        "n": work.power.n,
+        "power": to_json(work.power),
+        "seeds": seed_ranges(work),
         "classifiers": {c.attribute.name: {"name": c.name, "digest": c.digest} for c in work.classifiers},
         "reference": planned_reference(work.reference),
         "budget_kimg": config.budget,
@@ -91,9 +92,10 @@ def comparison_metrics(work: Retargeting) -> list[str]:
     return found
 
 
-def seed_ranges(config: RetargetConfig) -> dict[str, list[int]]:
+def seed_ranges(work: Retargeting) -> dict[str, list[int]]:
     """First and last seed of every use; where resampling is needed the audit goes on beyond its last."""
-    sizes = {"pool": config.pool, "calibration": max(config.pilots), "audit": config.audit}
+    config = work.config
+    sizes = {"pool": config.pool, "calibration": max(config.pilots), "audit": work.power.n}
     return {use: [seeds[0], seeds[-1]] for use, n in sizes.items() for seeds in [config.seeds(use, n)]}
 
 

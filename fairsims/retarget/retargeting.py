@@ -21,6 +21,7 @@ from fairsims import engine
 from fairsims.audit.compare import ShareRule
 from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.extractors import classifier_features
+from fairsims.audit.facts import Power
 from fairsims.audit.features import pool_features
 from fairsims.audit.joint import Cells
 from fairsims.audit.targets import Target
@@ -64,6 +65,8 @@ class Retargeting:
     targets: tuple[Target, ...]
     """Of the first attributes, in order."""
     reference: ImageDataset | None
+    power: Power
+    """How many images the audit has, and how surely it will say that a target is reached."""
     settings: dict[str, Any]
     """The configuration and the digests of what it names: what a run's `config.json` has."""
     run: Run = field(init=False)
@@ -147,7 +150,7 @@ class Retargeting:
 
         Those that it is drawn from are then in `candidates` beside the folder.
         """
-        n, stage = self.config.audit, stage or folder.name
+        n, stage = self.power.n, stage or folder.name
         if selection is None:
             return self.images(folder, model, "audit", n, stage=stage)
         place, wanted = folder.with_name("candidates"), int(np.ceil(n * selection.images_per_kept * 1.08)) + 50

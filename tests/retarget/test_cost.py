@@ -16,7 +16,8 @@ def test_every_pilot_is_counted(tmp_path: Path, digits_pool: MakePool) -> None:
     settings = {"pool": 300, "pilots": [10, 20], "audit": 50, "budget": 0.5}
     with Run(tmp_path, settings) as run:
         for side in ("before", "after"):
-            write_json(tmp_path / side / "pool.json", {"evaluations_per_image": 7})
+            pool = digits_pool(4, 3, side)
+            write_json(pool.folder / "pool.json", pool.meta | {"evaluations_per_image": 7})
         for name, n in (("0.500000-10", 5), ("1.000000-20", 10), ("2.000000-20", 10)):
             digits_pool(n, n, f"calibration/{name}")
         digits_pool(5, 5, "calibration-2/1.000000-10")

@@ -65,8 +65,8 @@ def test_another_plan_is_refused_and_stays(work: Retargeting, tmp_path: Path) ->
     fixed = begun(work, tmp_path)
     before = (tmp_path / "plan.json").read_bytes()
     assert begun(work, tmp_path) == fixed
-    with pytest.raises(ChangedSettings, match=r"planned with n = 64, now n = 80 \(and seeds\.audit\)"):
-        begun(replace(work, config=replace(CONFIG, audit=80)), tmp_path)
+    with pytest.raises(ChangedSettings, match=r"planned with n = 64, now n = 80 \(and power\.n, seeds\.audit\)"):
+        begun(replace(work, power=replace(work.power, n=80)), tmp_path)
     # A plan that was made to fit afterwards, digest and all, is still not what the settings say.
     found = read_json(tmp_path / "plan.json")
     found["plan"]["attributes"]["parity"]["tolerance"] = 0.3

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fairsims.audit.facts import Power
+from fairsims.audit.power import power_sentence
+from fairsims.audit.records import from_json
 from fairsims.errors import InputError
 from fairsims.report.document import Block, Code, Column, Facts, Row, Text, row, table
 from fairsims.report.numbers import NOTHING, mix, moment, seeds, value_text
@@ -49,6 +52,8 @@ def plan(context: Context) -> Iterator[Block]:
         yield table(columns, (_attribute(name, value) for name, value in attributes.items()))
     facts = [("metrics", "; ".join(map(str, fixed["metrics"])))] if fixed.get("metrics") else []
     facts += [(label, value_text(fixed[key])) for key, label in SAID.items() if fixed.get(key) is not None]
+    if power := fixed.get("power"):
+        facts.append(("power", power_sentence(from_json(Power, power, place="power of the plan"))))
     facts += [(f"seeds, {use}", seeds([ends])) for use, ends in (fixed.get("seeds") or {}).items()]
     yield Facts(rows=tuple(facts))
     yield Code(

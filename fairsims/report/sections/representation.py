@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fairsims.audit.power import power_sentence
 from fairsims.audit.result import AttributeResult
 from fairsims.report import tables
 from fairsims.report.document import Block, Heading, Notes, Text, soft
@@ -41,6 +42,8 @@ def representation(context: Context) -> Iterator[Block]:
             "Whether a target is reached is judged by equivalence: the whole interval inside the tolerance. There "
             "are no p-values here, and so none to adjust."
         )
+    if result.power is not None:
+        yield soft(power_sentence(result.power))
 
 
 def _raw(a: AttributeResult) -> str:
