@@ -38,6 +38,18 @@ def noise_for(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
     return torch.stack([_noise(int(seed), shape) for seed in seeds])
 
 
+def class_for(seed: int, classes: int, shape: Sequence[int]) -> int:
+    """A class out of so many at random, from the seed's generator after it has drawn noise of this shape.
+
+    So do EDM2's own scripts: the same seeds give the same classes.
+    """
+    if 0 <= seed < 2**32:
+        generator = torch.Generator().manual_seed(seed)
+        torch.randn(*shape, generator=generator)
+        return int(torch.randint(classes, (), generator=generator))
+    return int(numpy_generator("class", seed).integers(classes))
+
+
 def _noise(seed: int, shape: Sequence[int]) -> torch.Tensor:
     if 0 <= seed < 2**32:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -24,6 +24,9 @@ from fairsims.cli.options import (
 )
 from fairsims.errors import InputError
 
+NAMED = ("guide", "guidance", "guide_interval", "classes", "labels")
+"""Settings of the model that only sampling asks for."""
+
 
 @command()
 @option(RETARGET, "model")
@@ -31,6 +34,7 @@ from fairsims.errors import InputError
 @out_option
 @settings(SAMPLER, "steps", "solver", "schedule")
 @option(SAMPLER, "S_churn", "--churn")
+@settings(RETARGET, *NAMED)
 @option(RETARGET, "sample_batch", "--batch-size")
 @option(RETARGET, "precision")
 @compile_option
@@ -49,7 +53,7 @@ def generate(
     export_labels: str | None,
     export_folder: Path | None,
     as_json: bool,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
     from fairsims import engine, pools
@@ -58,11 +62,14 @@ def generate(
     from fairsims.models.model import ModelSpec, open_model
     from fairsims.models.sampling import SamplerConfig
 
-    sampler = SamplerConfig(**sampling)
+    named = {name: options.pop(name) for name in NAMED}
+    sampler = SamplerConfig(**options)
     pools.check_exports(seeds, export_zip, export_folder)
     if export_labels is not None and export_zip is None:
         raise InputError(f"--export-labels {export_labels} is given without --export-zip; give both")
-    spec = ModelSpec(base=model, sampler=sampler, precision=precision, batch_size=sample_batch, compiled=compiled)
+    spec = ModelSpec(
+        base=model, sampler=sampler, precision=precision, batch_size=sample_batch, compiled=compiled, **named
+    )
     with engine.main_first():
         opened = open_model(spec)
     channels, side, _ = opened.image_shape

@@ -17,10 +17,12 @@ from torch import Tensor
 from fairsims import engine
 from fairsims.data.ahead import ahead
 from fairsims.data.base import to_uint8
+from fairsims.errors import InputError
 from fairsims.files import read_json
+from fairsims.models.autoguidance import AutoGuidance
 from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
 from fairsims.models.checkpoints import open_checkpoint
-from fairsims.models.conditions import Conditions
+from fairsims.models.conditions import Conditions, read_classes
 from fairsims.models.folders import Checkpoint, guided_digest, network_digest, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.precondition import PRECISIONS
@@ -53,6 +55,16 @@ class ModelSpec:
     """base: as it is. merged: one network of extrapolated weights. guided: both networks at every step."""
     interval: tuple[float, float] | None = None
     """guided: noise levels between which the auxiliary is called; all of them by default."""
+    guide: str | None = None
+    """Checkpoint of another network that the model, whatever it is made of, is guided away from (autoguidance)."""
+    guidance: float = 1.0
+    """g of the guide: guide + g (model - guide); 1 is the model without it."""
+    guide_interval: tuple[float, float] | None = None
+    """Noise levels (lowest, highest) at which the guide is called; all of them by default."""
+    classes: str | None = None
+    """Text file with the names of the model's classes, one a line; those of its checkpoint by default, or numbers."""
+    labels: str = choice("balanced", "random")
+    """Which class a seed has: in turn, every class as often as any other, or drawn at random from the seed."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How the denoiser is turned into images."""
     precision: str = choice(*PRECISIONS)
@@ -72,6 +84,20 @@ class ModelSpec:
             raise ValueError(f"strength is {self.strength}; expected 0 or more")
         if self.interval is not None and self.mode != "guided":
             raise ValueError(f"interval is {self.interval}; expected none with {self.mode}")
+        if (self.guide is None) != (self.guidance == 1):
+            raise ValueError(
+                f"guidance is {self.guidance} with the guide {self.guide}; expected a guide and a number other than 1, "
+                "or neither"
+            )
+        if not (np.isfinite(self.guidance) and self.guidance >= 0):
+            raise ValueError(f"guidance is {self.guidance}; expected a finite number, 0 or more")
+        if self.guide_interval is not None:
+            low, high = self.guide_interval
+            if self.guide is None or not 0 <= low < high < np.inf:
+                raise ValueError(
+                    f"guide_interval is {self.guide_interval}; expected two finite noise levels, the lower first, and "
+                    "a guide"
+                )
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; expected 1 or more")
 
@@ -145,6 +171,8 @@ class DenoiserModel:
         base: Checkpoint,
         auxiliary: Checkpoint | None = None,
         positive: Checkpoint | None = None,
+        *,
+        guide: Checkpoint | None = None,
     ) -> None:
         """The checkpoints are what the spec names, opened."""
         self.spec, self.base, self.auxiliary, self.positive, self.recipe = spec, base, auxiliary, positive, base.recipe
@@ -158,10 +186,14 @@ class DenoiserModel:
                 self.denoiser = merge(first, second, spec.strength, third)
             else:
                 self.denoiser = SIMSGuidance(first, second, spec.strength, interval=spec.interval, positive=third)
+        self.own, self.guide = self.denoiser, guide
+        if guide is not None:
+            interval = spec.guide_interval
+            self.denoiser = AutoGuidance(self.own, guide.denoiser.to(device), spec.guidance, interval=interval)
         self.denoiser.precision = spec.precision
         if spec.compiled:
             compile_networks(self.denoiser)
-        self.conditions = conditions_of(self.denoiser, self.recipe)
+        self.conditions = conditions_of(self.own, self.recipe, spec)
         self._last: dict[str, Checkpoint] = {}
 
     @property
@@ -180,8 +212,8 @@ class DenoiserModel:
     def digest(self) -> str:
         if self.auxiliary is None:
             return self.base.digest
-        if isinstance(self.denoiser, NetworkDenoiser):
-            return network_digest(self.denoiser)
+        if isinstance(self.own, NetworkDenoiser):
+            return network_digest(self.own)
         third = None if self.positive is None else self.positive.digest
         return guided_digest(self.base.digest, self.auxiliary.digest, self.spec.strength, self.spec.interval, third)
 
@@ -221,7 +253,7 @@ class DenoiserModel:
             "shape": list(self.image_shape),
         }
         if not self.conditions.unconditional:
-            facts["conditions"] = {"names": list(self.conditions.names), "digest": self.conditions.digest}
+            facts["conditions"] = self.conditions.for_pool()
         return facts
 
     def made_by(self) -> dict[str, Any]:
@@ -235,6 +267,9 @@ class DenoiserModel:
             facts |= {"positive": self.positive.digest} if self.positive else {}
             facts |= {"strength": spec.strength} | ({"interval": list(spec.interval)} if spec.interval else {})
         facts["digest"] = self.digest
+        if self.guide is not None:
+            facts["guide"] = {"digest": self.guide.digest, "guidance": spec.guidance}
+            facts["guide"] |= {"interval": list(spec.guide_interval)} if spec.guide_interval else {}
         return facts | ({"compiled": True} if spec.compiled else {})  # which rounds differently
 
     def retargeted(
@@ -261,7 +296,7 @@ class DenoiserModel:
         given = [name for name in (spec.auxiliary, spec.positive) if name is not None]
         # The last ones are kept, for the next strength.
         self._last = {name: self._last.get(name) or open_checkpoint(name) for name in given}
-        return DenoiserModel(spec, self.base, *(self._last[name] for name in given))
+        return DenoiserModel(spec, self.base, *(self._last[name] for name in given), guide=self.guide)
 
     def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
         """Write the merged network or the guided pair as a checkpoint folder; a base as a copy of its network.
@@ -277,8 +312,8 @@ class DenoiserModel:
             return
         # Weights without a config are what a kill left of this.
         refuse_foreign(folder, () if config.exists() else ("model.safetensors",))
-        if isinstance(self.denoiser, NetworkDenoiser):
-            save_checkpoint(folder, self.denoiser, recipe=facts)
+        if isinstance(self.own, NetworkDenoiser):
+            save_checkpoint(folder, self.own, recipe=facts)
             return
         given = Path(self.spec.base)
         base = str(given.resolve()) if given.exists() else self.spec.base
@@ -317,12 +352,23 @@ def _place(auxiliary: str, folder: Path) -> str:
     return os.path.relpath(given.resolve(), folder.resolve()) if beside else str(given.resolve())
 
 
-def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any]) -> Conditions:
-    """The classes of a class-conditional network, named in the recipe's `classes`, else by their numbers."""
+def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any], spec: ModelSpec) -> Conditions:
+    """The classes of a class-conditional network: named in the spec's file or the recipe's `classes`, else by number.
+
+    Raises InputError where a spec asks for classes of a network that has none, or names too many or too few.
+    """
+    if not denoiser.label_dim:
+        if spec.classes is not None or spec.labels != "balanced":
+            raise InputError(f"{spec.base} has no classes; leave --classes and --labels out")
+        return Conditions()
     names = recipe.get("classes")
-    if denoiser.label_dim and isinstance(names, list) and len(names) == denoiser.label_dim:
-        return Conditions(tuple(map(str, names)))
-    return Conditions.numbered(denoiser.label_dim)
+    if spec.classes is not None:
+        found = Conditions(read_classes(spec.classes, denoiser.label_dim))
+    elif isinstance(names, list) and len(names) == denoiser.label_dim:
+        found = Conditions(tuple(map(str, names)))
+    else:
+        found = Conditions.numbered(denoiser.label_dim)
+    return replace(found, drawn_after=denoiser.shape) if spec.labels == "random" else found
 
 
 def open_model(spec: ModelSpec) -> DenoiserModel:
@@ -338,4 +384,4 @@ def open_model(spec: ModelSpec) -> DenoiserModel:
     """
     base = open_checkpoint(spec.base)
     auxiliaries = [open_checkpoint(name) for name in (spec.auxiliary, spec.positive) if name is not None]
-    return DenoiserModel(spec, base, *auxiliaries)
+    return DenoiserModel(spec, base, *auxiliaries, guide=None if spec.guide is None else open_checkpoint(spec.guide))

@@ -24,6 +24,7 @@ from fairsims.data.opening import open_image
 from fairsims.data.policy import Unusable
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json
+from fairsims.models.conditions import Conditions
 
 HELD_BYTES = 2**26
 """PNGs of the latest shards that a pool holds in memory."""
@@ -156,8 +157,18 @@ class Pool:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What images were asked for, by position of the seed; one empty condition for nothing in particular."""
-        return tuple(self.meta.get("conditions", {}).get("names", ("",)))
+        """What images were asked for; one empty condition for nothing in particular."""
+        return self.asked.names
+
+    @cached_property
+    def asked(self) -> Conditions:
+        """The conditions, and which of them each seed has."""
+        return Conditions.of_pool(self.meta)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Which of `conditions` each image was asked for by, `(N,)`."""
+        return np.asarray(self.asked.positions(self.seeds.tolist()), dtype=np.int64)
 
     @property
     def label_names(self) -> list[str]:
@@ -230,7 +241,11 @@ class PoolImages:
 
 
 def pool_dataset(pool: Pool) -> ImageDataset:
-    """A pool's images as a data set to train on, held in memory after the first read; its table has the seeds."""
+    """A pool's images as a data set to train on, held in memory after the first read.
+
+    Its table has the seeds, and of images that were asked for by a condition which one that is, by its place.
+    """
+    asked = {} if pool.asked.unconditional else {"condition": pool.positions.astype(str)}
     channels, resolution, _ = pool.meta["shape"]
     return ImageDataset(
         name=pool.folder.name,
@@ -238,7 +253,7 @@ def pool_dataset(pool: Pool) -> ImageDataset:
         resolution=resolution,
         channels=channels,
         source=HeldSource(PoolImages(pool), len(pool)),
-        table=pd.DataFrame({"seed": pool.seeds.astype(str)}),
+        table=pd.DataFrame({"seed": pool.seeds.astype(str), **asked}),
         attributes={},
         ids=pool.seeds,
     )

@@ -128,7 +128,7 @@ def select_pool(source: Pool, positions: np.ndarray, folder: Path, *, made_by: d
     for number, start in enumerate(range(0, len(seeds), SHARD_SIZE)):
         part = positions[start : start + SHARD_SIZE]
         pngs = [encode_png(image) for image in source.read(part)]
-        write_shard(folder / f"shard-{number:05d}.parquet", seeds[start : start + SHARD_SIZE], pngs)
+        write_shard(folder / f"shard-{number:05d}.parquet", seeds[start : start + SHARD_SIZE], pngs, source.asked)
 
 
 def write_shard(

@@ -13,12 +13,12 @@ from fairsims.audit.result import AuditResult
 from fairsims.errors import ChangedSettings
 from fairsims.recipes.entries import Comparison, Entry, Row, Table, retarget_config
 from fairsims.report.publish import publish
-from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.config import SINCE, RetargetConfig
 from fairsims.retarget.opening import prepare
 from fairsims.retarget.retarget import retarget
 from fairsims.run import PLAN, Progress
 
-SAMPLED_BY = ("model", "steps", "solver", "schedule", "precision", "sample_batch")
+SAMPLED_BY = ("model", "steps", "solver", "schedule", "precision", "sample_batch", *SINCE)
 TRAINED_BY = ("budget", "lr", "batch_size", "finetune")
 
 

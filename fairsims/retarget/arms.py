@@ -146,4 +146,5 @@ def equal_steps(model: DenoiserModel, evaluations: float) -> SamplerConfig:
 
 def sampled_by(model: DenoiserModel, sampler: SamplerConfig) -> DenoiserModel:
     """The same networks, sampled otherwise."""
-    return DenoiserModel(replace(model.spec, sampler=sampler), model.base, model.auxiliary, model.positive)
+    spec = replace(model.spec, sampler=sampler)
+    return DenoiserModel(spec, model.base, model.auxiliary, model.positive, guide=model.guide)

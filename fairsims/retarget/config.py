@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fairsims.audit.command import AuditConfig
+from fairsims.models.model import ModelSpec
 from fairsims.models.sampling import SamplerConfig
 from fairsims.options import check_choices, choice, to_json
 from fairsims.training.config import FINETUNE_LR, TrainConfig, finetune_config
 
 MODES = ("merged", "guided")
+SINCE = ("guide", "guidance", "guide_interval", "classes", "labels")
+"""Settings of the model that earlier runs did not have."""
 MIN_POOL = 200
 SEEDS_PER_RUN = 10_000_000
 CALIBRATION_OFFSET, AUDIT_OFFSET = 4_000_000, 6_000_000
@@ -85,6 +88,11 @@ class RetargetConfig:
     schedule: str = SamplerConfig.schedule
     interval: tuple[float, float] | None = None
     """Guided only: noise levels (lowest, highest) at which the auxiliary is called; all of them by default."""
+    guide: str | None = ModelSpec.guide
+    guidance: float = ModelSpec.guidance
+    guide_interval: tuple[float, float] | None = ModelSpec.guide_interval
+    classes: str | None = ModelSpec.classes
+    labels: str = ModelSpec.labels
     sample_batch: int = 128
     """Images sampled at once."""
     precision: str = TrainConfig.precision
@@ -126,7 +134,7 @@ class RetargetConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         # Refuse what no sampler and no training can be made of.
-        self.sampler()
+        self.spec()
         self.fine_tuning(self.budget)
         if self.interval is not None:
             if self.mode != "guided":
@@ -136,9 +144,15 @@ class RetargetConfig:
         if not 0 <= self.seed < 400:
             raise ValueError(f"seed is {self.seed}; expected 0 to 399 (each owns {SEEDS_PER_RUN:,} image seeds)")
 
-    def sampler(self) -> SamplerConfig:
-        """How every pool of the run is sampled."""
-        return SamplerConfig(solver=self.solver, steps=self.steps, schedule=self.schedule)
+    def spec(self) -> ModelSpec:
+        """The base, and how every pool of the run is sampled."""
+        same = ("precision", *SINCE)
+        return ModelSpec(
+            base=self.model,
+            sampler=SamplerConfig(solver=self.solver, steps=self.steps, schedule=self.schedule),
+            batch_size=self.sample_batch,
+            **{name: getattr(self, name) for name in same},
+        )
 
     def fine_tuning(self, kimg: float, **changes: Any) -> TrainConfig:
         """Settings of an auxiliary's fine-tune of `kimg` thousand images; those of `finetune` go before all others.
@@ -221,6 +235,7 @@ class RetargetConfig:
             ("replaced", RetargetConfig.replaced),
             ("power", RetargetConfig.power),
             ("schedule", RetargetConfig.schedule),
+            *((name, getattr(RetargetConfig, name)) for name in SINCE),
         ):
             if found[name] == default:
                 del found[name]

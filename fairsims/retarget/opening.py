@@ -19,7 +19,7 @@ from fairsims.classifiers import AttributeClassifier, classifier_for, load_class
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.errors import InputError
 from fairsims.files import read_json
-from fairsims.models import DenoiserModel, ModelSpec, open_model
+from fairsims.models import DenoiserModel, open_model
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.retargeting import Retargeting, fine_tuning
 from fairsims.run import new_run_folder
@@ -28,11 +28,7 @@ from fairsims.training import check_settings
 
 def prepare(config: RetargetConfig) -> Retargeting:
     """Open what the configuration names. Raises InputError for what cannot work, before any file is written."""
-    model = open_model(
-        ModelSpec(
-            base=config.model, sampler=config.sampler(), precision=config.precision, batch_size=config.sample_batch
-        )
-    )
+    model = open_model(config.spec())
     # Refuses a guided pair.
     network = model.base.network
     classifiers = tuple(_classifier(config, name, model.image_shape) for name in config.names)
@@ -48,6 +44,7 @@ def prepare(config: RetargetConfig) -> Retargeting:
     digests: dict[str, Any] = {"base_digest": model.digest}
     digests["classifier_digest"] = classifiers[0].digest
     digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers[1:]}
+    digests |= {"guide_digest": model.guide.digest} if model.guide else {}
     digests["reference_digest"] = reference.digest if reference else None
     others = _others(config, reference, model.image_shape)
     digests |= {"others": {c.attribute.name: c.digest for c in others}} if others else {}

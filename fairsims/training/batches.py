@@ -68,6 +68,8 @@ def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
     """
     if not label_dim:
         return None
+    if "condition" in dataset.table:
+        return torch.eye(label_dim)[dataset.table["condition"].astype(int).tolist()]
     if "seed" in dataset.table:
         return Conditions.numbered(label_dim).one_hot(dataset.table["seed"].tolist())
     return torch.eye(label_dim)[dataset.class_indices(class_attribute(dataset, label_dim).name)]
