@@ -20,6 +20,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 RETARGET = "fairsims.retarget.config:RetargetConfig"
 SAMPLER = "fairsims.models.sampling:SamplerConfig"
+PROMPTING = "fairsims.models.prompting:Prompting"
 
 
 class Text(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -190,16 +191,25 @@ def _resolved(context: click.Context, option: click.Parameter, name: str) -> str
 
 def refuse_idle(why: str, *names: str) -> None:
     """Raises InputError where one of these options was given: `why` says where it changes nothing."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in names and was_given(parameter.name):
             raise InputError(f"{parameter.opts[0]} changes nothing {why}; leave it out")
+
+
+def was_given(name: str) -> bool:
+    """Whether an option was typed, rather than left at its default."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 out_option = click.option("--out", type=PATH, required=True, help="Folder to write; resumes when begun.")
 compile_option = click.option(
     "--compile", "compiled", is_flag=True, help="torch.compile the networks: minutes at the start, faster after."
+)
+prompts_option = click.option(
+    "--prompts",
+    metavar="FILE",
+    help="Text-to-image: TOML, CSV or text file of prompts, or the name of a ready set (winobias).",
 )
 attr_option = option(RETARGET, "attr", once=True, help="Attribute, e.g. gender.")
 target_option = option(RETARGET, "target", once=True, help="0.5, uniform or woman=0.3,man=0.7.")

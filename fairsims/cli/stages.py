@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fairsims.cli.common import Bars, command, show
 from fairsims.cli.options import (
     PATH,
+    PROMPTING,
     RETARGET,
     SAMPLER,
     SEEDS,
@@ -19,10 +20,16 @@ from fairsims.cli.options import (
     json_option,
     option,
     out_option,
+    prompts_option,
+    refuse_idle,
     settings,
     target_option,
+    was_given,
 )
 from fairsims.errors import InputError
+
+if TYPE_CHECKING:
+    from fairsims.models import ModelSpec
 
 NAMED = ("guide", "guidance", "guide_interval", "classes", "labels")
 """Settings of the model that only sampling asks for."""
@@ -38,6 +45,9 @@ NAMED = ("guide", "guidance", "guide_interval", "classes", "labels")
 @option(RETARGET, "sample_batch", "--batch-size")
 @option(RETARGET, "precision")
 @compile_option
+@prompts_option
+@settings(PROMPTING, "guidance_scale", "size", "offload", "slicing")
+@click.option("--latents", is_flag=True, help="Keep the latents beside the images, for an adapter to learn from.")
 @click.option("--export-zip", type=PATH, help="Also write an EDM data set zip.")
 @click.option("--export-labels", metavar="ATTR", help="The zip has the classes of this attribute as labels.")
 @click.option("--export-folder", type=PATH, help="Also write PNG files and metadata.csv.")
@@ -49,33 +59,34 @@ def generate(
     sample_batch: int,
     precision: str,
     compiled: bool,
+    prompts: str | None,
+    latents: bool,
     export_zip: Path | None,
     export_labels: str | None,
     export_folder: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Sample a model's images into a pool. torchrun shares the work; the pool is the same."""
+    """Sample a model's images into a pool. torchrun shares the work; the pool is the same.
+
+    With --prompts the model is a folder of a text-to-image pipeline, sampled by its own scheduler; the prompt of a seed
+    is the one of its remainder by their number.
+    """
     from fairsims import engine, pools
     from fairsims.classifiers import classifier_for
     from fairsims.classifiers.labelling import label_key, label_source
-    from fairsims.models.model import ModelSpec, open_model
-    from fairsims.models.sampling import SamplerConfig
+    from fairsims.models import open_spec
 
-    named = {name: options.pop(name) for name in NAMED}
-    sampler = SamplerConfig(**options)
     pools.check_exports(seeds, export_zip, export_folder)
     if export_labels is not None and export_zip is None:
         raise InputError(f"--export-labels {export_labels} is given without --export-zip; give both")
-    spec = ModelSpec(
-        base=model, sampler=sampler, precision=precision, batch_size=sample_batch, compiled=compiled, **named
-    )
+    spec = spec_of(model, prompts, options, precision=precision, batch_size=sample_batch, compiled=compiled)
     with engine.main_first():
-        opened = open_model(spec)
+        opened = open_spec(spec)
     channels, side, _ = opened.image_shape
     classifier = None if export_labels is None else classifier_for(export_labels, side, channels)
     with Bars() as bars:
-        for done in pools.write_pool(out, opened, seeds):
+        for done in pools.write_pool(out, opened, seeds, latents=latents):
             bars.report("generate", done, len(seeds))
     pool = pools.Pool(out)
     labels = None
@@ -88,6 +99,25 @@ def generate(
         if export_folder:
             pools.export_folder(pool, export_folder)
     show({"pool": str(out), "images": len(pool), "evaluations_per_image": pool.meta["evaluations_per_image"]}, as_json)
+
+
+def spec_of(model: str, prompts: str | None, sampling: dict[str, Any], **shared: Any) -> ModelSpec:
+    """What opens a model of pixels or, where it is asked with prompts, a text-to-image pipeline."""
+    from fairsims.data.prompts import read_prompts
+    from fairsims.models import ModelSpec, Prompting
+    from fairsims.models.sampling import SamplerConfig
+
+    asked = {name: sampling.pop(name) for name in ("guidance_scale", "size", "offload", "slicing")}
+    named = {name: sampling.pop(name) for name in NAMED}
+    if prompts is None:
+        refuse_idle("without --prompts", "latents", *asked)
+        return ModelSpec(base=model, sampler=SamplerConfig(**sampling), **named, **shared)
+    refuse_idle(
+        "with --prompts: a pipeline's own scheduler and guidance sample", "solver", "schedule", "S_churn", *NAMED
+    )
+    steps = sampling["steps"] if was_given("steps") else None
+    prompting = Prompting(prompts=tuple(p.text for p in read_prompts(prompts).items), steps=steps, **asked)
+    return ModelSpec(base=model, prompting=prompting, **shared)
 
 
 @command()

@@ -8,7 +8,9 @@ from fairsims.models.folders import Checkpoint, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.mixtures import GaussianMixtureDenoiser
 from fairsims.models.model import DenoiserModel, Model, ModelSpec, open_model
+from fairsims.models.pipeline_model import PipelineModel, open_spec
 from fairsims.models.precondition import EDMDenoiser, fastest_precision
+from fairsims.models.prompting import Prompting
 from fairsims.models.sampling import SamplerConfig
 
 __all__ = [
@@ -24,11 +26,14 @@ __all__ = [
     "EDMDenoiser",
     "GaussianMixtureDenoiser",
     "NetworkDenoiser",
+    "PipelineModel",
+    "Prompting",
     "SIMSGuidance",
     "SamplerConfig",
     "fastest_precision",
     "import_edm",
     "merge",
+    "open_spec",
     "save_checkpoint",
     "save_guided",
 ]

@@ -57,15 +57,39 @@ class Denoiser(nn.Module):
         return torch.device("cpu")
 
 
-class NetworkDenoiser(Denoiser):
+class Trainable(nn.Module):
+    """What `train()` trains: its parameters, by its loss of a batch of what it draws noise for."""
+
+    config: dict[str, Any]
+    """What it is made with, as JSON values: with the weights they are the checkpoint."""
+    augment_dim: int = 0
+    label_dim: int = 0
+    precision: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one thing that it learns from."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        raise NotImplementedError
+
+    def draw_noise(self, n: int, generator: torch.Generator, *, mean: float, std: float) -> tuple[Tensor, Tensor]:
+        """For a batch of `n`: noise levels `(n,)` and noise `(n, *shape)`, on the CPU."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean error over a batch, a scalar."""
+        raise NotImplementedError
+
+
+class NetworkDenoiser(Denoiser, Trainable):
     """A denoiser with a single network: what can be trained, merged, saved and exported.
 
     `augment_labels` `(B, augment_dim)` tell the network how its training images were distorted; None when sampling.
     """
 
-    config: dict[str, Any]
-    """Constructor arguments, as JSON values: with the weights they are the checkpoint."""
-    augment_dim: int = 0
     raw: str = "model"
     """Name of the module that is the raw network."""
 
@@ -104,7 +128,7 @@ def sigma_column(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.to(x).reshape(-1, *([1] * (x.ndim - 1)))
 
 
-def compile_networks(denoiser: Denoiser) -> None:
+def compile_networks(denoiser: nn.Module) -> None:
     """Have torch.compile translate the raw networks at their first use; names of weights stay as they are.
 
     Raises InputError without a C++ compiler, which it needs for GPUs too.

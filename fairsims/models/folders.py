@@ -16,20 +16,20 @@ from torch import Tensor
 
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, sha256_json, write_json
-from fairsims.models.base import Denoiser, NetworkDenoiser
+from fairsims.models.base import Denoiser, NetworkDenoiser, Trainable
 from fairsims.models.families import DENOISERS
 
 FORMAT = "fairsims-checkpoint/1"
 OTHERS = {
-    "model_index.json": "a diffusers pipeline; make a checkpoint of it: fairsims import diffusers",
+    "model_index.json": "a diffusers pipeline; give --prompts if it is text-to-image, else: fairsims import diffusers",
     "pool.json": "a pool of images; expected a checkpoint, give the model that makes them",
     "status.json": "a run; expected a checkpoint, give its folder merged, guided or auxiliary",
 }
 """By a file that is in it: what a folder is that is given for a checkpoint by mistake."""
 
 
-def save_checkpoint(folder: Path, denoiser: NetworkDenoiser, *, recipe: Mapping[str, Any] | None = None) -> None:
-    """Write a denoiser; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
+def save_checkpoint(folder: Path, denoiser: Trainable, *, recipe: Mapping[str, Any] | None = None) -> None:
+    """Write a network; `recipe` says how it was made. The weights come first, so a config means a whole checkpoint."""
     folder = Path(folder)
     with atomic(folder / "model.safetensors") as temporary:
         temporary.write_bytes(tensor_bytes(denoiser.state_dict()))
@@ -128,7 +128,7 @@ def read_network(folder: Path, *, name: str = "") -> Checkpoint:
     meta = read_meta(folder)
     if meta.get("class") not in DENOISERS:
         raise InputError(f"{folder} holds a {meta.get('class')}; expected a single network's checkpoint")
-    weights = _read_weights(folder)
+    weights = read_weights(folder)
     return Checkpoint(
         name=name or str(folder),
         denoiser=_built(folder, meta, weights),
@@ -137,7 +137,8 @@ def read_network(folder: Path, *, name: str = "") -> Checkpoint:
     )
 
 
-def _read_weights(folder: Path) -> bytes:
+def read_weights(folder: Path) -> bytes:
+    """The bytes of a checkpoint's weights. Raises InputError where they are missing or cannot be read."""
     weights = folder / "model.safetensors"
     try:
         return weights.read_bytes()
@@ -178,7 +179,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def network_digest(denoiser: NetworkDenoiser) -> str:
+def network_digest(denoiser: Trainable) -> str:
     """The digest that the checkpoint of a network in memory would have."""
     return sha256_json(
         [hashlib.sha256(tensor_bytes(denoiser.state_dict())).hexdigest(), type(denoiser).__name__, denoiser.config]

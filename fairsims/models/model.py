@@ -20,12 +20,13 @@ from fairsims.data.base import to_uint8
 from fairsims.errors import InputError
 from fairsims.files import read_json
 from fairsims.models.autoguidance import AutoGuidance
-from fairsims.models.base import Denoiser, NetworkDenoiser, compile_networks
+from fairsims.models.base import Denoiser, NetworkDenoiser, Trainable, compile_networks
 from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.conditions import Conditions, read_classes
 from fairsims.models.folders import Checkpoint, guided_digest, network_digest, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
 from fairsims.models.precondition import PRECISIONS
+from fairsims.models.prompting import Prompting
 from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.options import check_choices, choice, from_mapping, to_json
 from fairsims.run import refuse_foreign
@@ -44,7 +45,7 @@ class ModelSpec:
     """
 
     base: str
-    """Checkpoint folder, EDM snapshot (.pkl) or name of an embedded model."""
+    """Checkpoint folder, EDM snapshot (.pkl), name of an embedded model, or folder of a text-to-image pipeline."""
     auxiliary: str | None = None
     """Checkpoint of the auxiliary, where there is one."""
     positive: str | None = None
@@ -73,6 +74,8 @@ class ModelSpec:
     """Most images at once."""
     compiled: bool = False
     """Translate the networks with torch.compile at their first use."""
+    prompting: Prompting | None = None
+    """Text-to-image: what is asked for and how; `sampler` has no part then."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -158,8 +161,8 @@ class Model(Protocol):
     def export(self, folder: Path, *, recipe: Mapping[str, Any] | None = None) -> None:
         """Write the model as a checkpoint folder of its own."""
 
-    def trainable(self) -> NetworkDenoiser:
-        """A copy of what is trained to make an auxiliary; its `loss` is what training goes down."""
+    def trainable(self) -> Trainable:
+        """What is trained to make an auxiliary, a copy or an adapter; its `loss` is what training goes down."""
 
 
 class DenoiserModel:
@@ -372,8 +375,9 @@ def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any], spec: ModelSpec
 
 
 def open_model(spec: ModelSpec) -> DenoiserModel:
-    """Open what a spec names, on this process's device; guided checkpoints, too.
+    """Open a model of pixels that a spec names, on this process's device; guided checkpoints, too.
 
+    Text-to-image pipelines are opened by `PipelineModel(spec)`.
     Raises InputError, naming the file, for what is missing, corrupt or does not fit.
 
     >>> model = open_model(ModelSpec(base="digits-8", sampler=SamplerConfig(solver="euler", steps=4)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from fairsims.data import open_dataset
 from fairsims.data.sources import ImageSource
 from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
-from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset
+from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents
 from fairsims.pools.writing import (
     ShardTask,
     compact_seeds,
@@ -33,6 +33,7 @@ __all__ = [
     "make_shard",
     "open_source",
     "pool_dataset",
+    "pool_latents",
     "select_pool",
     "write_pool",
     "write_shard",

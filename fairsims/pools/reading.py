@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fairsims.data.ahead import READERS, read_ahead
 from fairsims.data.base import HeldSource, ImageDataset
+from fairsims.data.latents import LatentSet
 from fairsims.data.opening import open_image
 from fairsims.data.policy import Unusable
 from fairsims.errors import InputError
@@ -228,6 +229,31 @@ class Part:
         """The images in order, uint8 `(<=size, C, H, W)` at a time."""
         start = self.positions.start
         return read_ahead(lambda r: self.pool.read(range(start + r.start, start + r.stop)), len(self), size)
+
+
+def pool_latents(pool: Pool) -> LatentSet:
+    """The latents that a pool's images were decoded from, with their conditions. Raises InputError without them."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found = []
+    for number, shard in enumerate(pool.shards):
+        path = latents_file(pool.folder, number)
+        try:
+            latents = load_file(path)["latents"]
+        except (OSError, KeyError, SafetensorError) as e:
+            raise InputError(f"{path} is missing or broken ({e}); delete {shard} and generate again") from None
+        if len(latents) != len(pool.parts[shard]):
+            raise InputError(f"{path} has {len(latents)} rows, {shard} {len(pool.parts[shard])}; delete both")
+        found.append(latents)
+    digest = sha256_json([pool.digest, [sha256_file(latents_file(pool.folder, k)) for k in range(len(found))]])
+    conditions = torch.from_numpy(pool.positions)
+    return LatentSet(name=pool.name, digest=digest, latents=torch.cat(found), conditions=conditions)
+
+
+def latents_file(folder: Path, shard: int) -> Path:
+    """Where the latents of a shard are."""
+    return folder / "latents" / f"shard-{shard:05d}.safetensors"
 
 
 class PoolImages:

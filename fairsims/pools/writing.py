@@ -20,8 +20,10 @@ from fairsims import __version__, engine
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
 from fairsims.models.conditions import Conditions
-from fairsims.models.model import Model, ModelSpec, open_model
-from fairsims.pools.reading import FORMAT, Pool
+from fairsims.models.folders import tensor_bytes
+from fairsims.models.model import Model, ModelSpec
+from fairsims.models.pipeline_model import PipelineModel, open_spec
+from fairsims.pools.reading import FORMAT, Pool, latents_file
 from fairsims.run import settle_settings
 
 SHARD_SIZE = 512
@@ -37,6 +39,8 @@ class ShardTask:
     spec: ModelSpec
     """What makes the images."""
     seeds: tuple[int, ...]
+    latents: Path | None = None
+    """Where the latents that the images were decoded from are kept, too; of text-to-image models."""
 
 
 class Opened:
@@ -49,7 +53,7 @@ class Opened:
         return self.model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial, (open_model, self.model.spec)
+        return partial, (open_spec, self.model.spec)
 
 
 def make_shard(model: Model, task: ShardTask) -> Iterator[int]:
@@ -58,20 +62,44 @@ def make_shard(model: Model, task: ShardTask) -> Iterator[int]:
     # Batches end where shards do, so that a shard is the same whoever makes it.
     cut = [task.seeds[start : start + size] for start in range(0, len(task.seeds), size)]
     rows: list[Future[bytes]] = []
+    held: list[Tensor] = []
     with ThreadPoolExecutor(ENCODERS) as encoders:
-        for images in model.images(cut):
+        for images in model.images(cut) if task.latents is None else _and_latents(model, cut, held):
             # PNGs of this batch are made while the next one is sampled.
             rows += [encoders.submit(encode_png, image) for image in images]
             yield len(rows)
+        if task.latents is not None:
+            # First, so that a shard's latents are there where the shard is.
+            write_latents(task.latents, torch.cat(held))
         write_shard(task.path, task.seeds, [row.result() for row in rows], model.conditions)
 
 
+def _and_latents(model: Model, cut: Sequence[Sequence[int]], held: list[Tensor]) -> Iterator[Tensor]:
+    """The model's images; their latents go into `held`."""
+    assert isinstance(model, PipelineModel)
+    for images, latents in model.images_with_latents(cut):
+        held.append(latents)
+        yield images
+
+
+def write_latents(path: Path, latents: Tensor) -> None:
+    """Latents of a shard's images, in their order, as they were sampled."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(tensor_bytes({"latents": latents}))
+
+
 def write_pool(
-    folder: str | Path, model: Model, seeds: Sequence[int], *, facts: Mapping[str, Any] | None = None
+    folder: str | Path,
+    model: Model,
+    seeds: Sequence[int],
+    *,
+    facts: Mapping[str, Any] | None = None,
+    latents: bool = False,
 ) -> Iterator[int]:
     """Generate one image per seed into `folder`, yielding the number of images finished so far.
 
-    What made them is part of the pool's identity; `facts` join the model's own in `made_by`. Finished shards are left
+    What made them is part of the pool's identity; `facts` join the model's own in `made_by`. With `latents` those of a
+    text-to-image model are kept beside the images, in `latents/`. Finished shards are left
     as they are, so the same call resumes; ChangedSettings is raised when the folder holds another pool. Every process
     of the engine has to call it; all shards are there after the last number.
     """
@@ -86,7 +114,13 @@ def write_pool(
         settle_settings(folder / "pool.json", settings)
     parts = [tuple(seeds[start : start + SHARD_SIZE]) for start in range(0, len(seeds), SHARD_SIZE)]
     tasks = [
-        ShardTask(path=folder / f"shard-{k:05d}.parquet", spec=model.spec, seeds=part) for k, part in enumerate(parts)
+        ShardTask(
+            path=folder / f"shard-{k:05d}.parquet",
+            spec=model.spec,
+            seeds=part,
+            latents=latents_file(folder, k) if latents else None,
+        )
+        for k, part in enumerate(parts)
     ]
     done = _finished(tasks)
     if done:

@@ -18,8 +18,9 @@ from torch import Tensor
 from fairsims.data.ahead import ahead
 from fairsims.data.attributes import Attribute
 from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
+from fairsims.data.latents import LatentSet
 from fairsims.errors import InputError
-from fairsims.models.base import NetworkDenoiser
+from fairsims.models.base import Trainable
 from fairsims.models.conditions import Conditions
 from fairsims.models.objective import Batch
 from fairsims.seeds import numpy_generator, torch_generator
@@ -31,15 +32,18 @@ HELD_BYTES = 4 * 2**30
 
 
 def batches(
-    dataset: ImageDataset, denoiser: NetworkDenoiser, config: TrainConfig, *, first: int, rows: range
+    dataset: ImageDataset | LatentSet, denoiser: Trainable, config: TrainConfig, *, first: int, rows: range
 ) -> Iterator[Batch]:
     """The batches of steps `first`, `first + 1`, ... to the end of the budget on the network's device: `rows` of each.
 
     With a GPU they are drawn one step ahead of it. Raises InputError when the data lack the classes that the network
     asks for.
     """
-    device, held, labels = denoiser.device, _hold(dataset), class_labels(dataset, denoiser.label_dim)
-    steps, draw = range(first, config.steps), partial(_draw, held, denoiser, labels, config, rows)
+    device, steps = denoiser.device, range(first, config.steps)
+    if isinstance(dataset, LatentSet):
+        draw = partial(_draw_latents, dataset, denoiser, config, rows)
+    else:
+        draw = partial(_draw, _hold(dataset), denoiser, class_labels(dataset, denoiser.label_dim), config, rows)
     for drawn in map(draw, steps) if device.type == "cpu" else ahead(draw, steps, 1):
         yield _on_device(drawn, device)
 
@@ -49,15 +53,20 @@ def draw_images(dataset: ImageDataset, config: TrainConfig, step: int, rows: ran
 
     Mirrored at random where asked.
     """
-    positions = step * config.batch_size + np.arange(rows.start, rows.stop)
-    epochs = positions // len(dataset)
-    order = {e: numpy_generator(config.seed, "order", int(e)).permutation(len(dataset)) for e in np.unique(epochs)}
-    indices = np.array([order[e][p % len(dataset)] for e, p in zip(epochs, positions, strict=True)], dtype=np.int64)
+    indices = places(len(dataset), config, step, rows)
     images = dataset.read(indices)
     if config.xflip:
         flip = torch.rand(config.batch_size, generator=torch_generator(config.seed, "flip", step)) < 0.5
         images = torch.where(flip[rows.start : rows.stop, None, None, None], images.flip(3), images)
     return images, indices
+
+
+def places(n: int, config: TrainConfig, step: int, rows: range) -> np.ndarray:
+    """Which of `n` things a step sees, `(len(rows),)`: each epoch is a permutation."""
+    positions = step * config.batch_size + np.arange(rows.start, rows.stop)
+    epochs = positions // n
+    order = {e: numpy_generator(config.seed, "order", int(e)).permutation(n) for e in np.unique(epochs)}
+    return np.array([order[e][p % n] for e, p in zip(epochs, positions, strict=True)], dtype=np.int64)
 
 
 def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
@@ -86,8 +95,18 @@ def class_attribute(dataset: ImageDataset, label_dim: int) -> Attribute:
     return dataset.attributes[fitting[0]]
 
 
+def _draw_latents(dataset: LatentSet, network: Trainable, config: TrainConfig, rows: range, step: int) -> Batch:
+    """This process's rows of a step, on the CPU: latents, and positions of their prompts as labels."""
+    indices, own = places(len(dataset), config, step, rows), slice(rows.start, rows.stop)
+    generator = torch_generator(config.seed, "noise", step)
+    sigma, noise = network.draw_noise(config.batch_size, generator, mean=config.P_mean, std=config.P_std)
+    return Batch(
+        images=dataset.latents[indices], sigma=sigma[own], noise=noise[own], labels=dataset.conditions[indices]
+    )
+
+
 def _draw(
-    dataset: ImageDataset, denoiser: NetworkDenoiser, labels: Tensor | None, config: TrainConfig, rows: range, step: int
+    dataset: ImageDataset, denoiser: Trainable, labels: Tensor | None, config: TrainConfig, rows: range, step: int
 ) -> Batch:
     """This process's rows of a step, on the CPU and with images still uint8."""
     images, indices = draw_images(dataset, config, step, rows)

@@ -15,9 +15,10 @@ import torch
 
 from fairsims import engine
 from fairsims.data.base import ImageDataset
+from fairsims.data.latents import LatentSet
 from fairsims.errors import Diverged, InputError
 from fairsims.files import append_jsonl, atomic, read_jsonl, write_text
-from fairsims.models.base import NetworkDenoiser
+from fairsims.models.base import Trainable
 from fairsims.models.folders import save_checkpoint
 from fairsims.run import settle_settings
 from fairsims.training.config import TrainConfig
@@ -25,8 +26,8 @@ from fairsims.training.loop import Tick, check_fit, train
 
 
 def train_folder(
-    denoiser: NetworkDenoiser,
-    dataset: ImageDataset,
+    denoiser: Trainable,
+    dataset: ImageDataset | LatentSet,
     config: TrainConfig,
     folder: Path,
     *,
@@ -89,7 +90,7 @@ def snapshot_folder(folder: Path, kimg: float) -> Path:
     return folder / f"kimg-{kimg:09.3f}"
 
 
-def _keep_last_good(folder: Path, denoiser: NetworkDenoiser, recipe: dict[str, Any]) -> str:
+def _keep_last_good(folder: Path, denoiser: Trainable, recipe: dict[str, Any]) -> str:
     """Save the averaged weights of the last state as a checkpoint; returns what to do with it."""
     state_file = folder / "state.pt"
     if not state_file.exists():

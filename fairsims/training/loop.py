@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fairsims import engine
 from fairsims.data.base import ImageDataset
+from fairsims.data.latents import LatentSet
 from fairsims.errors import InputError
-from fairsims.models.base import NetworkDenoiser
+from fairsims.models.base import Trainable
 from fairsims.models.objective import Batch
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
@@ -39,7 +40,7 @@ class Tick:
     grad_norm: float
     seconds: float
     """Time since the last tick."""
-    ema: NetworkDenoiser
+    ema: Trainable
     """The averaged network so far (live; copy it to keep it)."""
     state: dict[str, Any] = field(repr=False)
     """What `train(..., state=)` resumes from (live tensors)."""
@@ -52,8 +53,8 @@ class Tick:
 
 
 def train(
-    denoiser: NetworkDenoiser,
-    dataset: ImageDataset,
+    denoiser: Trainable,
+    dataset: ImageDataset | LatentSet,
     config: TrainConfig,
     *,
     state: dict[str, Any] | None = None,
@@ -131,7 +132,7 @@ def train(
 
 
 def _gradients(
-    denoiser: NetworkDenoiser, batch: Batch, config: TrainConfig, step: int, rows: range, scaler: torch.amp.GradScaler
+    denoiser: Trainable, batch: Batch, config: TrainConfig, step: int, rows: range, scaler: torch.amp.GradScaler
 ) -> Tensor:
     """Leave the gradient of the whole batch's mean loss in the parameters, on every process; returns that loss."""
     total = torch.zeros((), device=batch.images.device)
@@ -148,17 +149,19 @@ def _gradients(
     return total
 
 
-def check_fit(denoiser: NetworkDenoiser, dataset: ImageDataset, config: TrainConfig) -> None:
+def check_fit(denoiser: Trainable, dataset: ImageDataset | LatentSet, config: TrainConfig) -> None:
     """Raises InputError when the data set or the settings do not fit the network."""
-    if (dataset.channels, dataset.resolution) != (denoiser.img_channels, denoiser.img_resolution):
+    if dataset.shape != denoiser.shape:
+        found, wanted = ("x".join(map(str, shape)) for shape in (dataset.shape, denoiser.shape))
         raise InputError(
-            f"{dataset.name} has {dataset.channels}x{dataset.resolution}x{dataset.resolution} images, the model makes "
-            f"{'x'.join(map(str, denoiser.shape))}; give data or a model of the same shape"
+            f"{dataset.name} has {found} images, the model makes {wanted}; give data or a model of the same shape"
         )
+    if isinstance(dataset, LatentSet) and (config.xflip or config.augment):
+        raise InputError("latents cannot be mirrored or distorted; leave xflip and augment out")
     check_settings(denoiser, config)
 
 
-def check_settings(denoiser: NetworkDenoiser, config: TrainConfig) -> None:
+def check_settings(denoiser: Trainable, config: TrainConfig) -> None:
     """Raises InputError when the settings do not fit the network."""
     if config.augment and denoiser.augment_dim != AUGMENT_DIM:
         raise InputError(
@@ -171,7 +174,7 @@ def check_settings(denoiser: NetworkDenoiser, config: TrainConfig) -> None:
         )
 
 
-def _update_ema(ema: NetworkDenoiser, net: NetworkDenoiser, config: TrainConfig, step: int) -> None:
+def _update_ema(ema: Trainable, net: Trainable, config: TrainConfig, step: int) -> None:
     # An average over a half-life longer than the run so far would be mostly initial noise: cap it at a share of it.
     halflife = min(config.ema_halflife_kimg * 1000, step * config.batch_size * config.ema_ramp)
     beta = 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0

@@ -99,7 +99,9 @@ def test_broken_folders_are_named(make_pipeline: MakePipeline, tmp_path: Path) -
         (folder / "unet" / WEIGHTS).write_bytes(whole[:size])
         with pytest.raises(InputError, match="is corrupt"):
             read_pipeline(folder)
-    with pytest.raises(InputError, match="is a diffusers pipeline; make a checkpoint of it"):
+    with pytest.raises(
+        InputError, match="is a diffusers pipeline; give --prompts if it is text-to-image, else: fairsims import"
+    ):
         open_checkpoint(folder)
     with pytest.raises(InputError, match="holds something else already; give a new folder"):
         import_pipeline(make_pipeline(name="whole"), folder)
