@@ -345,7 +345,8 @@ def test_without_out_nothing_is_written(tmp_path: Path, digits_pool: MakePool) -
     assert "Tier B: corrected" in result.stdout
     assert "report" not in result.stdout
     labels = [pool.folder / "labels", *(pool.folder / "labels").rglob("*")]
-    assert sorted(p for p in tmp_path.rglob("*")) == sorted([*there, *labels])
+    kept = [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]
+    assert sorted(p for p in tmp_path.rglob("*")) == sorted([*there, *labels, *kept])
 
 
 def test_few_images_are_a_warning(digits_pool: MakePool) -> None:

@@ -17,6 +17,7 @@ from fairsims.report import tables
 from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
 from fairsims.report.measured import cost_numbers, target_distance
 from fairsims.report.numbers import duration, fixed, percent, points, short_percent
+from fairsims.report.screened import image_notes, images_table
 from fairsims.report.words import (
     LIMIT,
     SAME_SEEDS,
@@ -63,7 +64,8 @@ def show_audit(run: RunEntry, audit: AuditResult) -> None:
         show_joint(run, audit)
     left, right = st.columns(2, gap="large")
     with left:
-        show_quality(run, audit)
+        show_images(run, audit)
+    show_quality(run, audit)
     with right:
         show_cost(run, audit)
     st.caption(LIMIT)
@@ -230,6 +232,15 @@ def show_quality(run: RunEntry, audit: AuditResult) -> None:
     if audit.calibration:
         st.subheader("Calibration", anchor=False, divider="gray")
         st.altair_chart(calibration_chart(audit), width="stretch", alt=calibration_alt(audit), key="calibration")
+
+
+def show_images(run: RunEntry, audit: AuditResult) -> None:
+    if (images := images_table(audit)) is None:
+        return
+    st.subheader("Images", anchor=False, divider="gray")
+    show_table(images, run, "images")
+    for line in image_notes(audit):
+        st.caption(plain(line))
 
 
 def show_cost(run: RunEntry, audit: AuditResult) -> None:

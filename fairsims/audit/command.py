@@ -24,6 +24,7 @@ from fairsims.classifiers import AttributeClassifier, classifier_for, load_class
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.data import ImageDataset, open_dataset
 from fairsims.data.attributes import UNDETERMINED
+from fairsims.data.policy import ImagePolicy
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import cache_folder
@@ -70,10 +71,23 @@ class AuditConfig:
     """Held-out split whose errors correct the shares; the classifier's own choice by default."""
     tolerance: float = 0.03
     """A target is reached when the interval of the share lies inside target +- this."""
+    resize: int | None = ImagePolicy.resize
+    fit: str = ImagePolicy.fit
+    background: str | None = ImagePolicy.background
+    class_folders: str | None = None
+    """Attribute whose classes are the names of the folders that the images of --reference lie in."""
     drift: float = 0.03
     """An attribute to hold is preserved when every share changes by less than this, interval included."""
 
+    @property
+    def policy(self) -> ImagePolicy:
+        """What is done to images of all sources alike."""
+        return ImagePolicy(resize=self.resize, fit=self.fit, background=self.background)
+
     def __post_init__(self) -> None:
+        self.policy  # noqa: B018  # raises
+        if self.class_folders is not None and self.reference is None:
+            raise ValueError(f"class_folders is {self.class_folders!r} without --reference; expected real images")
         if not self.attr or len(set(self.attr)) < len(self.attr):
             raise ValueError(f"attr is {', '.join(self.attr) or 'empty'}; expected different attributes, one at least")
         if len({*self.attr, *self.hold}) < len(self.attr) + len(self.hold):
@@ -121,7 +135,7 @@ class OpenAudit:
 
 def open_audit(config: AuditConfig) -> OpenAudit:
     """Open what the configuration names. Raises InputError for what cannot work, before anything is measured."""
-    sources = {side: open_source(path) for side, path in by_side(config.before, config.after).items()}
+    sources = {side: open_source(path, config.policy) for side, path in by_side(config.before, config.after).items()}
     check_pair(sources)
     first = sources["before"]
     asked = {name: _given(config, name) for name in (*config.attr, *config.hold)}
@@ -135,7 +149,7 @@ def open_audit(config: AuditConfig) -> OpenAudit:
         )
     labels = read_people_labels(config.labels, sources, [c.attribute for c in classifiers])
     aims = [_aim(config, c, labels[c.attribute.name]) for c in classifiers]
-    reference = _reference(config.reference, first)
+    reference = _reference(config, first)
     return OpenAudit(
         config=config,
         sources=sources,
@@ -184,7 +198,9 @@ def preregistration(opened: OpenAudit) -> dict[str, Any]:
         "classifiers": {name: {"name": c.name, "digest": c.digest} for name, c in names.items()},
         "reference": planned_reference(opened.reference),
         "extractors": [e.facts() for e in opened.extractors],
-    } | ({"labels": labels} if labels else {})
+        **({"labels": labels} if labels else {}),
+        **({} if config.policy.is_default else {"policy": config.policy.stated()}),
+    }
 
 
 def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
@@ -301,21 +317,25 @@ def _aim(config: AuditConfig, classifier: AttributeClassifier, labels: Mapping[S
     )
 
 
-def _reference(spec: str | None, source: ImageSource) -> ImageDataset | Path | None:
+def _reference(config: AuditConfig, source: ImageSource) -> ImageDataset | Path | None:
     """The real images at the source's size where a whole factor makes it."""
+    spec, policy = config.reference, config.policy
     if spec is None:
         return None
     if spec.endswith(".npz"):
         if not Path(spec).is_file():
             raise InputError(f"{spec} is missing; expected an .npz of reference statistics")
         return Path(spec)
-    data, (channels, side, _) = open_dataset(spec), source.shape
+    data = open_dataset(spec, policy=policy, class_folders=config.class_folders)
+    channels, side, _ = source.shape
     if data.channels != channels:
         raise InputError(
             f"the reference {data.name} has {data.channels} channels; expected {channels} like {source.name}; give "
             "real images of the same kind"
         )
-    return open_dataset(spec, resolution=side) if data.resolution % side == 0 else data
+    if data.resolution == side or data.resolution % side:
+        return data
+    return open_dataset(spec, resolution=side, policy=policy, class_folders=config.class_folders)
 
 
 def _extractors(config: AuditConfig, classifiers: Sequence[AttributeClassifier]) -> list[FeatureExtractor]:

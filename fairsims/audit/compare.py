@@ -23,6 +23,7 @@ from fairsims.audit.pairs import joint_section
 from fairsims.audit.reading import Aim, Reading, ShareRule, read_attribute, section
 from fairsims.audit.records import from_json
 from fairsims.audit.result import AuditResult
+from fairsims.audit.screened import screening_notes, stored_screening
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import ImageDataset
 from fairsims.data.sources import ImageSource
@@ -61,11 +62,14 @@ def audit(
         raise InputError("there is no attribute to measure; give one with its classifier")
     sources = by_side(before, after)
     check_pair(sources)
+    # First of all: it finds every image that cannot be decoded.
+    screened = {side: stored_screening(s, store, partial(progress, f"screen {side}")) for side, s in sources.items()}
     readings = [
         read_attribute(c, p, sources, store=store, after_shares=after_shares, progress=progress) for c, p in attributes
     ]
     found, several = {r.name: section(r) for r in readings}, len(readings) > 1
     warnings = [f"{name}: {w}" if several else w for name, a in found.items() for w in a.warnings]
+    warnings += [w for side, s in screened.items() for w in screening_notes(side, s)]
     classifiers = {r.name: _classifier_facts(r.classifier) for r in readings}
     pairs = [p for p in combinations(readings, 2) if _size(p) <= MOST_CELLS]
     return AuditResult(
@@ -75,7 +79,7 @@ def audit(
         attributes=found,
         classifier=classifiers[readings[0].name],
         classifiers=classifiers if several else {},
-        pools={side: source_facts(s) for side, s in sources.items()},
+        pools={side: replace(source_facts(s), screening=screened[side]) for side, s in sources.items()},
         warnings=tuple(dict.fromkeys(warnings)),
         joint=tuple(joint_section(*p) for p in pairs),
         quality=None if reference is None else _quality(sources, readings, reference, extractors, store, progress),
@@ -104,7 +108,7 @@ def source_facts(source: ImageSource) -> SourceFacts:
         kind="pool" if isinstance(source, Pool) else "images",
     )
     if not isinstance(source, Pool):
-        return facts
+        return replace(facts, found=source.found if isinstance(source, ImageDataset) else None)
     made_by = source.meta.get("made_by", {})
     return replace(
         facts,

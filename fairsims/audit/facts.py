@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from fairsims.audit.records import always, beside, limits, rest
+from fairsims.data.screening import Screening
+from fairsims.data.survey import Found
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, ...] = ("before", "after")
@@ -70,6 +72,10 @@ class SourceFacts:
     precision: str | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    found: Found | None = None
+    """Of images that are no pool: what was read of the path, what was not, and what was done to them."""
+    screening: Screening | None = None
+    """Which of the images are no further samples."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,7 @@ def _rows(extractor: FeatureExtractor, source: ImageSource, part: Part | None = 
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(broken):
             raise InputError(
-                f"{extractor.name} gave features that are NaN or infinite for image {first + broken[0]} of "
+                f"{extractor.name} gave features that are NaN or infinite for image {source.ids[first + broken[0]]} of "
                 f"{source.name}; check the weights and that image"
             )
         yield rows
@@ -151,7 +151,8 @@ def _read(path: Path, n: int) -> FeatureTable | None:
 
 
 def _table(source: ImageSource, extractor: FeatureExtractor, store: Path) -> Path:
-    return store / f"features-{source.digest[:16]}-{extractor.digest[:16]}.npy"
+    side = f"{source.shape[1]}px"  # one digest may stand for the same images at several sizes
+    return store / f"features-{source.digest[:16]}-{side}-{extractor.digest[:16]}.npy"
 
 
 def _shards(table: Path) -> Path:

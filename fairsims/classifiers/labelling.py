@@ -47,7 +47,8 @@ def label_source(
     if isinstance(source, Pool):
         return label_pool(source, classifier, progress)
     columns, key = label_columns(classifier), label_key(classifier)
-    path = None if store is None else store / f"{key}-{source.digest[:12]}.parquet"
+    # One digest may stand for the same images at several sizes.
+    path = None if store is None else store / f"{key}-{source.digest[:12]}-{source.shape[1]}px.parquet"
     if path is not None and path.exists():
         table = pd.read_parquet(path)
         if np.array_equal(table["id"].astype(str), source.ids.astype(str)):

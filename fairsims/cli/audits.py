@@ -31,6 +31,8 @@ def audit(out: Path | None, as_json: bool, **options: Any) -> None:
         refuse_idle("without --hold", "drift")
     if options["reference"] is None:
         refuse_idle("without --reference: quality is measured against real images", "features", "inception_weights")
+    if options["resize"] is None:
+        refuse_idle("without --resize", "fit")
     config = AuditConfig(**options)
     with Bars() as bars:
         found = run_audit(config, out, publish=publish, progress=bars.report, command=command_line())

@@ -49,6 +49,7 @@ labelled_options = together(
     ),
     option(HELD_OUT, "near_duplicates", default=4.0),
     click.option("--resolution", type=int, help="Reduce the images to this size, by a whole factor."),
+    click.option("--class-folders", is_flag=True, help="The folders that images lie in are their labels."),
 )
 
 
@@ -136,7 +137,9 @@ def make_clip(
     words = read_prompts(prompts)
     split, found = HeldOut.parse(group_by, near_duplicates=options["near_duplicates"]), None
     if options["data"] is None:
-        refuse_idle("without --data", "attr", "undetermined", "group_by", "near_duplicates", "resolution")
+        refuse_idle(
+            "without --data", "attr", "undetermined", "group_by", "near_duplicates", "resolution", "class_folders"
+        )
     else:
         found = _labelled(attr or words.attribute, tuple(words.classes), options)
     making.make_clip(words, out, data=found, split=split, abstain=abstain, command=command_line())
@@ -212,7 +215,10 @@ def _labelled(attr: str, classes: tuple[str, ...] | None, options: Mapping[str, 
 
     if not options["data"]:
         raise InputError("--data is missing; expected labelled images: embedded name, image folder, EDM zip or Parquet")
-    images = open_dataset(options["data"], resolution=options["resolution"])
+    folders = attr if options["class_folders"] else None
+    images = open_dataset(options["data"], resolution=options["resolution"], class_folders=folders)
+    for note in images.found.notes if images.found is not None else ():
+        _log(f"{images.name}: {note}")
     return labelled(images, attr, [c for c in classes or () if c], options["undetermined"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairsims.data import open_dataset
+from fairsims.data import ImagePolicy, open_dataset
 from fairsims.data.sources import ImageSource
 from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
 from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents
@@ -40,9 +40,11 @@ __all__ = [
 ]
 
 
-def open_source(path: str | Path) -> ImageSource:
+def open_source(path: str | Path, policy: ImagePolicy = ImagePolicy()) -> ImageSource:
     """The pool in a folder; else whatever `open_dataset` opens: image folder, EDM zip, Parquet, embedded name.
 
+    `policy` says how images of other sizes and modes become alike. A pool of another size than it asks for is read as
+    the Parquet files that it consists of.
     Raises InputError when nothing is there, it is empty, or its images are unreadable or not alike.
 
     >>> source = open_source("digits")
@@ -50,7 +52,9 @@ def open_source(path: str | Path) -> ImageSource:
     (1797, (1, 8, 8), torch.Size([1, 1, 8, 8]))
     """
     if not (Path(path) / "pool.json").is_file():
-        return open_dataset(str(path))
+        return open_dataset(str(path), policy=policy)
     pool = Pool(path)
+    if policy.resize is not None and pool.shape[1:] != (policy.resize, policy.resize):
+        return open_dataset(str(path), policy=policy)
     pool.read([0])  # finds a pool without shards, and one that holds other images than pool.json says
     return pool

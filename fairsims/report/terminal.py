@@ -12,6 +12,7 @@ from fairsims.report import tables, words
 from fairsims.report.document import Answer, Block, Cell, Code, Facts, Figure, Heading, Notes, Table, Text
 from fairsims.report.measured import cost_numbers
 from fairsims.report.numbers import duration
+from fairsims.report.screened import image_notes, images_table
 
 WIDTH = 100
 FIRST = 46
@@ -34,6 +35,9 @@ def summary(result: AuditResult) -> Iterator[Block]:
                 yield Text(text=said)
     if result.power is not None:
         yield Text(text=power_sentence(result.power))
+    if images := images_table(result):
+        yield images
+    yield from (Text(text=line) for line in image_notes(result))
     for section in result.sections:
         yield tables.quality_table(section, result)
     if cost_numbers(result.cost):

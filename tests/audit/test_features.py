@@ -111,7 +111,7 @@ def test_a_pool_is_done_shard_by_shard_and_gone_on_with_after_a_kill(digits_pool
     pool, seen = sharded(digits_pool(700, 400), tmp_path / "shards"), []
     whole = np.array(stored_features(pool, classifier_features(PARITY), tmp_path / "whole"))
     assert [p.name for p in (tmp_path / "whole").iterdir()] == [
-        f"features-{pool.digest[:16]}-{classifier_features(PARITY).digest[:16]}.npy"
+        f"features-{pool.digest[:16]}-8px-{classifier_features(PARITY).digest[:16]}.npy"
     ], "the shards are joined in one file"
     # Batches end where shards do: 512 is two batches.
     np.testing.assert_array_equal(whole, features_of(PARITY, pool.batches()))
@@ -137,7 +137,7 @@ def test_a_pool_is_done_shard_by_shard_and_gone_on_with_after_a_kill(digits_pool
 
 def pool_features_steps(pool: Pool, extractor: FeatureExtractor, store: Path) -> Iterator[int]:
     """The steps of the tasks of `pool_features`, to be stopped between two."""
-    folder = store / f"features-{pool.digest[:16]}-{extractor.digest[:16]}"
+    folder = store / f"features-{pool.digest[:16]}-8px-{extractor.digest[:16]}"
     for task in tasks(pool, extractor, folder):
         yield from shard_features((pool, extractor), task)
 

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from fairsims.audit.facts import Method
 from fairsims.audit.result import AttributeResult
 from fairsims.report import words
-from fairsims.report.document import Block, Column, Facts, Row, Table, Text, row, table
+from fairsims.report.document import Block, Column, Facts, Row, Table, Text, row, soft, table
 from fairsims.report.numbers import number, percent, seeds, short_digest, short_percent, value_text
+from fairsims.report.screened import image_notes, images_table
 from fairsims.report.sections.context import Context
 
+WORTH = (
+    "Copies are equal to an earlier image, nearly ones almost so. Worth is how many independent images these are "
+    "worth: intervals are of n images, and too narrow where it is far below."
+)
 MANY = 6
 """Cells beyond which those that nothing was drawn from are not listed."""
 
@@ -29,6 +34,13 @@ def data(context: Context) -> Iterator[Block]:
         _sets(context),
         caption=f"Sets of images that this rests on; whole digests stand in section {context.places['reproduction']}",
     )
+    if images := images_table(context.result):
+        yield images
+        for pool in context.result.pools.values():
+            if pool.screening is not None:
+                yield soft(f"{WORTH} Rule, {pool.screening.rule}.")
+                break
+    yield from (Text(text=line) for line in image_notes(context.result))
     if method is not None and method.complement_size is not None:
         yield _auxiliary_cells(method)
         yield Text(

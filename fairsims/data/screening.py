@@ -1,0 +1,173 @@
+"""Pictures that are no independent samples: of one colour, copies of others, nearly so, far smaller or larger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from fairsims.data.base import ImageDataset
+from fairsims.data.sources import ImageSource
+from fairsims.data.survey import SHOWN, Found, Passed
+
+Pixels = npt.NDArray[np.uint8]
+Tally = Callable[[int, int], None]
+
+NEAR_BITS, NEAR_LEVELS = 6, 3.0
+"""Two pictures are nearly one when their 64-bit difference hashes (ImageHash's dhash) differ by no more bits, and their
+8 x 8 thumbnails by no more levels of 255, root mean square."""
+BANDS, WINDOW = 4, 32
+"""Hashes are compared where one of their quarters is the same, with so many next to them in order."""
+ODD_SIZE = 4
+"""Times that the shorter side is below, or the longer one above, that of the median picture."""
+RULE = (
+    f"nearly: dhash within {NEAR_BITS} of 64 bits and 8x8 thumbnails within {NEAR_LEVELS:g} of 255 levels; tiny and "
+    f"huge: sides {ODD_SIZE} times below or above the median"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screening:
+    """How many pictures of a source are no further samples of what was to be measured. Nothing is left out for it."""
+
+    n: int
+    constant: Passed
+    """Of one colour: what a safety filter or a broken decoder gives."""
+    copies: Passed
+    """Equal to an earlier one, pixel by pixel."""
+    near: Passed
+    """Nearly equal to an earlier one, by `rule`."""
+    tiny: Passed
+    huge: Passed
+    worth: float
+    """Independent pictures that these are worth: n^2 / sum n_g^2 over groups of (nearly) equal ones (Kish)."""
+    rule: str = RULE
+
+    @property
+    def different(self) -> int:
+        """Pictures without their copies."""
+        return self.n - self.copies.n - self.near.n
+
+
+def screen(source: ImageSource, progress: Tally = lambda *_: None) -> Screening:
+    """Look at every image of a source once. Memory: some 300 bytes an image.
+
+    Raises InputError naming an image that cannot be decoded.
+    """
+    import imagehash
+
+    n, done = len(source), 0
+    digests: list[bytes] = []
+    hashes = np.empty(n, dtype=np.uint64)
+    thumbnails = np.empty((n, source.shape[0] * 64), dtype=np.uint8)
+    constant = np.zeros(n, dtype=bool)
+    for batch in source.batches():
+        pixels: Pixels = batch.numpy()
+        here = slice(done, done + len(pixels))
+        flat = pixels.reshape(*pixels.shape[:2], -1)
+        constant[here] = (flat == flat[:, :, :1]).all(axis=(1, 2))
+        thumbnails[here] = (
+            torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte().reshape(len(batch), -1)
+        )
+        for k, image in enumerate(pixels):
+            digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+            plane = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+            hashes[done + k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
+        done += len(pixels)
+        progress(done, n)
+    _, first, group = np.unique(np.array(digests, dtype="V16"), return_index=True, return_inverse=True)
+    copy = np.ones(n, dtype=bool)
+    copy[first] = False
+    alone = np.sort(first[~constant[first]])
+    pairs = alone[near_pairs(hashes[alone], thumbnails[alone])]
+    near = np.zeros(n, dtype=bool)
+    near[pairs[:, 1]] = True
+    tiny, huge = _odd_sizes(source.found if isinstance(source, ImageDataset) else None)
+    named = _Named(source.ids)
+    return Screening(
+        n=n,
+        constant=named(constant),
+        copies=named(copy),
+        near=named(near),
+        tiny=tiny,
+        huge=huge,
+        worth=float(n**2 / (_groups(group.ravel(), first, pairs) ** 2).sum()) if n else 0.0,
+    )
+
+
+def near_pairs(hashes: npt.NDArray[np.uint64], thumbnails: Pixels) -> npt.NDArray[np.int64]:
+    """Pairs of places `(P, 2)` of pictures that are nearly one."""
+    found = [np.empty((0, 2), dtype=np.int64)]
+    width = 64 // BANDS
+    for band in range(BANDS):
+        key = (hashes >> np.uint64(band * width)) & np.uint64(2**width - 1)
+        order = np.lexsort((hashes, key))
+        for step in range(1, min(WINDOW, len(order) - 1) + 1):
+            one, other = order[:-step], order[step:]
+            same = key[one] == key[other]
+            if not same.any():
+                break
+            one, other = one[same], other[same]
+            close = np.bitwise_count(hashes[one] ^ hashes[other]) <= NEAR_BITS
+            one, other = one[close], other[close]
+            close = _apart(thumbnails, one, other) <= NEAR_LEVELS
+            found.append(np.sort(np.stack([one[close], other[close]], axis=1), axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _apart(thumbnails: Pixels, one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Root mean square difference of pairs of thumbnails, in levels."""
+    found = np.empty(len(one))
+    for start in range(0, len(one), 4096):
+        part = slice(start, start + 4096)
+        difference = thumbnails[one[part]].astype(np.float32) - thumbnails[other[part]]
+        found[part] = np.sqrt(np.square(difference).mean(axis=1))
+    return found
+
+
+def _groups(group: npt.NDArray[np.int64], first: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]) -> Any:
+    """Images in each group of equal or nearly equal ones."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    one, other = group[pairs[:, 0]], group[pairs[:, 1]]
+    links = coo_array((np.ones(len(pairs)), (one, other)), shape=(len(first), len(first)))
+    _, joined = connected_components(links, directed=False)
+    return np.bincount(joined[group])
+
+
+class _Named:
+    """Counts with the first names."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+
+    def __call__(self, chosen: npt.NDArray[np.bool_]) -> Passed:
+        places = np.flatnonzero(chosen)
+        return Passed(n=len(places), names=tuple(str(self.ids[i]) for i in places[:SHOWN]))
+
+
+def _odd_sizes(found: Found | None) -> tuple[Passed, Passed]:
+    """Pictures far from the median's size, by their sizes before the policy."""
+    listed = [] if found is None else [(size.split("x"), n) for size, n in found.sizes.items()]
+    if not listed:
+        return _of([]), _of([])
+    sizes = [(int(w), int(h), n) for (w, h), n in listed]
+    least, most = _median([(min(w, h), n) for w, h, n in sizes]), _median([(max(w, h), n) for w, h, n in sizes])
+    tiny = [(f"{w}x{h}", n) for w, h, n in sizes if min(w, h) * ODD_SIZE < least]
+    huge = [(f"{w}x{h}", n) for w, h, n in sizes if max(w, h) > most * ODD_SIZE]
+    return _of(tiny), _of(huge)
+
+
+def _of(sizes: Sequence[tuple[str, int]]) -> Passed:
+    return Passed(n=sum(n for _, n in sizes), names=tuple(size for size, _ in sizes[:SHOWN]))
+
+
+def _median(values: Sequence[tuple[int, int]]) -> float:
+    return float(np.median(np.repeat([v for v, _ in values], [n for _, n in values])))
