@@ -25,8 +25,8 @@ from fairsims.models import EDMDenoiser, NetworkDenoiser, fastest_precision, ope
 from fairsims.models.objective import Batch
 from fairsims.training import TrainConfig, train
 from fairsims.training.augmentation import AUGMENT_DIM
+from fairsims.training.base import preset
 from fairsims.training.batches import batches
-from fairsims.training.presets import preset
 
 
 def network(args: argparse.Namespace) -> tuple[NetworkDenoiser, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import os
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.errors import InputError
+
+
+def now() -> str:
+    """This moment to the second, UTC, in ISO 8601."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fairsims.errors import ChangedSettings, InputError
-from fairsims.files import read_json, sha256_file, sha256_json, write_json
+from fairsims.files import now, read_json, sha256_file, sha256_json, write_json
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total): called as images are made or trained on."""
@@ -134,7 +133,7 @@ def write_plan(folder: Path, plan: Mapping[str, Any]) -> dict[str, str]:
     """
     plan, path = json.loads(json.dumps(plan)), folder / PLAN
     if not path.exists():
-        written = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        written = now()
         write_json(path, {"format": PLAN_FORMAT, "written": written, "sha256": sha256_json(plan), "plan": plan})
     found = read_plan(folder)
     if changed := _changed(found["plan"], plan, "planned"):

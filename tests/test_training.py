@@ -22,8 +22,8 @@ from fairsims.models import EDMDenoiser, open_checkpoint
 from fairsims.models.objective import Batch
 from fairsims.seeds import torch_generator
 from fairsims.training import TrainConfig, finetune_config, train, train_folder
+from fairsims.training.base import PRESETS, preset
 from fairsims.training.batches import batches, draw_images
-from fairsims.training.presets import PRESETS, preset
 
 # 12 steps of 16 images; a tick every 2 steps, a state every 4.
 SMALL = TrainConfig(

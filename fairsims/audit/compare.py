@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import ImageDataset
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
-from fairsims.files import sha256_json
+from fairsims.files import now, sha256_json
 from fairsims.pools import Pool
 from fairsims.run import Progress, silent
 
@@ -73,7 +72,7 @@ def audit(
     classifiers = {r.name: _classifier_facts(r.classifier) for r in readings}
     pairs = [p for p in combinations(readings, 2) if _size(p) <= MOST_CELLS]
     return AuditResult(
-        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        created=now(),
         fairsims=__version__,
         versions=_versions(),
         attributes=found,

@@ -27,13 +27,9 @@ from fairsims.errors import InputError, closest
 class Features(Protocol):
     """uint8 images to features, float32, in evaluation mode."""
 
-    @property
-    def input_size(self) -> int: ...
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """What is done to an image before the network sees it, as JSON."""
-        ...
+    input_size: int
+    preprocessing: dict[str, Any]
+    """What is done to an image before the network sees it, as JSON."""
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when the images are not of a usable shape."""
@@ -51,11 +47,8 @@ class ResizingBackbone:
         self.digest = digest_of(network)
         self.network = network.eval().requires_grad_(False).float().to(device())
         self.preprocessing = preprocessing
+        self.input_size = int(preprocessing["size"])
         self.normalise = normalise
-
-    @property
-    def input_size(self) -> int:
-        return int(self.preprocessing["size"])
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, d)`; of a clip model with length 1."""

@@ -53,15 +53,19 @@ class Confusion:
                     raise InputError(f"a confusion table holds {value!r}; expected whole numbers of images, 0 or more")
 
     @property
+    def table(self) -> FloatArray:
+        """The counts, `(K, K)`."""
+        return np.asarray(self.counts, dtype=np.float64)
+
+    @property
     def totals(self) -> FloatArray:
         """Held-out images per true class, `(K,)`."""
-        return np.asarray(np.asarray(self.counts, dtype=np.float64).sum(axis=1))
+        return np.asarray(self.table.sum(axis=1))
 
     @property
     def accuracy(self) -> float:
         """Share of held-out images classified right."""
-        table = np.asarray(self.counts, dtype=np.float64)
-        return float(np.trace(table) / table.sum())
+        return float(np.trace(self.table) / self.table.sum())
 
     def rates(self) -> FloatArray:
         """`C[i, j] = P(predicted i | true j)`, `(K, K)`, columns sum to 1.
@@ -74,8 +78,7 @@ class Confusion:
                 f"the {self.split!r} confusion has no image of class {int(np.argmin(self.totals))}; "
                 "measure the classifier on images of every class"
             )
-        table = np.asarray(self.counts, dtype=np.float64)
-        return (table / np.maximum(self.totals, 1)[:, None]).T
+        return np.asarray((self.table / np.maximum(self.totals, 1)[:, None]).T)
 
     def to_json(self) -> dict[str, Any]:
         """`{"counts": [[...]], "description": ...}`, as `config.json` and `audit.json` hold it."""
@@ -171,9 +174,13 @@ class AttributeClassifier(ABC):
 
     by_identity = False
     """Whether it looks images up by what identifies them, and never at their pixels."""
+    input_size = 0
+    """Native resolution in pixels; 0 where images are not looked at, or of any size."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
+        self.preprocessing: dict[str, Any] = {}
+        """What is done to an image before a network sees it, as JSON."""
         self.name = card.name
         self.attribute = card.attribute
         self.digest = card.digest
@@ -181,27 +188,20 @@ class AttributeClassifier(ABC):
         self.default_split = card.default_split
 
     @property
-    @abstractmethod
-    def input_size(self) -> int:
-        """Native resolution in pixels; 0 where images are not looked at, or of any size."""
-
-    @property
     def has_features(self) -> bool:
         """Whether `features` gives any, which quality numbers can be measured with."""
         return not self.by_identity
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """What is done to an image before a network sees it, as JSON."""
-        return {}
-
     @abstractmethod
     def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, K)`, rows sum to 1; `undetermined`, if a class, is the last column."""
+        """uint8 `(B, C, H, W)` to float32 `(B, K)`, rows sum to 1; `undetermined`, if a class, is the last column.
+
+        Raises InputError when the images are not of a usable shape, or what it gives is no probability.
+        """
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to the penultimate features, float32 `(B, d)`."""
+        """uint8 `(B, C, H, W)` to the penultimate features, float32 `(B, d)`. Raises InputError as `probabilities`."""
 
     def label(self, images: ImageSource, progress: Tally = lambda done, total: None) -> FloatRows:
         """Probabilities of all `images`, `(N, K)` float32, in their order; `progress` gets (images done, of how many).

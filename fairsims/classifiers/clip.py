@@ -145,13 +145,8 @@ def read_prompts(path: Path) -> Prompts:
         raise InputError(
             f"{path} is not readable ({reason}); expected TOML with attribute, model and [classes]"
         ) from None
-    classes = given.get("classes", {})
-    if not isinstance(classes, dict):
-        raise InputError(f"{path} has classes {classes!r}; expected a table [classes] of lists of phrases")
-    lists = {k: [v] if isinstance(v, str) else v for k, v in classes.items()}
-    if not all(isinstance(v, list) for v in (*lists.values(), given.get("templates", []))):
-        raise InputError(f"{path} has prompts or templates that are no lists of text; mend it")
-    given |= {"classes": {k: tuple(v) for k, v in lists.items()}} if "classes" in given else {}
+    if isinstance(classes := given.get("classes"), dict):
+        given["classes"] = {k: [v] if isinstance(v, str) else v for k, v in classes.items()}
     try:
         return from_mapping(Prompts, {"name": path.stem, **given}, where=str(path))
     except ValueError as e:

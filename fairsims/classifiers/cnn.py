@@ -77,7 +77,10 @@ class CNNTrainer:
     def of(cls, config: Mapping[str, Any]) -> CNNTrainer:
         """The trainer that made the classifier with this config.json."""
         network = {k: v for k, v in config["network"].items() if k in ("architecture", "widths", "dropout")}
-        return from_mapping(cls, {"weights": config.get("start", ""), "recipe": config["recipe"], **network})
+        recipe = dict(config["recipe"])
+        if recipe.pop("mixup", 0):
+            raise InputError(f"{config['name']} was trained with mixup, as earlier versions could; train it again")
+        return from_mapping(cls, {"weights": config.get("start", ""), "recipe": recipe, **network})
 
     def network(self, data: Labelled) -> NetworkConfig | TorchvisionConfig:
         """The network for images of that size and number of channels, and for those classes."""
@@ -138,23 +141,17 @@ class NetworkBackbone:
 
     def __init__(self, network: ConvNet | TorchvisionNet) -> None:
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-    @property
-    def input_size(self) -> int:
-        return self.network.config.input_size
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        return {
+        self.input_size, self.channels = network.config.input_size, network.config.channels
+        self.preprocessing = {
             "size": self.input_size,
-            "channels": self.network.config.channels,
+            "channels": self.channels,
             "resize": "box means of whole multiples",
             "scale": "x / 127.5 - 1",
         }
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when the images are not of a usable shape."""
-        size, channels = self.input_size, self.network.config.channels
+        size, channels = self.input_size, self.channels
         usable = images.ndim == 4 and images.shape[1] == channels and images.shape[2] == images.shape[3]
         if images.dtype != torch.uint8 or not usable or images.shape[3] == 0 or images.shape[3] % size:
             raise InputError(

@@ -52,17 +52,13 @@ class ThirdPartyClassifier(AttributeClassifier):
         except Exception as e:  # whatever the other package meets
             raise InputError(f"{self.origin} cannot be loaded ({type(e).__name__}: {e}); ask its authors") from None
         super().__init__(replace(card, attribute=own.attribute, digest=own.digest) if card else own)
-
-    @property
-    def input_size(self) -> int:
-        return int(getattr(self.inner, "input_size", 0))
+        self.input_size = int(getattr(self.inner, "input_size", 0))
 
     @property
     def has_features(self) -> bool:
         return hasattr(self.inner, "features")
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, K)`. Raises InputError when it gives anything but probabilities."""
         with torch.inference_mode():
             found = self._matrix(self.inner.probabilities(images), len(images), "probabilities")
         sums = found.sum(dim=1, keepdim=True)
@@ -74,7 +70,6 @@ class ThirdPartyClassifier(AttributeClassifier):
         return found / sums
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when it has none."""
         if not self.has_features:
             raise InputError(f"{self.origin} has no features; choose another extractor")
         with torch.inference_mode():

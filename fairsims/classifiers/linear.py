@@ -28,28 +28,19 @@ class LinearClassifier(AttributeClassifier):
         if len(weight) != called or bias.shape != weight.shape[:1]:
             raise InputError(f"{card.name} contradicts itself (classes, rows of its last layer); restore it")
         self.backbone = backbone
+        self.input_size, self.preprocessing = backbone.input_size, backbone.preprocessing
         self.weight = weight
         self.bias = bias
         self.temperature = card.temperature
         self.threshold = card.threshold
 
-    @property
-    def input_size(self) -> int:
-        return self.backbone.input_size
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        return self.backbone.preprocessing
-
     def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, K)`. Raises InputError when the images are not of a usable shape."""
         with torch.inference_mode():
             features = self.features(images)
             logits = F.linear(features, self.weight.to(features.device), self.bias.to(features.device))
             return with_undetermined(F.softmax(logits / self.temperature, dim=1), self.threshold)
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when the images are not of a usable shape."""
         try:
             with torch.inference_mode():
                 return self.backbone.features(images)

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,22 @@ from fairsims import __version__
 from fairsims.classifiers.abstention import Abstention, fit_threshold, with_undetermined
 from fairsims.classifiers.backbones import backbone_facts, open_backbone, read_features
 from fairsims.classifiers.base import Card, IntArray
-from fairsims.classifiers.calibration import fit_temperature
 from fairsims.classifiers.checkpoints import FORMAT, load_classifier, save_classifier
 from fairsims.classifiers.clip import Prompts, zero_shot_head
-from fairsims.classifiers.evaluation import HeldOut, Say, assign_folds, check_classes, measured, out_of_fold
+from fairsims.classifiers.evaluation import (
+    HeldOut,
+    Say,
+    assign_folds,
+    check_classes,
+    fit_temperature,
+    measured,
+    out_of_fold,
+)
 from fairsims.classifiers.labelled import SEEN, Labelled, groups_of, write_seen
 from fairsims.classifiers.trainer import WIDE, Trainer
 from fairsims.data.attributes import UNDETERMINED, Attribute
 from fairsims.errors import InputError
-from fairsims.files import read_json, sha256_json
+from fairsims.files import now, read_json, sha256_json
 from fairsims.run import refuse_foreign, settle_settings
 
 Report = Callable[[str, int, int], None]
@@ -69,20 +75,19 @@ def build_classifier(
         kept = work / f"{split.name}-{'-'.join(split.group_by)}-{split.folds}-{split.near_duplicates:g}"
         tally = partial(progress, split.name)
         found.append(out_of_fold(trainer, prepared, data, folds, kept=kept, say=say, progress=tally))
-    known, metrics = _judged(found, data, splits, groupings, trainer.temperatures, abstain, refitted=True)
-    for split, confusion in known["confusions"].items():
-        say(f"{split}: {confusion.accuracy:.1%} right, {confusion.counts}")
+    card = Card(kind=trainer.kind, name=name, attribute=data.attribute)
+    card, metrics = _judged(card, found, data, splits, groupings, trainer.temperatures, abstain, refitted=True)
+    for held_out, confusion in card.confusions.items():
+        say(f"{held_out}: {confusion.accuracy:.1%} right, {confusion.counts}")
     took = time.monotonic() - started
     determined = data.determined
     tally = partial(progress, "train")
     fitted = trainer.fit(prepared, torch.from_numpy(determined), data.labels[determined], -1, tally)
     write_seen(folder, data, prepared.input_size)
-    card = _card(trainer.kind, name, data.attribute, **known)
-    config = {"input_size": prepared.input_size, **prepared.model}
     save_classifier(
         folder,
         card,
-        config,
+        {"input_size": prepared.input_size, **prepared.model},
         fitted.tensors,
         {
             "metrics": metrics,
@@ -118,18 +123,17 @@ def make_clip(
     weight, bias = zero_shot_head(prompts)
     backbone = open_backbone(prompts.spec, load_classifier)
     attribute = Attribute(name=prompts.attribute, classes=tuple(prompts.classes))
-    threshold = float(prompts.undetermined)
-    known: dict[str, Any] = {"temperature": float(prompts.temperature), "threshold": threshold}
-    metrics: dict[str, Any] = {}
+    card = Card(kind="clip", name=prompts.name, attribute=attribute, temperature=float(prompts.temperature))
+    card, metrics = _abstaining(card, float(prompts.undetermined)), dict[str, Any]()
     if data is not None:
         check_classes(attribute, data)
         split = split or HeldOut.parse("")
         groups = groups_of(data, split.group_by, split.near_duplicates)
         logits = F.linear(read_features(backbone, data.dataset, data.indices), weight, bias)
-        known, metrics = _judged([logits], data, [split], [groups], WIDE, abstain, otherwise=threshold)
+        card, metrics = _judged(card, [logits], data, [split], [groups], WIDE, abstain)
     save_classifier(
         folder,
-        _card("clip", prompts.name, attribute, **known),
+        card,
         {"input_size": backbone.input_size, "backbone": backbone_facts(prompts.spec, backbone)},
         {"weight": weight, "bias": bias},
         {
@@ -143,13 +147,14 @@ def make_clip(
     return folder
 
 
-def _card(kind: str, name: str, attribute: Attribute, **known: Any) -> Card:
-    """The card of a new classifier; with a threshold, `undetermined` follows the classes of the attribute."""
-    classes = (*attribute.classes, UNDETERMINED) if known["threshold"] else attribute.classes
-    return Card(kind=kind, name=name, attribute=replace(attribute, classes=classes), **known)
+def _abstaining(card: Card, threshold: float, **measured: Any) -> Card:
+    """The card with a threshold, with which `undetermined` follows the classes, and with what was measured."""
+    classes = (*card.attribute.determined, UNDETERMINED) if threshold else card.attribute.determined
+    return replace(card, attribute=replace(card.attribute, classes=classes), threshold=threshold, **measured)
 
 
 def _judged(
+    card: Card,
     logits: Sequence[Tensor],
     data: Labelled,
     splits: Sequence[HeldOut],
@@ -158,11 +163,11 @@ def _judged(
     abstain: Abstention | None,
     *,
     refitted: bool = False,
-    otherwise: float = 0.0,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What logits `(N, K)` of unseen images, for each split, say: temperature, threshold, confusions; and metrics.
+) -> tuple[Card, dict[str, Any]]:
+    """The card with what logits `(N, K)` of unseen images, for each split, say: temperature, threshold, confusions;
+    and metrics.
 
-    The first split decides temperature and threshold, `otherwise` the threshold where no rule asks for one.
+    The first split decides temperature and threshold; the card's threshold stays where no rule asks for one.
     """
     determined = data.determined
     labels = data.labels[determined]
@@ -170,13 +175,13 @@ def _judged(
     calibrated = [F.softmax(found / temperature, dim=1) for found in logits]
     if abstain is None and UNDETERMINED in data.counts:
         abstain = Abstention(rule="balanced")
-    threshold = fit_threshold(calibrated[0].double().numpy(), data.labels, abstain) if abstain else otherwise
+    threshold = fit_threshold(calibrated[0].double().numpy(), data.labels, abstain) if abstain else card.threshold
     confusions, metrics = {}, {}
     for split, p, groups in zip(splits, calibrated, groupings, strict=True):
         p = with_undetermined(p, threshold)
         confusions[split.name], metrics[split.name] = measured(p, data, groups, split, refitted=refitted)
-    known = {"temperature": temperature, "threshold": threshold}
-    return known | {"confusions": confusions, "default_split": splits[0].name}, metrics
+    found = {"temperature": temperature, "confusions": confusions, "default_split": splits[0].name}
+    return _abstaining(card, threshold, **found), metrics
 
 
 def _refuse_other(folder: Path) -> None:
@@ -189,7 +194,7 @@ def _refuse_other(folder: Path) -> None:
 def _origin(command: str) -> dict[str, Any]:
     """When and by what a folder was made."""
     return {
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": now(),
         "versions": {"fairsims": __version__, "torch": torch.__version__},
         "command": command,
     }

@@ -34,7 +34,6 @@ class TableClassifier(AttributeClassifier):
     """
 
     by_identity = True
-    input_size = 0
 
     def __init__(self, card: Card, path: Path, key: str, rows: dict[str, int], values: FloatRows) -> None:
         super().__init__(card)
@@ -72,11 +71,9 @@ class TableClassifier(AttributeClassifier):
         return rows
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Raises InputError: a table knows images by identity only."""
         raise InputError(f"{self.name} is a table of labels by {self.key} and cannot look at images")
 
     def features(self, images: Tensor) -> Tensor:
-        """Raises InputError: a table has no features."""
         raise InputError(f"{self.name} is a table of labels and has no features; choose another extractor")
 
     def facts(self) -> dict[str, Any]:

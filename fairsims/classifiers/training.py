@@ -37,8 +37,6 @@ class ClassifierRecipe:
     """Decay of AdamW, of the kernels alone."""
     label_smoothing: float = 0.1
     """Share of each target that is spread over all classes."""
-    mixup: float = 0.0
-    """Parameter of the Beta that blends half of the images of a batch in pairs; 0 blends none."""
     average_from: float = 0.5
     """Share of the budget after which the weights are averaged (half-life about 70 steps)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -49,7 +47,7 @@ class ClassifierRecipe:
 
     def __post_init__(self) -> None:
         check_fields(self, "a positive number", lambda v: v > 0, "kimg", "batch_size", "lr")
-        check_fields(self, "0 or more", lambda v: v >= 0, "weight_decay", "mixup")
+        check_fields(self, "0 or more", lambda v: v >= 0, "weight_decay")
         check_fields(self, "a share below 1", lambda v: 0 <= v < 1, "label_smoothing", "average_from")
         check_choices(self)
 
@@ -121,18 +119,7 @@ def _batch(
     classes = torch.arange(len(members)).repeat_interleave(each)
     x = augment(to_float(images[chosen]), recipe.augmentation, generator)
     target = F.one_hot(classes, len(members)).float()
-    if recipe.mixup:
-        order = torch.randperm(len(x), generator=generator)
-        keep = _beta(recipe.mixup, len(x), generator)
-        keep = torch.where(torch.rand(len(x), generator=generator) < 0.5, keep, torch.ones(()))
-        x = torch.lerp(x[order], x, keep[:, None, None, None])
-        target = torch.lerp(target[order], target, keep[:, None])
     return x, target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(members)
-
-
-def _beta(parameter: float, n: int, generator: torch.Generator) -> Tensor:
-    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    return torch.from_numpy(draw.beta(parameter, parameter, n)).float()
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

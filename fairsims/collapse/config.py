@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fairsims.options import check_choices, choice, from_mapping
+from fairsims.options import check_choices, check_fields, choice, from_mapping
 
 METHODS = ("standard", "sims")
 EXACT = ("gaussian", "mixture", "kde")
@@ -100,13 +99,11 @@ class CollapseConfig:
         highest = 1.0 if self.loop == "fresh" else 1e4
         if not all(0 <= v <= highest for v in self.levels):
             raise ValueError(f"levels is {self.levels}; expected numbers from 0 to {highest:g}")
-        least = {"generations": 1, "repeats": 1, "steps": 2, "samples": 50, "n": 10, "width": 2}
-        for name, number in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < number:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {number} or more")
-        for name in ("omega", "budget", "kimg", "h", "auxiliary_size"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        check_fields(self, "1 or more", lambda v: v >= 1, "generations", "repeats")
+        check_fields(self, "2 or more", lambda v: v >= 2, "steps", "width")
+        check_fields(self, "10 or more", lambda v: v >= 10, "n")
+        check_fields(self, "50 or more", lambda v: v >= 50, "samples")
+        check_fields(self, "0 or more", lambda v: 0 <= v < math.inf, "omega", "budget", "kimg", "h", "auxiliary_size")
 
     @classmethod
     def of(cls, setting: str, **given: Any) -> CollapseConfig:
@@ -131,13 +128,9 @@ class CollapseConfig:
         return from_mapping(cls, {"setting": setting} | DEFAULTS[kind] | chosen)
 
     @property
-    def images(self) -> bool:
-        return self.setting not in EXACT
-
-    def cells(self) -> Iterator[Cell]:
-        for method in self.methods:
-            for level in self.levels:
-                yield Cell(method=method, level=level)
+    def cells(self) -> list[Cell]:
+        """Every method at every level."""
+        return [Cell(method=method, level=level) for method in self.methods for level in self.levels]
 
     def composition(self, level: float, generation: int, n: int) -> Composition:
         """What a generation trains on when generation 1 has `n` real points."""

@@ -20,6 +20,7 @@ from fairsims.classifiers import classifier_for, features_of, label_batches, loa
 from fairsims.collapse.config import EXACT, Cell, CollapseConfig, Composition
 from fairsims.collapse.loop import Loop, Row, State
 from fairsims.data import ImageDataset, embedded, open_dataset
+from fairsims.data.base import ArraySource
 from fairsims.errors import InputError, closest
 from fairsims.files import read_json, sha256_json, write_json
 from fairsims.models import Model, ModelSpec, fastest_precision, open_model
@@ -28,8 +29,7 @@ from fairsims.pools import Pool, pool_dataset, write_pool
 from fairsims.run import Progress, silent
 from fairsims.seeds import derive, numpy_generator
 from fairsims.training import Tick, finetune_settings, train_auxiliary, train_folder
-from fairsims.training.base import new_network, pixel_deviation
-from fairsims.training.presets import PRESETS
+from fairsims.training.base import PRESETS, new_network, pixel_deviation
 
 STRIDE = 2**20
 """Seeds a generation of a repeat may use; the first half for what it makes, the second for the auxiliary's set."""
@@ -58,11 +58,10 @@ class ImageLoop(Loop):
         self.data = open_dataset(data, resolution=resolution)
         if attribute is None and config.classifier is None:
             raise InputError(f"no classifier for {self.data.name}; give --classifier, its features measure the drift")
-        self.classifier = (
-            load_classifier(config.classifier)
-            if config.classifier is not None
-            else classifier_for(str(attribute), self.data.resolution, self.data.channels)
-        )
+        if config.classifier is not None:
+            self.classifier = load_classifier(config.classifier)
+        else:
+            self.classifier = classifier_for(str(attribute), self.data.resolution, self.data.channels)
         small = self.data.resolution <= SMALL
         self.preset = PRESETS["digits-8" if small else "emoji-people-32"]
         # Loops train many networks: the small images' preset is wider than their drift needs.
@@ -72,8 +71,7 @@ class ImageLoop(Loop):
         self.digest = sha256_json([self.data.digest, self.classifier.digest])
         self.n = self._size()
         self.sigma_data = pixel_deviation(self.data)
-        parts = np.array_split(np.arange(len(self.data)), 16)
-        self.real = features_of(self.classifier, (self.data.read(part) for part in parts))
+        self.real = features_of(self.classifier, self.data.batches())
         self.reference = FrechetReference.of(moments_of(self.real))
 
     @property
@@ -211,30 +209,14 @@ class ImageLoop(Loop):
         return range(start, start + n)
 
 
-class JoinedSource:
-    """Several data sets' images, one after another."""
-
-    def __init__(self, parts: Sequence[ImageDataset]) -> None:
-        self.parts = parts
-        self.ends = np.cumsum([len(p) for p in parts])
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        of = np.searchsorted(self.ends, indices, side="right")
-        found = np.empty((len(indices), *self.parts[0].read([0]).shape[1:]), dtype=np.uint8)
-        for k in np.unique(of):
-            start = self.ends[k] - len(self.parts[k])
-            found[of == k] = self.parts[k].read(indices[of == k] - start).numpy()
-        return found
-
-
 def joined(parts: Sequence[ImageDataset], *, name: str) -> ImageDataset:
-    """Several data sets of one shape as one, without labels."""
+    """Several data sets of one shape as one in memory, without labels."""
     return ImageDataset(
         name=name,
         digest=sha256_json([p.digest for p in parts]),
         resolution=parts[0].resolution,
         channels=parts[0].channels,
-        source=JoinedSource(parts),
+        source=ArraySource(np.concatenate([batch.numpy() for p in parts for batch in p.batches()])),
         table=pd.DataFrame({"part": [str(k) for k, p in enumerate(parts) for _ in range(len(p))]}),
         attributes={},
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairsims.collapse.config import Cell
 from fairsims.collapse.loop import Loop, Row, State
-from fairsims.collapse.measures import FloatArray, sliced_w2
+from fairsims.collapse.measures import FloatArray, mode_shares, sliced_w2
 from fairsims.collapse.theory import kde_variance
 from fairsims.models import SIMSGuidance
 from fairsims.models.base import Denoiser
@@ -120,12 +120,10 @@ def measured(points: FloatArray, h: float, samples: int, rng: np.random.Generato
     """
     second = float((points**2).sum(axis=1).mean()) + DIMENSION * h**2
     few = draw_kernels(points, h, samples, rng)
-    nearest = ((few[:, None, :2] - CENTRES[:, :2]) ** 2).sum(axis=-1).argmin(axis=1)
-    shares = np.bincount(nearest, minlength=5) / samples
     return {
         "second_moment_drift": second / SECOND_MOMENT - 1,
         "within_variance": (second - BETWEEN) / DIMENSION,
         "sliced_w2": sliced_w2(few, draw_data(samples, rng), rng),
         "mean_drift": float(np.linalg.norm(points.mean(axis=0))),
-        **{f"share.{k}": float(s) for k, s in enumerate(shares)},
+        **mode_shares(few[:, :2], CENTRES[:, :2]),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from fairsims.collapse.measures import Interval
 from fairsims.collapse.mixture import MixtureLoop
 from fairsims.collapse.threshold import find_thresholds
 from fairsims.errors import InputError
-from fairsims.files import atomic, read_json, write_json
+from fairsims.files import atomic, now, read_json, write_json
 from fairsims.options import to_json
 from fairsims.run import Progress, Run, silent
 
@@ -38,7 +37,8 @@ Table = list[list[Row]]
 
 def loop_of(config: CollapseConfig, folder: Path, progress: Progress = silent) -> Loop:
     """The setting of a configuration. Raises InputError when its data cannot be used."""
-    return ImageLoop(config, folder, progress) if config.images else LOOPS[config.setting](config)
+    exact = LOOPS.get(config.setting)
+    return exact(config) if exact else ImageLoop(config, folder, progress)
 
 
 def run_loops(
@@ -61,7 +61,7 @@ def run_loops(
     loop = loop_of(config, out, progress)
     with Run(out, to_json(config) | {"data_digest": loop.digest}, progress=progress) as run:
         with run.stage("generations"):
-            tables = {cell: run_cell(loop, cell, out / "cells" / cell.name, progress) for cell in config.cells()}
+            tables = {cell: run_cell(loop, cell, out / "cells" / cell.name, progress) for cell in config.cells}
             with atomic(out / "collapse.parquet") as temporary:
                 _table(loop, tables).to_parquet(temporary, index=False)
             result = _result(loop, tables) | {"theory": _theory(loop, out, progress)}
@@ -91,7 +91,7 @@ def _result(loop: Loop, tables: dict[Cell, Table]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "fairsims": __version__,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": now(),
         "machine": {
             "system": platform.system(),
             "machine": platform.machine(),
@@ -131,7 +131,7 @@ def _summary(loop: Loop, cell: Cell, rows: Table) -> dict[str, Any]:
 def _theory(loop: Loop, out: Path, progress: Progress) -> dict[str, Any]:
     """What theory says of the headline, generation by generation, per cell; for kernels also the bounds."""
     config = loop.config
-    curves = {cell.name: curve for cell in config.cells() if (curve := loop.theory(cell)) is not None}
+    curves = {cell.name: curve for cell in config.cells if (curve := loop.theory(cell)) is not None}
     bounds: list[dict[str, Any]] = []
     steps = [(alpha, i) for alpha in config.levels for i in range(config.generations)]
     for alpha, i in steps if isinstance(loop, KernelLoop) and config.loop == "fresh" else ():

@@ -118,7 +118,11 @@ def point_measures(
         "precision": inside.precision,
         "recall": inside.recall,
     }
-    nearest = ((points[:, None, :] - centres) ** 2).sum(axis=-1).argmin(axis=1)
+    return found | mode_shares(points, centres)
+
+
+def mode_shares(points: FloatArray, centres: FloatArray) -> dict[str, float]:
+    """Share of the points `(n, d)` that are nearest to each of the centres `(K, d)`."""
+    nearest = cdist(points, centres).argmin(axis=1)
     shares = np.bincount(nearest, minlength=len(centres)) / len(points)
-    found |= {f"share.{k}": float(s) for k, s in enumerate(shares)}
-    return found
+    return {f"share.{k}": float(s) for k, s in enumerate(shares)}

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 
 class Linear(nn.Linear):
-    """Affine layer, Xavier-uniform weights scaled by `init_weight`, zero bias."""
+    """Affine layer, Xavier-uniform weights, zero bias."""
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, init_weight: float = 1.0) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        _xavier_(self.weight, in_features, out_features, init_weight)
+        _xavier_(self.weight, in_features, out_features, 1.0)
         if bias:
             nn.init.zeros_(self.bias)
 
@@ -93,18 +93,18 @@ class GroupNorm(nn.GroupNorm):
 class PositionalEmbedding(nn.Module):
     """Sinusoidal features of the noise label, `(B,) -> (B, channels)`: first cosines, then sines.
 
-    Frequencies fall from 1 to 1 / max_positions; without `endpoint` they stop one step before it (ADM).
+    Frequencies fall from 1 to 1 / 10000; without `endpoint` they stop one step before it (ADM).
     """
 
-    def __init__(self, channels: int, *, max_positions: int = 10000, endpoint: bool = True) -> None:
+    def __init__(self, channels: int, *, endpoint: bool = True) -> None:
         super().__init__()
         check_even(channels)
-        self.channels, self.max_positions, self.endpoint = channels, max_positions, endpoint
+        self.channels, self.endpoint = channels, endpoint
 
     def forward(self, x: Tensor) -> Tensor:
         half = self.channels // 2
         exponent = torch.arange(half, dtype=x.dtype, device=x.device) / (half - int(self.endpoint))
-        angle = torch.outer(x, (1 / self.max_positions) ** exponent)
+        angle = torch.outer(x, (1 / 10000) ** exponent)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
@@ -113,10 +113,10 @@ class FourierEmbedding(nn.Module):
 
     freqs: Tensor
 
-    def __init__(self, channels: int, *, scale: float = 16.0) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         check_even(channels)
-        self.register_buffer("freqs", torch.randn(channels // 2).mul_(scale))
+        self.register_buffer("freqs", torch.randn(channels // 2).mul_(16))
 
     def forward(self, x: Tensor) -> Tensor:
         angle = torch.outer(x, (2 * math.pi * self.freqs).to(x.dtype))

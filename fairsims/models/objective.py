@@ -24,11 +24,4 @@ class Batch:
 
     def part(self, start: int, stop: int) -> Batch:
         """Rows start to stop - 1."""
-        labels, distortions = self.labels, self.augment_labels
-        return Batch(
-            images=self.images[start:stop],
-            sigma=self.sigma[start:stop],
-            noise=self.noise[start:stop],
-            labels=None if labels is None else labels[start:stop],
-            augment_labels=None if distortions is None else distortions[start:stop],
-        )
+        return Batch(**{name: tensor[start:stop] for name, tensor in vars(self).items() if tensor is not None})

@@ -5,7 +5,6 @@ Pool, complement and auxiliary are those of a retargeting, made once; `fairsims.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from fairsims.audit.shares import corrected_shares
 from fairsims.audit.targets import as_mapping
 from fairsims.classifiers.labelling import predicted_counts
 from fairsims.errors import InputError
-from fairsims.files import atomic, read_json, write_json
+from fairsims.files import atomic, now, read_json, write_json
 from fairsims.retarget.arms import ARMS, Arm, Trained, make_arms
 from fairsims.retarget.preregistration import begin, comparison_metrics
 from fairsims.retarget.retargeting import Retargeting
@@ -101,7 +100,7 @@ def _result(
         measured = quality(images, classifier_features(classifier), work.reference, target, store=store)
     return {
         "format": FORMAT,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "fairsims": __version__,
         "command": command,
         "settings": work.settings,

@@ -6,7 +6,6 @@ are made once. What is finished is read, not repeated: the same call goes on whe
 
 from __future__ import annotations
 
-import datetime as dt
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from fairsims import __version__, engine
 from fairsims.audit.neighbours import K
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError
-from fairsims.files import read_json, write_json
+from fairsims.files import now, read_json, write_json
 from fairsims.models import open_checkpoint
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig, size_name
@@ -109,7 +108,7 @@ def _result(points: Points, settings: Mapping[str, Any], rows: Mapping[Point, Ro
     seeds |= {"confirmed": run.seeds("audit", config.confirm)} if config.confirm else {}
     result: dict[str, Any] = {
         "format": FORMAT,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "fairsims": __version__,
         "settings": settings,
         "grid": config.as_dict(),

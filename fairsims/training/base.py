@@ -1,9 +1,11 @@
-"""Training a base model: by a preset, or on data of one's own with a network of one's own."""
+"""Training a base model: by a preset of `presets.toml`, or on data of one's own with a network of one's own."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,42 @@ import torch
 
 from fairsims import engine
 from fairsims.data import ImageDataset, open_dataset, to_float
-from fairsims.errors import InputError
+from fairsims.errors import InputError, closest
 from fairsims.models.base import compile_networks
 from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.precondition import EDMDenoiser
+from fairsims.options import from_mapping
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
 from fairsims.training.batches import class_attribute
 from fairsims.training.config import TrainConfig
 from fairsims.training.folder import train_folder
 from fairsims.training.loop import Tick
-from fairsims.training.presets import preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Everything `fairsims train --preset NAME` needs."""
+
+    data: str | None = None
+    """Data set; None where it cannot be shipped and has to be given."""
+    resolution: int | None
+    network: dict[str, Any]
+    """Arguments of the denoiser, beside the shape of the images and what follows from `train`."""
+    train: TrainConfig
+
+
+PRESETS = {
+    name: from_mapping(Preset, values)
+    for name, values in tomllib.loads((files(__package__) / "presets.toml").read_text(encoding="utf-8")).items()
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises InputError with the closest names when there is none."""
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}{closest(name, PRESETS)}")
+    return PRESETS[name]
 
 
 def train_base(

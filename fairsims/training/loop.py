@@ -1,8 +1,10 @@
-"""The weight average, and `train()`: a generator of a record per tick."""
+"""The weight average, whether a training still makes sense, and `train()`: a generator of a record per tick."""
 
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -15,14 +17,70 @@ from torch import Tensor
 from fairsims import engine
 from fairsims.data.base import ImageDataset
 from fairsims.data.latents import LatentSet
-from fairsims.errors import InputError
+from fairsims.errors import Diverged, InputError
 from fairsims.models.base import Trainable
 from fairsims.models.objective import Batch
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
 from fairsims.training.batches import batches
 from fairsims.training.config import TrainConfig
-from fairsims.training.watch import LossWatch
+
+WINDOW = 64
+"""Losses that the running median is taken over."""
+LEAST = 16
+"""Losses before which nothing is called an explosion."""
+EXPLOSION = 50.0
+"""An explosion is a loss this many times the running median. Batches differ by noise level, but never so much."""
+MOST_SKIPS = 24
+"""float16: overflowing steps in a row. Each halves the loss scale from 65536, so after 24 it is not to blame."""
+ADVICE = "lower --lr or use --precision float32"
+
+
+class LossWatch:
+    """Sees every step; `check()` raises Diverged for the first bad one since the last check.
+
+    With `skips` (float16) a step with an infinite gradient is passed over by the optimiser: only many in a row are bad.
+    """
+
+    def __init__(self, *, skips: bool = False) -> None:
+        self.skips = skips
+        self.recent: list[float] = []
+        self.skipped = 0
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+
+    def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Note a step's loss and gradient norm, scalars that may still be under way on the device."""
+        self._pending.append((step, loss.detach(), norm.detach()))
+
+    def check(self) -> list[float]:
+        """Losses of the steps noted since the last check, all of them good."""
+        found = []
+        for step, loss, norm in self._pending:
+            found.append(float(loss))
+            self._judge(step, found[-1], float(norm))
+        self._pending = []
+        return found
+
+    def _judge(self, step: int, loss: float, norm: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss} at step {step}; {ADVICE}")
+        self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
+        if self.skipped > (MOST_SKIPS if self.skips else 0):
+            raise Diverged(f"the gradient became {norm} at step {step}; {ADVICE}")
+        median = statistics.median(self.recent) if len(self.recent) >= LEAST else math.inf
+        if loss > EXPLOSION * median:
+            raise Diverged(
+                f"the loss rose to {loss:.4g} at step {step}, its running median being {median:.4g}; {ADVICE}"
+            )
+        self.recent = [*self.recent[1 - WINDOW :], loss]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to judge as the uninterrupted one would."""
+        return {"recent": list(self.recent), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recent, self.skipped = list(state["recent"]), int(state["skipped"])
+
 
 CHECK_STEPS = 16
 """On a GPU losses are looked at this often: looking waits for all that was launched."""

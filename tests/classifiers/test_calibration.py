@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairsims.classifiers.calibration import accuracy_interval, bootstrap_interval, calibration_error, fit_temperature
+from fairsims.classifiers.evaluation import accuracy_interval, bootstrap_interval, calibration_error, fit_temperature
 
 
 def test_temperature_is_recovered() -> None:

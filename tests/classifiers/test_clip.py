@@ -157,7 +157,7 @@ def test_a_folder_without_preprocessing(tiny: Path, tmp_path: Path) -> None:
         (WORDS.replace('attribute = "gender"', ""), "the setting 'attribute' is missing"),
         (WORDS.replace('woman = "woman"', ""), "expected two or more"),
         (WORDS.replace('"woman"', "[]"), "class 'woman' has prompts"),
-        (WORDS.replace('"woman"', "3"), "no lists of text"),
+        (WORDS.replace('"woman"', "3"), "classes.woman is 3; expected a list"),
         (WORDS.replace("a photo of a {{}}", "a photo"), "template 'a photo'"),
         ("temperature = 0\n" + WORDS, "temperature is 0"),
         ("undetermined = nan\n" + WORDS, "undetermined is nan"),

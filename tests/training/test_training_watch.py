@@ -19,7 +19,7 @@ from fairsims.errors import ChangedSettings, Diverged
 from fairsims.models import open_checkpoint
 from fairsims.training import TrainConfig, finetune_config, train, train_folder
 from fairsims.training.folder import snapshot_folder
-from fairsims.training.watch import LEAST, MOST_SKIPS, LossWatch
+from fairsims.training.loop import LEAST, MOST_SKIPS, LossWatch
 
 # 6 steps of 8 images, a tick each, a state every 2.
 SMALL = finetune_config(0.048, batch_size=8, tick_kimg=0.008, state_kimg=0.016, ema_halflife_kimg=0.01, seed=3)
