@@ -39,7 +39,7 @@ def network(seed: int = 0) -> EDMDenoiser:
 
 
 def pool(folder: Path, seeds: range = range(20)) -> list[int]:
-    model = in_memory(network().eval(), sampler=SamplerConfig(steps=2), batch_size=3)
+    model = in_memory(network().eval(), sampler=SamplerConfig(solver="heun", steps=2), batch_size=3)
     return list(pools.write_pool(folder, model, seeds))
 
 

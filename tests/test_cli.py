@@ -92,7 +92,7 @@ def test_every_verb_in_turn(tmp_path: Path) -> None:
         "--export-folder",
         tmp_path / "png",
     )
-    assert (base["images"], base["evaluations_per_image"]) == (300, 11)
+    assert (base["images"], base["evaluations_per_image"]) == (300, 6)
     assert len(open_dataset(str(tmp_path / "pool.zip"))) == len(open_dataset(str(tmp_path / "png"))) == 300
 
     labelled = succeeds("label", tmp_path / "pool", "--attr", "parity")
@@ -154,7 +154,7 @@ def test_every_verb_in_turn(tmp_path: Path) -> None:
             "--out",
             tmp_path / f"p-{mode}",
         )
-        assert made["evaluations_per_image"] == {"merged": 11, "guided": 22}[mode]
+        assert made["evaluations_per_image"] == {"merged": 6, "guided": 12}[mode]
 
     found = succeeds(
         "audit",

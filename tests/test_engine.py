@@ -194,7 +194,7 @@ def test_generate_by_two_processes_survives_kills(tmp_path: Path) -> None:
         time.sleep(pause)
         kill(process)
     out = finish(cli(*command, "--out", tmp_path / "two", "--export-zip", tmp_path / "two.zip"))
-    assert json.loads(out) == {"pool": str(tmp_path / "two"), "images": 2000, "evaluations_per_image": 7}
+    assert json.loads(out) == {"pool": str(tmp_path / "two"), "images": 2000, "evaluations_per_image": 4}
     found = {name: data for name, data in contents(tmp_path / "two").items() if not name.startswith(".")}
     assert found == contents(tmp_path / "one")
     assert (tmp_path / "two.zip").exists()

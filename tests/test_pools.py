@@ -43,7 +43,7 @@ from fairsims.pools import (
 from fairsims.pools.writing import Opened
 from fairsims.seeds import noise_for
 
-SAMPLER = SamplerConfig(steps=2)
+SAMPLER = SamplerConfig(solver="heun", steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +221,7 @@ def test_a_finished_pool_is_not_sampled_again(tmp_path: Path, network: EDMDenois
     ("changes", "message"),
     [
         ({"digest": "other"}, r'made_by\.digest = "abc", now made_by\.digest = "other"'),
-        ({"sampler": SamplerConfig(steps=3)}, r"sampler\.steps = 2, now sampler\.steps = 3"),
+        ({"sampler": SamplerConfig(solver="heun", steps=3)}, r"sampler\.steps = 2, now sampler\.steps = 3"),
         ({"batch_size": 4}, "batch_size = 3, now batch_size = 4"),
         ({"seeds": range(21)}, r"seeds = \[\[0, 19\]\], now seeds = \[\[0, 20\]\]"),
     ],

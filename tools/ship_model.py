@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = open_checkpoint(folder).recipe
     precision = resolve_precision("auto")
     with tempfile.TemporaryDirectory() as scratch:
-        out, sampler = Path(scratch) / "pool", SamplerConfig(steps=12)
+        out, sampler = Path(scratch) / "pool", SamplerConfig(solver="heun", steps=12)
         seeds = range(FIRST_SEED, FIRST_SEED + args.images)
         for _ in write_pool(out, open_model(ModelSpec(base=str(folder), sampler=sampler, precision=precision)), seeds):
             pass

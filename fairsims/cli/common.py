@@ -92,6 +92,12 @@ class Group(Verbs):
 command = functools.partial(click.command, cls=Command)
 
 
+def note(message: str | None) -> None:
+    """A line on stderr about what may be better done otherwise, where there is one."""
+    if message:
+        click.echo(f"note: {' '.join(message.split())}", err=True)
+
+
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2; under torchrun without waiting for the other processes."""
     if engine.launched_rank():

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fairsims.cli.common import Bars, command, command_line, say, show
+from fairsims.cli.common import Bars, command, command_line, note, say, show
 from fairsims.cli.options import (
     INTERVALS,
     PATH,
@@ -28,7 +28,7 @@ from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
 ONCE = ("attr", "target", "classifier")
-TO_SEVERAL = ("hold", "drift", "mode", "rounds", "power")
+TO_SEVERAL = ("hold", "drift", "mode", "direction", "rounds", "power")
 """Settings of `retarget` alone: a comparison and a sweep have one attribute and fine-tune once."""
 
 
@@ -63,6 +63,7 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         refuse_idle("without --hold", "drift")
     config = RetargetConfig(**options)
     work = prepare(config)
+    note(config.sampler().advice)
     if dry_run:
         show(estimated(work), as_json)
         return
@@ -87,7 +88,7 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
 @out_option
 @json_option
 def compare(out: Path, as_json: bool, **options: Any) -> None:
-    """Compare ways to a target: base, resampling, naive fine-tuning, SIMS merged and guided.
+    """Compare ways to a target: base, resampling, naive fine-tuning, SIMS merged and guided, a paired contrast.
 
     At equal network evaluations per kept image: the guided arm samples with --steps, every other arm with the steps
     that cost as much. The same command again resumes. torchrun shares sampling and training between processes.
@@ -98,6 +99,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     from fairsims.retarget.opening import prepare
 
     config = RetargetConfig(**options, mode="guided")
+    note(config.sampler().advice)
     with Bars() as bars:
         result = comparing.compare(
             prepare(config), out, progress=bars.report, publish=write_comparison, command=command_line()
@@ -119,7 +121,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
 @settings(SWEEP, without=("run", "steer"), sizes={"type": SIZES}, modes={"type": WORDS}, intervals={"type": INTERVALS})
 @settings(
     RETARGET,
-    without=("model", *ONCE, *TO_SEVERAL, "budget", "complement_size", "interval", "pilots", "audit"),
+    without=("model", *ONCE, *TO_SEVERAL, "replaced", "budget", "complement_size", "interval", "pilots", "audit"),
     tolerance={"help": "Points whose share lies within this of the target are near it."},
 )
 @out_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fairsims.cli.common import Bars, command, show
+from fairsims.cli.common import Bars, command, note, show
 from fairsims.cli.options import (
     PATH,
     PROMPTING,
@@ -111,7 +111,9 @@ def spec_of(model: str, prompts: str | None, sampling: dict[str, Any], **shared:
     named = {name: sampling.pop(name) for name in NAMED}
     if prompts is None:
         refuse_idle("without --prompts", "latents", *asked)
-        return ModelSpec(base=model, sampler=SamplerConfig(**sampling), **named, **shared)
+        sampler = SamplerConfig(**sampling)
+        note(sampler.advice)
+        return ModelSpec(base=model, sampler=sampler, **named, **shared)
     refuse_idle(
         "with --prompts: a pipeline's own scheduler and guidance sample", "solver", "schedule", "S_churn", *NAMED
     )

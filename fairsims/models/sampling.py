@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairsims.models.base import Denoiser
-from fairsims.models.solvers import SOLVERS
+from fairsims.models.solvers import FEW, SOLVERS
 from fairsims.options import check_choices, choice
 from fairsims.seeds import derive, noise_for
 
@@ -22,7 +22,7 @@ class SamplerConfig:
 
     Raises ValueError for a setting that is not possible.
 
-    >>> SamplerConfig(solver="dpmpp2m", steps=12).facts()["solver"]
+    >>> SamplerConfig(steps=12).facts()["solver"]
     'dpmpp2m'
     """
 
@@ -30,7 +30,7 @@ class SamplerConfig:
     """Solver of the sampling ODE.
 
     `fairsims.models.solvers` says what each is, and what it costs."""
-    steps: int = 12
+    steps: int = 10
     """Noise levels of the sampler."""
     schedule: str = choice("polynomial", "logsnr")
     """Where the noise levels lie: even in sigma^(1/rho), or in log sigma."""
@@ -65,6 +65,17 @@ class SamplerConfig:
         if self.S_churn and not SOLVERS[self.solver].noisy:
             noisy = " or ".join(name for name, solver in SOLVERS.items() if solver.noisy)
             raise ValueError(f"S_churn is {self.S_churn}; expected 0 with {self.solver}, use {noisy} to add noise")
+
+    @property
+    def advice(self) -> str | None:
+        """What to take in place of a solver that is worse than a cheaper one; None where there is nothing to say."""
+        if self.solver == "heun" and not self.S_churn and self.steps <= FEW:
+            cost = 2 * self.steps - 1
+            return (
+                f"heun at {self.steps} levels costs {cost} evaluations an image and is less exact than dpmpp2m for as "
+                f"many; --solver dpmpp2m --steps {cost} costs the same"
+            )
+        return None
 
     def sigmas(self, denoiser: Denoiser) -> Tensor:
         """The schedule for a denoiser, `(steps + 1,)` float64; levels that round to the same one are visited once."""

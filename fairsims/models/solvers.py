@@ -152,10 +152,13 @@ class Solver(NamedTuple):
 
 
 SOLVERS = {
+    "dpmpp2m": Solver(dpmpp_2m, order=2, noisy=False),
     "heun": Solver(heun, order=2, noisy=True),
     "euler": Solver(euler, order=1, noisy=True),
-    "dpmpp2m": Solver(dpmpp_2m, order=2, noisy=False),
     "dpmpp3m": Solver(dpmpp_3m, order=2, noisy=False),
     "unipc": Solver(unipc, order=4, noisy=False),
     "ipndm": Solver(ipndm, order=2, noisy=False),
 }
+"""By name, the default first."""
+FEW = 8
+"""Heun's method at so many levels or fewer is behind a multistep solver of no more evaluations (docs/log.md)."""

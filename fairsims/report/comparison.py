@@ -19,6 +19,7 @@ NAMES = {
     "finetuned": "base, fine-tuned",
     "merged": "SIMS, merged",
     "guided": "SIMS, guided",
+    "paired": "paired contrast",
 }
 """Arm to how a reader calls it."""
 Arm = Mapping[str, Any]
@@ -28,9 +29,8 @@ def write_comparison(folder: Path, result: Mapping[str, Any]) -> None:
     """Write `compare.png` and `compare.md` of a comparison's result."""
     path = folder / "compare.png"
     comparison_figure(result, path, {row["arm"]: NAMES[row["arm"]] for row in result["arms"]})
-    title = (
-        f"# {plain(result['attribute'])}: {plain(_target(result))}, in five ways at equal evaluations per kept image"
-    )
+    ways = f"in {len(result['arms'])} ways at equal evaluations per kept image"
+    title = f"# {plain(result['attribute'])}: {plain(_target(result))}, {ways}"
     blocks = (*comparison_blocks(result), Figure(path=path, alt=comparison_alt(result)))
     write_text(folder / "compare.md", "\n".join([title, "", *block_lines(blocks, folder)]))
 

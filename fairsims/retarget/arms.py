@@ -2,6 +2,7 @@
 
 base: the model as it is. resampled: what classifier resampling keeps of the base's images. finetuned: the base trained
 on a set of its own pool that has the target's mix, the naive remedy. merged and guided: SIMS, from one auxiliary.
+paired: merged, from that auxiliary to a second one in place of the base.
 
 The guided arm samples as asked. Its evaluations per kept image (of two networks; more where the strength cap leaves
 something to resampling) are what every arm may spend: each other one gets the sampler steps that come nearest to it, so
@@ -21,7 +22,7 @@ from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.retarget.selection import Selection, remainder, selection_for
 
-ARMS = ("base", "resampled", "finetuned", "merged", "guided")
+ARMS = ("base", "resampled", "finetuned", "merged", "guided", "paired")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,10 @@ class Trained:
     """Planned strength."""
     auxiliary: Path
     """Trained on the complement set."""
+    positive: Path
+    """Trained on the set that a paired contrast puts in its place."""
+    paired_start: float
+    """Planned strength of the contrast."""
     finetuned: Path
     """Trained on the set in the target's mix."""
     resampling: Selection
@@ -73,6 +78,7 @@ def make_arms(work: Retargeting, trained: Trained) -> dict[str, Arm]:
     made = {
         "guided": guided,
         "merged": _combined(work, trained, "merged", spend),
+        "paired": _combined(work, trained, "paired", spend),
         "base": _arm(work, "base", sampled_by(work.model, alone)),
         "resampled": _resampled(work, trained.resampling, spend),
         "finetuned": _arm(work, "finetuned", sampled_by(work.tuned(trained.finetuned), alone)),
@@ -97,25 +103,26 @@ def _resampled(work: Retargeting, selection: Selection, spend: float) -> Arm:
     return _arm(work, "resampled", model, selection=selection)
 
 
-def _combined(work: Retargeting, trained: Trained, mode: str, spend: float | None) -> Arm:
-    """Merged or guided, the strength calibrated at the arm's own steps."""
-    interval = work.config.interval if mode == "guided" else None
+def _combined(work: Retargeting, trained: Trained, name: str, spend: float | None) -> Arm:
+    """Merged, guided or paired, the strength calibrated at the arm's own steps."""
+    mode, interval = ("guided", work.config.interval) if name == "guided" else ("merged", None)
+    positive, start = (trained.positive, trained.paired_start) if name == "paired" else (None, trained.omega)
     steps = work.model.spec.sampler if spend is None else _steps(work, spend, None)
     base, tried, selection = work.model, set[int](), None
 
     def at(strength: float) -> DenoiserModel:
-        return base.retargeted(trained.auxiliary, strength, mode, interval)
+        return base.retargeted(trained.auxiliary, strength, mode, interval, positive=positive)
 
-    with work.run.stage(f"calibration {mode}"):
+    with work.run.stage(f"calibration {name}"):
         while steps.steps not in tried:
-            pilots = work.run.folder / mode / (f"calibration-{steps.steps}" if tried else "calibration")
+            pilots = work.run.folder / name / (f"calibration-{steps.steps}" if tried else "calibration")
             tried.add(steps.steps)
             base = sampled_by(work.model, steps)
-            found = work.calibrate(at, trained.omega, pilots)
+            found = work.calibrate(at, start, pilots)
             # Resampling does the rest, as in a run, and leaves fewer steps for an image.
             selection = remainder(work.goal, found, *work.shares_at(found, pilots))
             steps = steps if spend is None else _steps(work, spend, selection)
-    return _arm(work, mode, at(found.strength), selection=selection, calibration=found)
+    return _arm(work, name, at(found.strength), selection=selection, calibration=found)
 
 
 def _steps(work: Retargeting, spend: float, selection: Selection | None) -> SamplerConfig:

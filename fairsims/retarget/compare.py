@@ -27,12 +27,19 @@ from fairsims.files import atomic, now, read_json, write_json
 from fairsims.retarget.arms import ARMS, Arm, Trained, make_arms
 from fairsims.retarget.preregistration import begin, comparison_metrics
 from fairsims.retarget.retargeting import Retargeting
-from fairsims.retarget.rounds import draw_complement_set
+from fairsims.retarget.rounds import draw_complement_set, draw_positive_set
 from fairsims.retarget.selection import selection_for
 from fairsims.run import Progress, Run, silent
 
 FORMAT = "fairsims-compare/1"
 
+TRAINED = {
+    "finetuned": ("target-mix",),
+    "merged": ("auxiliary",),
+    "guided": ("auxiliary",),
+    "paired": ("auxiliary", "positive"),
+}
+"""The fine-tunes behind an arm."""
 Publish = Callable[[Path, dict[str, Any]], object]
 """(folder, result)"""
 Row = dict[str, Any]
@@ -64,14 +71,23 @@ def compare(
         with run.stage("complement"):
             plan = work.first_plan()
             sets = {"auxiliary": draw_complement_set(work, plan, "complement")}
+            contrast = draw_positive_set(work, sets["auxiliary"], plan, "positive")
+            sets["positive"] = contrast.chosen
             sets["target-mix"] = work.draw_set("target-mix", work.goal.target, config.complement_size)
             # Refused before anything is trained where the classifier cannot do it.
             resampling = selection_for(work.goal, work.goal.base)
         for name, chosen in sets.items():
             with run.stage(name):
                 work.fine_tune(folder / name, chosen, kimg=config.budget, kind=name)
-        auxiliary, finetuned = (folder / name for name in sets)
-        trained = Trained(omega=plan.omega, auxiliary=auxiliary, finetuned=finetuned, resampling=resampling)
+        auxiliary, positive, finetuned = (folder / name for name in sets)
+        trained = Trained(
+            omega=plan.omega,
+            auxiliary=auxiliary,
+            positive=positive,
+            paired_start=plan.omega / contrast.scale,
+            finetuned=finetuned,
+            resampling=resampling,
+        )
         arms = make_arms(work, trained)
         with run.stage("audit"), work.features(*(arm.images for arm in arms.values())) as store:
             if run.main:
@@ -126,7 +142,7 @@ def _row(work: Retargeting, arm: Arm, sizes: Mapping[str, int]) -> Row:
     row: Row = {"arm": arm.name}
     for c, share, low, high in zip(classes, shares.share, shares.low, shares.high, strict=True):
         row |= {f"share.{c}": share, f"low.{c}": low, f"high.{c}": high}
-    trained = {"finetuned": "target-mix", "merged": "auxiliary", "guided": "auxiliary"}.get(arm.name)
+    trained = TRAINED.get(arm.name, ())
     pilots = arm.calibration.pilots[1:] if arm.calibration else ()
     return row | {
         "worst": classes[k],
@@ -139,9 +155,9 @@ def _row(work: Retargeting, arm: Arm, sizes: Mapping[str, int]) -> Row:
         "images_per_kept": arm.images_per_kept,
         "evaluations_per_kept": arm.evaluations_per_kept,
         "sampling_seconds": seconds[arm.name],
-        "training_kimg": config.budget if trained else 0.0,
-        "training_images": sizes[trained] if trained else 0,
-        "training_seconds": seconds[trained] if trained else 0.0,
+        "training_kimg": config.budget * len(trained),
+        "training_images": max((sizes[name] for name in trained), default=0),
+        "training_seconds": sum(seconds[name] for name in trained),
         "calibration_images": sum(p.n for p in pilots),
         "calibration_seconds": seconds.get(f"calibration {arm.name}", 0.0),
         "strength": arm.calibration.strength if arm.calibration else None,

@@ -116,7 +116,7 @@ def test_levels_between_round_to_the_nearest(make_pipeline: MakePipeline) -> Non
     whole = ours(x, sigmas)
     assert seen == [[20, 20, 21, 21]]
     assert off(ours(x[1:2], sigmas[1]), whole[1:2]) < 1e-5
-    grid = SamplerConfig(steps=30).sigmas(ours)
+    grid = SamplerConfig(solver="heun", steps=30).sigmas(ours)
     assert set(grid[:-1].tolist()) <= set(ours.levels.tolist())
 
 
@@ -244,7 +244,7 @@ def test_finetune_merge_guide_generate_and_go_back(
 
     images: list[Tensor] = []
     for folder, evaluations in ((merged, 7), (guided, 14)):
-        model = open_model(ModelSpec(base=str(folder), sampler=SamplerConfig(steps=4)))
+        model = open_model(ModelSpec(base=str(folder), sampler=SamplerConfig(solver="heun", steps=4)))
         assert model.evaluations_per_image == evaluations
         images += [to_float(batch) for batch in model.images([range(6)])]
     assert all(i.shape == (6, 1, 8, 8) and i.std() > 0.1 for i in images)

@@ -42,7 +42,7 @@ def test_omega_zero_is_the_base_and_never_calls_the_auxiliary(pair: tuple[EDMDen
     aux = Counting(pair[1])
     guided = SIMSGuidance(pair[0], aux, 0.0)
     assert torch.equal(guided(x, SIGMA), pair[0](x, SIGMA))
-    solve(guided, x, SamplerConfig(steps=3))
+    solve(guided, x, SamplerConfig(solver="heun", steps=3))
     assert aux.sigmas == []
     assert guided.evaluations_at(1.0) == 1
 
@@ -66,7 +66,7 @@ def test_shares_move_away_from_the_auxiliary_mix() -> None:
 
     def share_of_first(rho: float, omega: float) -> float:
         guided = SIMSGuidance(base, base.with_shares([rho, 1 - rho]), omega)
-        return float((base.classify(solve(guided, noise, SamplerConfig(steps=20))) == 0).double().mean())
+        return float((base.classify(solve(guided, noise, SamplerConfig(solver="heun", steps=20))) == 0).double().mean())
 
     assert share_of_first(0.8, 1.0) < 0.3
     assert share_of_first(0.2, 1.0) > 0.7
@@ -84,8 +84,8 @@ def test_the_interval_limits_where_the_auxiliary_is_called(pair: tuple[EDMDenois
 
 
 def test_two_networks_cost_two_evaluations(pair: tuple[EDMDenoiser, EDMDenoiser]) -> None:
-    assert SamplerConfig(steps=12).evaluations(pair[0]) == 23
-    assert SamplerConfig(steps=12).evaluations(SIMSGuidance(*pair, 0.5)) == 46
+    assert SamplerConfig(solver="heun", steps=12).evaluations(pair[0]) == 23
+    assert SamplerConfig(solver="heun", steps=12).evaluations(SIMSGuidance(*pair, 0.5)) == 46
 
 
 def test_precision_reaches_both_networks(pair: tuple[EDMDenoiser, EDMDenoiser]) -> None:

@@ -71,7 +71,7 @@ def test_plain_sampling_keeps_the_shares() -> None:
 def sampled_share(denoiser: object, steps: int = 40) -> float:
     """Share of class 0 among N samples."""
     noise = torch.randn(N, 1, generator=torch.Generator().manual_seed(1))
-    samples = solve(denoiser, noise, SamplerConfig(steps=steps))  # type: ignore[arg-type]
+    samples = solve(denoiser, noise, SamplerConfig(solver="heun", steps=steps))  # type: ignore[arg-type]
     return float((mixture([0.5, 0.5]).classify(samples) == 0).double().mean())
 
 
@@ -140,7 +140,7 @@ def test_three_classes_follow_the_rule_where_it_is_feasible() -> None:
     base, aux = (mixture(s, corners, [0.2] * 3) for s in (pi, rho))
     noise = torch.randn(N, 2, generator=torch.Generator().manual_seed(2))
     guided = SIMSGuidance(base, aux, omega)
-    classes = base.classify(solve(guided, noise, SamplerConfig(steps=24)))
+    classes = base.classify(solve(guided, noise, SamplerConfig(solver="heun", steps=24)))
     found = np.bincount(classes.numpy(), minlength=3) / N
     assert np.abs(found - tau).max() < 0.03
     assert np.abs(found - pi).max() > 0.1

@@ -19,7 +19,7 @@ from fairsims.models.guidance import SIMSGuidance
 from fairsims.models.sampling import SamplerConfig, solve
 from fairsims.seeds import noise_for
 
-SAMPLER = SamplerConfig(steps=3)
+SAMPLER = SamplerConfig(solver="heun", steps=3)
 SEEDS = [[5, 6, 7], [8]]
 
 

@@ -88,7 +88,7 @@ def test_it_hits_the_target_on_exact_mixtures() -> None:
 
     def predicted(strength: float, seeds: range) -> np.ndarray:
         guided = SIMSGuidance(base, aux, strength)
-        samples = solve(guided, noise_for(seeds, (1,)), SamplerConfig(steps=16))
+        samples = solve(guided, noise_for(seeds, (1,)), SamplerConfig(solver="heun", steps=16))
         return base.classify(samples).numpy()
 
     def measure_at(offset: int) -> Callable[[float, int], np.ndarray]:

@@ -34,7 +34,7 @@ from fairsims.retarget.opening import prepare
 from fairsims.retarget.retargeting import Retargeting
 
 OPTIONS = {
-    "model": "digits-8", "attr": "parity", "target": "0.5", "pool": 256, "pilots": "64", "audit": 64, "steps": 3,
+    "model": "digits-8", "attr": "parity", "target": "0.5", "pool": 256, "pilots": "64", "audit": 64, "steps": 3, "solver": "heun",
     "budget": 0.32, "batch-size": 32, "lr": 1e-3, "precision": "float32",
 }  # fmt: skip
 COMMAND = ["compare", *(str(part) for name, value in OPTIONS.items() for part in (f"--{name}", value))]
@@ -98,9 +98,17 @@ def test_rows_are_of_the_images_they_say(
     folder, _ = compared
     table = rows(folder)
     base, aux, mix = (open_checkpoint(f).network for f in ("digits-8", folder / "auxiliary", folder / "target-mix"))
-    by_hand = {"merged": merge(base, aux, table.loc["merged", "strength"]), "finetuned": mix, "base": base}
+    positive = open_checkpoint(folder / "positive").network
+    strengths = table["strength"]
+    by_hand = {
+        "merged": merge(base, aux, strengths["merged"]),
+        "paired": merge(base, aux, strengths["paired"], positive),
+        "finetuned": mix,
+        "base": base,
+    }
     for arm, denoiser in by_hand.items():
-        sampler, seeds = SamplerConfig(steps=int(table.loc[arm, "steps"])), range(6_000_000, 6_000_064)
+        sampler = SamplerConfig(solver="heun", steps=int(table.loc[arm, "steps"]))
+        seeds = range(6_000_000, 6_000_064)
         for _ in write_pool(tmp_path / arm, in_memory(denoiser, sampler=sampler), seeds):
             pass
         pool, theirs = Pool(tmp_path / arm), Pool(folder / arm / "images")
@@ -121,15 +129,17 @@ def test_rows_are_of_the_images_they_say(
 def test_the_remedies_are_trained_alike(compared: tuple[Path, dict[str, Any]]) -> None:
     """The same budget and rate on sets of the same pool: the complement, and the target's mix."""
     folder, result = compared
-    aux, mix = (read_json(folder / name / "training.json") for name in ("auxiliary", "target-mix"))
-    assert aux["train"] == mix["train"]
+    aux, positive, mix = (
+        read_json(folder / name / "training.json") for name in ("auxiliary", "positive", "target-mix")
+    )
+    assert aux["train"] == positive["train"] == mix["train"]
     assert aux["data_digest"] != mix["data_digest"]
     drawn = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("complement", "target-mix")}
     assert (drawn["target-mix"]["parity"] == "odd").mean() == pytest.approx(0.5, abs=1 / len(drawn["target-mix"]))
     planned = result["complement"]["complement"][1]
     assert (drawn["complement"]["parity"] == "odd").mean() == pytest.approx(planned, abs=1 / len(drawn["complement"]))
     table = rows(folder)
-    assert table["training_kimg"].to_dict() == dict.fromkeys(ARMS, 0.32) | {"base": 0, "resampled": 0}
+    assert table["training_kimg"].to_dict() == dict.fromkeys(ARMS, 0.32) | {"base": 0, "resampled": 0, "paired": 0.64}
     assert table.loc["guided", "training_images"] == table.loc["merged", "training_images"] == len(drawn["complement"])
     assert table.loc["finetuned", "training_images"] == len(drawn["target-mix"])
     assert (table.loc[["merged", "guided"], "strength"] > 0).all()
@@ -193,6 +203,7 @@ def test_what_is_finished_is_read(compared: tuple[Path, dict[str, Any]], work: R
     made = {"base", "finetuned", "resampled", "compare.json", "compare.parquet", "compare.md", "compare.png"}
     # Tables that are the same again, and what keeps the time.
     again = {"complement.parquet", "target-mix.parquet", "complement.json", "merged", "guided"}
+    again |= {"positive.parquet", "positive.json", "paired"}
     assert made <= touched <= made | again | {"manifest.json", "status.json", "timings.json"}
     assert not [n for n, w in files(folder).items() if n.endswith((".safetensors", "stats.jsonl")) and before[n] != w]
 

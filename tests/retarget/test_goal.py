@@ -320,7 +320,7 @@ class Mixture:
 
     def predicted(self, mix: Shares, strength: float, seeds: range) -> Any:
         guided = SIMSGuidance(self.base, self.base.with_shares(mix.tolist()), strength)
-        samples = solve(guided, noise_for(seeds, (2,)), SamplerConfig(steps=12))
+        samples = solve(guided, noise_for(seeds, (2,)), SamplerConfig(solver="heun", steps=12))
         return self.base.classify(samples).numpy()
 
     def calibrate(self, goal: Goal, mix: Shares, start: float) -> tuple[Calibration, Shares, Shares]:

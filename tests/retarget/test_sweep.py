@@ -32,12 +32,14 @@ from fairsims.retarget.grid import Point, SweepConfig
 from fairsims.retarget.points import best_points, linear_rule
 from fairsims.retarget.sweep import begin_run, sweep
 
-RUN = RetargetConfig(model="digits-8", attr="parity", target="0.5", pool=256, steps=3, batch_size=16, lr=1e-3)
+RUN = RetargetConfig(
+    model="digits-8", attr="parity", target="0.5", pool=256, solver="heun", steps=3, batch_size=16, lr=1e-3
+)
 GRID = SweepConfig(run=RUN, budgets=(0.16, 0.32), omegas=(0.5, 1.0), sizes=(None, 64), images=64)
 
 COMMAND = [
     "sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--budgets", "0.16,0.32", "--omegas", "0.5,1",
-    "--sizes", "all,64", "--images", "64", "--pool", "256", "--steps", "3", "--batch-size", "16", "--lr", "1e-3",
+    "--sizes", "all,64", "--images", "64", "--pool", "256", "--solver", "heun", "--steps", "3", "--batch-size", "16", "--lr", "1e-3",
     "--precision", "float32",
 ]  # fmt: skip
 """The same from the command line."""
@@ -105,7 +107,7 @@ def test_points_are_the_models_they_say(swept: tuple[Path, dict[str, Any]], tmp_
     folder, _ = swept
     aux = open_checkpoint(folder / "auxiliary-64" / "kimg-00000.160").network
     by_hand = merge(open_checkpoint("digits-8").network, aux, 1.0)
-    model = in_memory(by_hand, sampler=SamplerConfig(steps=3))
+    model = in_memory(by_hand, sampler=SamplerConfig(solver="heun", steps=3))
     for _ in write_pool(tmp_path / "pool", model, range(4_000_000, 4_000_064)):
         pass
     pool, point = Pool(tmp_path / "pool"), Point(mode="merged", size=64, budget=0.16, omega=1.0)
@@ -230,7 +232,7 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
         open_checkpoint("digits-8").network, open_checkpoint(tmp_path / "out" / "auxiliary-96" / "kimg-00000.160").network, 1.0,
         interval=(0.3, 5.0),
     )  # fmt: skip
-    assert SamplerConfig(steps=3).evaluations(guided) == inside
+    assert SamplerConfig(solver="heun", steps=3).evaluations(guided) == inside
 
 
 def test_another_number_of_confirming_images_is_measured(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
