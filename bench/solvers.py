@@ -90,9 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for classifier, real in zip(classifiers, references, strict=True):
             found = real.measure(features_of(classifier, parts), min(len(images), len(real.features)))
             quality.append(f"FD {found['fd_reference']:.3f} P {found['precision']:.3f} R {found['recall']:.3f}")
+        name = f"{sampler.solver:<8} {sampler.steps:>2} {sampler.schedule:<10}"
+        facts = f"{name} {model.evaluations_per_image:>3} evaluations"
         print(
-            f"{sampler.solver:<8} {sampler.steps:>2} {sampler.schedule:<10} "
-            f"{model.evaluations_per_image:>3} evaluations  share {share:.3f}  same class {same}  off {off:4.1f}  {'  '.join(quality)}",
+            f"{facts}  share {share:.3f}  same class {same}  off {off:4.1f}  {'  '.join(quality)}",
             flush=True,
         )
 

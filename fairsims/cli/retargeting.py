@@ -63,7 +63,7 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         refuse_idle("without --hold", "drift")
     config = RetargetConfig(**options)
     work = prepare(config)
-    note(config.sampler().advice)
+    note(work.model.spec.sampler.advice)
     if dry_run:
         show(estimated(work), as_json)
         return
@@ -99,11 +99,10 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     from fairsims.retarget.opening import prepare
 
     config = RetargetConfig(**options, mode="guided")
-    note(config.sampler().advice)
+    work = prepare(config)
+    note(work.model.spec.sampler.advice)
     with Bars() as bars:
-        result = comparing.compare(
-            prepare(config), out, progress=bars.report, publish=write_comparison, command=command_line()
-        )
+        result = comparing.compare(work, out, progress=bars.report, publish=write_comparison, command=command_line())
     text = f"{comparison_text(result)}\n\ntable   {out / 'compare.parquet'}\npage    {out / 'compare.md'}"
     say(json.dumps({"comparison": str(out), **result}) if as_json else text)
 
