@@ -195,7 +195,7 @@ def test_the_same_generate_again_adds_nothing_and_other_seeds_are_refused(tmp_pa
 def test_dry_run_plans_without_writing(tmp_path: Path) -> None:
     plan = succeeds(*RETARGET, "--target", "0.5", "--out", tmp_path / "run", "--dry-run")
     assert plan["forwards"]["pool"] == 3072 * 10
-    assert plan["forwards"]["calibration"] == (512 + 1024 + 3072) * 23
+    assert plan["forwards"]["calibration"] == (512 + 1024 + 3072) * 10
     assert plan["estimated_total_seconds"] >= 0
     assert plan["classifier"] == "digits-parity"
     assert plan["settings"]["target"] == "0.5"
@@ -266,7 +266,7 @@ def test_info_knows_a_classifier_and_an_audit(tmp_path: Path) -> None:
         found = json.loads(run("info", spec, "--json").stdout)
         assert (found["kind"], found["attribute"]) == ("classifier, cnn", "parity")
     pool = str(tmp_path / "pool")
-    run("generate", "--model", "digits-8", "--solver", "euler", "--steps", "8", "--seeds", "0-31", "--out", pool)
+    run("generate", "--model", "digits-8", "--solver", "heun", "--steps", "2", "--seeds", "0-31", "--out", pool)
     audit = ["audit", "--before", pool, "--attr", "parity", "--target", "0.5", "--tolerance", "0.4"]
     told = run(*audit, "--out", str(tmp_path / "a"))
     assert "Target reached" in told.stdout
