@@ -263,7 +263,7 @@ class DenoiserModel:
         """Which networks, and what became of them: `kind` is base, auxiliary, merged or guided."""
         spec, kind = self.spec, self.recipe.get("kind")
         facts: dict[str, Any] = {
-            "kind": kind if kind in ("auxiliary", "positive", "target-mix", "merged", "guided") else "base"
+            "kind": kind if kind in ("auxiliary", "negative", "positive", "target-mix", "merged", "guided") else "base"
         }
         if self.auxiliary is not None:
             facts = {"kind": spec.mode, "base": self.base.digest, "aux": self.auxiliary.digest}

@@ -2,7 +2,7 @@
 
 base: the model as it is. resampled: what classifier resampling keeps of the base's images. finetuned: the base trained
 on a set of its own pool that has the target's mix, the naive remedy. merged and guided: SIMS, from one auxiliary.
-paired: merged, from that auxiliary to a second one in place of the base.
+paired: merged, from an auxiliary to a second one in place of the base.
 
 The guided arm samples as asked. Its evaluations per kept image (of two networks; more where the strength cap leaves
 something to resampling) are what every arm may spend: each other one gets the sampler steps that come nearest to it, so
@@ -60,8 +60,8 @@ class Trained:
     """Planned strength."""
     auxiliary: Path
     """Trained on the complement set."""
-    positive: Path
-    """Trained on the set that a paired contrast puts in its place."""
+    contrast: tuple[Path, Path]
+    """Trained on the two sets of a paired contrast: what it leads away from, and towards."""
     paired_start: float
     """Planned strength of the contrast."""
     finetuned: Path
@@ -106,12 +106,14 @@ def _resampled(work: Retargeting, selection: Selection, spend: float) -> Arm:
 def _combined(work: Retargeting, trained: Trained, name: str, spend: float | None) -> Arm:
     """Merged, guided or paired, the strength calibrated at the arm's own steps."""
     mode, interval = ("guided", work.config.interval) if name == "guided" else ("merged", None)
-    positive, start = (trained.positive, trained.paired_start) if name == "paired" else (None, trained.omega)
+    negative, positive, start = trained.auxiliary, None, trained.omega
+    if name == "paired":
+        (negative, positive), start = trained.contrast, trained.paired_start
     steps = work.model.spec.sampler if spend is None else _steps(work, spend, None)
     base, tried, selection = work.model, set[int](), None
 
     def at(strength: float) -> DenoiserModel:
-        return base.retargeted(trained.auxiliary, strength, mode, interval, positive=positive)
+        return base.retargeted(negative, strength, mode, interval, positive=positive)
 
     with work.run.stage(f"calibration {name}"):
         while steps.steps not in tried:

@@ -102,7 +102,7 @@ def _method(work: Retargeting, best: Round, response: Response, candidates: Pool
         direction=config.direction,
         replaced=contrast.replaced if contrast else None,
         unmatched=contrast.unmatched if contrast else None,
-        alike_in=tuple(c.attribute.name for c in work.others) if contrast else (),
+        alike_in=tuple(c.attribute.name for c in work.alike) if contrast else (),
         strength=response.calibration.strength,
         expected_share=response.calibration.share,
         planned_omega=plan.omega,

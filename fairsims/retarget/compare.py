@@ -37,7 +37,7 @@ TRAINED = {
     "finetuned": ("target-mix",),
     "merged": ("auxiliary",),
     "guided": ("auxiliary",),
-    "paired": ("auxiliary", "positive"),
+    "paired": ("negative", "positive"),
 }
 """The fine-tunes behind an arm."""
 Publish = Callable[[Path, dict[str, Any]], object]
@@ -71,7 +71,8 @@ def compare(
         with run.stage("complement"):
             plan = work.first_plan()
             sets = {"auxiliary": draw_complement_set(work, plan, "complement")}
-            contrast = draw_positive_set(work, sets["auxiliary"], plan, "positive")
+            sets["negative"] = work.draw_set("negative", plan.complement, config.complement_size, raked=True)
+            contrast = draw_positive_set(work, sets["negative"], plan, "positive")
             sets["positive"] = contrast.chosen
             sets["target-mix"] = work.draw_set("target-mix", work.goal.target, config.complement_size)
             # Refused before anything is trained where the classifier cannot do it.
@@ -79,11 +80,11 @@ def compare(
         for name, chosen in sets.items():
             with run.stage(name):
                 work.fine_tune(folder / name, chosen, kimg=config.budget, kind=name)
-        auxiliary, positive, finetuned = (folder / name for name in sets)
+        auxiliary, negative, positive, finetuned = (folder / name for name in sets)
         trained = Trained(
             omega=plan.omega,
             auxiliary=auxiliary,
-            positive=positive,
+            contrast=(negative, positive),
             paired_start=plan.omega / contrast.scale,
             finetuned=finetuned,
             resampling=resampling,

@@ -48,7 +48,8 @@ class RetargetConfig:
     """complement: away from an auxiliary of the complement set (SIMS).
 
     paired: away from it and towards a second one, of the same list with entries replaced by images that differ in the
-    targeted attribute alone; it moves other attributes less and costs a second fine-tune."""
+    targeted attribute alone, both with the pool's mix of other known attributes. These then move less; it costs another
+    fine-tune."""
     replaced: float = 0.5
     """Paired only: part of the entries replaced, of those that can be."""
     classifier: str | tuple[str, ...] | None = None

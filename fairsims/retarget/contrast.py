@@ -1,9 +1,9 @@
 """A paired contrast: two sets of images of a pool that differ only where they have to.
 
-One is a complement set; the other is the same list with some of its entries replaced by images of the classes that have
-to grow, alike in every other attribute. What two fine-tunes of the same noise, order and budget on them do alike
-cancels in their difference: what the set happens to contain beside the targeted attribute, and what training on own
-images does by itself.
+One is a complement set with the pool's mix of every other known attribute; the other is the same list with some of its
+entries replaced by images of the classes that have to grow, alike in every other attribute. What two fine-tunes of the
+same noise, order and budget on them do alike cancels in their difference: what the set happens to contain beside the
+targeted attribute, and what training on own images does by itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fairsims.audit.joint import Cells, rake
 from fairsims.errors import InputError
 from fairsims.retarget.drawing import largest_remainders
 from fairsims.seeds import numpy_generator
@@ -81,6 +82,29 @@ def contrast_set(
         left[of[entry]] -= 1
         entries = entries[entries != entry]
     return Contrast(chosen=chosen, replaced=total, unmatched=int(unmatched), scale=scale)
+
+
+def raked_strata(
+    cells: Cells, probabilities: np.ndarray, kinds: Sequence[np.ndarray], shares: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities `(N, strata)` and shares `(strata,)` of a set with the pool's mix of other attributes.
+
+    A stratum is a class of the targeted attribute (of several, a joint cell) with one class of every other: the first
+    attribute of `cells` stands for the former, with `probabilities` `(N, K)` and the wanted `shares` `(K,)`, the others
+    are those of `kinds`, each image's class `(N,)`. An image has the probability of its own class in its own stratum,
+    and none elsewhere.
+    """
+    winner, n = probabilities.argmax(axis=1), len(probabilities)
+    place = cells.place([winner, *kinds])
+    mixes = [np.bincount(k, minlength=len(a.classes)) / n for k, a in zip(kinds, cells.attributes[1:], strict=True)]
+    counts = np.bincount(place, minlength=cells.size).reshape(len(shares), -1)
+    given = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # Little of every mix that occurs, so that an empty stratum does not stand in the way.
+    joint = shares[:, None] * (0.999 * given + 0.001 * cells.independent([shares, *mixes]).reshape(len(shares), -1))
+    wanted = rake(cells, joint.reshape(-1), dict(enumerate([shares, *mixes])))
+    of_strata = np.zeros((n, cells.size), dtype=np.float32)
+    of_strata[np.arange(n), place] = probabilities.max(axis=1)
+    return of_strata, wanted
 
 
 class _Supply:

@@ -23,19 +23,20 @@ from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import Power
 from fairsims.audit.features import pool_features
-from fairsims.audit.joint import Cells
+from fairsims.audit.joint import MOST_CELLS, Cells
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
 from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset
+from fairsims.data.attributes import Attribute
 from fairsims.files import atomic
 from fairsims.models import DenoiserModel, open_model
 from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
 from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, plan_complement
 from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.contrast import Contrast, contrast_set
+from fairsims.retarget.contrast import Contrast, contrast_set, raked_strata
 from fairsims.retarget.drawing import draw_complement, write_set
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import Selection, accept, selected_joint_shares
@@ -86,6 +87,28 @@ class Retargeting:
     def confusions(self) -> list[Confusion]:
         """Each classifier's errors on its default split."""
         return [c.confusions[c.default_split] for c in self.classifiers]
+
+    @property
+    def alike(self) -> tuple[AttributeClassifier, ...]:
+        """The other attributes in which the sets of a paired contrast are alike: as many as joint cells allow."""
+        room, found = MOST_CELLS // self.cells.size, list[AttributeClassifier]()
+        for classifier in self.others:
+            room //= len(classifier.attribute.classes)
+            if room == 0:
+                break
+            found.append(classifier)
+        return tuple(found)
+
+    @property
+    def strata(self) -> Cells:
+        """The cells by the classes of the attributes that are `alike`."""
+        own = Attribute(name=" & ".join(a.name for a in self.cells.attributes), classes=self.cells.names)
+        return Cells(attributes=(own, *(c.attribute for c in self.alike)))
+
+    @property
+    def kinds(self) -> list[np.ndarray]:
+        """The class of every image of the pool in the attributes that are `alike`, each `(N,)`."""
+        return [label_source(self.pool, c).argmax(axis=1) for c in self.alike]
 
     @property
     def most_rounds(self) -> int:
@@ -217,18 +240,27 @@ class Retargeting:
             cells=cells,
         )
 
-    def draw_set(self, name: str, shares: Sequence[float] | np.ndarray, size: int | None) -> np.ndarray:
-        """Draw a set in this mix of cells from the pool; its positions there, and a table of it."""
+    def draw_set(
+        self, name: str, shares: Sequence[float] | np.ndarray, size: int | None, *, raked: bool = False
+    ) -> np.ndarray:
+        """Draw a set in this mix of cells from the pool; its positions there, and a table of it.
+
+        `raked`: with the pool's mix of the attributes that are `alike`.
+        """
         of = self.labels(self.pool)
+        probabilities, names, mix = self.cells.probabilities(of), self.cells.names, np.array(shares)
+        if raked := raked and len(self.alike) > 0:
+            probabilities, mix = raked_strata(self.strata, probabilities, self.kinds, mix)
+            names = self.strata.names
         chosen = draw_complement(
-            self.cells.probabilities(of),
-            np.array(shares),
+            probabilities,
+            mix,
             size=size,
             seed=self.config.seed,
-            names=self.cells.names,
+            names=names,
             # Every attribute's class has to be that sure.
             floor=self.config.floor ** len(of),
-            scarce=SCARCE if len(of) > 1 else 0,
+            scarce=SCARCE if len(of) > 1 or raked else 0,
         )
         self.write_set(name, chosen)
         return chosen
@@ -243,14 +275,13 @@ class Retargeting:
     def draw_contrast(self, name: str, complement: np.ndarray, plan: ComplementPlan) -> Contrast:
         """Draw what a paired contrast puts in the place of the complement set, and a table of it."""
         of = self.labels(self.pool)
-        kinds = [label_source(self.pool, c).argmax(axis=1) for c in self.others]
-        sizes = [len(c.attribute.classes) for c in self.others]
         cells = self.cells.probabilities(of)
+        sizes = [len(c.attribute.classes) for c in self.alike]
         found = contrast_set(
             complement,
             cells.argmax(axis=1),
             cells.max(axis=1) >= self.config.floor ** len(of),
-            np.ravel_multi_index(kinds, sizes) if kinds else np.zeros(len(cells), dtype=np.int64),
+            np.ravel_multi_index(self.kinds, sizes) if sizes else np.zeros(len(cells), dtype=np.int64),
             self.goal.base - np.array(plan.complement),
             replaced=self.config.replaced,
             seed=self.config.seed,

@@ -115,7 +115,8 @@ def best_round(rounds: Sequence[Round]) -> tuple[Round, Response]:
 def draw_complement_set(work: Retargeting, plan: ComplementPlan, name: str) -> np.ndarray:
     """Draw a complement set, `name.parquet`, and write how it was planned, `name.json`; its positions in the pool."""
     goal, names = work.goal, work.cells.names
-    chosen = work.draw_set(name, plan.complement, work.config.complement_size)
+    raked = work.config.direction == "paired"
+    chosen = work.draw_set(name, plan.complement, work.config.complement_size, raked=raked)
     if work.run.main:
         content = asdict(plan) | {
             "target": as_mapping(goal.target, names),
@@ -134,7 +135,7 @@ def draw_positive_set(work: Retargeting, complement: np.ndarray, plan: Complemen
     found = work.draw_contrast(name, complement, plan)
     if work.run.main:
         content = {"size": len(found.chosen), "replaced": found.replaced, "unmatched": found.unmatched}
-        alike = [c.attribute.name for c in work.others]
+        alike = [c.attribute.name for c in work.alike]
         write_json(work.run.folder / f"{name}.json", content | {"scale": found.scale, "alike_in": alike})
     return found
 

@@ -98,11 +98,11 @@ def test_rows_are_of_the_images_they_say(
     folder, _ = compared
     table = rows(folder)
     base, aux, mix = (open_checkpoint(f).network for f in ("digits-8", folder / "auxiliary", folder / "target-mix"))
-    positive = open_checkpoint(folder / "positive").network
+    negative, positive = (open_checkpoint(folder / name).network for name in ("negative", "positive"))
     strengths = table["strength"]
     by_hand = {
         "merged": merge(base, aux, strengths["merged"]),
-        "paired": merge(base, aux, strengths["paired"], positive),
+        "paired": merge(base, negative, strengths["paired"], positive),
         "finetuned": mix,
         "base": base,
     }
@@ -129,10 +129,9 @@ def test_rows_are_of_the_images_they_say(
 def test_the_remedies_are_trained_alike(compared: tuple[Path, dict[str, Any]]) -> None:
     """The same budget and rate on sets of the same pool: the complement, and the target's mix."""
     folder, result = compared
-    aux, positive, mix = (
-        read_json(folder / name / "training.json") for name in ("auxiliary", "positive", "target-mix")
-    )
-    assert aux["train"] == positive["train"] == mix["train"]
+    names = ("auxiliary", "negative", "positive", "target-mix")
+    aux, negative, positive, mix = (read_json(folder / name / "training.json") for name in names)
+    assert aux["train"] == negative["train"] == positive["train"] == mix["train"]
     assert aux["data_digest"] != mix["data_digest"]
     drawn = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("complement", "target-mix")}
     assert (drawn["target-mix"]["parity"] == "odd").mean() == pytest.approx(0.5, abs=1 / len(drawn["target-mix"]))
@@ -203,7 +202,7 @@ def test_what_is_finished_is_read(compared: tuple[Path, dict[str, Any]], work: R
     made = {"base", "finetuned", "resampled", "compare.json", "compare.parquet", "compare.md", "compare.png"}
     # Tables that are the same again, and what keeps the time.
     again = {"complement.parquet", "target-mix.parquet", "complement.json", "merged", "guided"}
-    again |= {"positive.parquet", "positive.json", "paired"}
+    again |= {"negative.parquet", "positive.parquet", "positive.json", "paired"}
     assert made <= touched <= made | again | {"manifest.json", "status.json", "timings.json"}
     assert not [n for n, w in files(folder).items() if n.endswith((".safetensors", "stats.jsonl")) and before[n] != w]
 

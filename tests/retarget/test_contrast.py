@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairsims.audit.joint import Cells
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
-from fairsims.retarget.contrast import Contrast, contrast_set
+from fairsims.retarget.contrast import Contrast, contrast_set, raked_strata
+from fairsims.retarget.drawing import draw_complement
 
 POOL = 600
 MAN, WOMAN = 0, 1
@@ -82,3 +85,20 @@ def test_without_a_wanted_image_it_is_refused() -> None:
         contrast(places, others, np.arange(100), [-0.5, 0.5], 0.5)
     with pytest.raises(InputError, match="no image of class 0 to replace"):
         contrast(places + 1, others, np.arange(100), [-0.5, 0.5], 0.5)
+
+
+def test_a_raked_set_has_the_pools_mix_of_other_attributes() -> None:
+    rng = np.random.default_rng(5)
+    n = 4000
+    women = rng.random(n) < 0.25
+    # Men are mostly of the first kind, so that a set of men alone would be.
+    kind = np.where(rng.random(n) < np.where(women, 0.2, 0.7), 0, 1)
+    probabilities = np.where(women[:, None], [0.03, 0.97], [0.98, 0.02])
+    genders, kinds = (Attribute(name=n, classes=c) for n, c in (("gender", ("man", "woman")), ("kind", ("a", "b"))))
+    cells = Cells(attributes=(genders, kinds))
+    of_strata, shares = raked_strata(cells, probabilities, [kind], np.array([1.0, 0.0]))
+    chosen = draw_complement(of_strata, shares, seed=0, names=cells.names, scarce=20)
+    assert not women[chosen].any()
+    assert (kind[chosen] == 0).mean() == pytest.approx((kind == 0).mean(), abs=0.01)
+    assert abs((kind[~women] == 0).mean() - (kind == 0).mean()) > 0.05, "as the pool has them it would not"
+    assert len(np.unique(chosen)) == len(chosen)
