@@ -70,7 +70,11 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
             ["--target", "0.5", "--classifier", "digits-parity", "--classifier", "x"],
             "--classifier is 'x', another one for parity; expected one for each attribute",
         ),
-        (["--target", "0.5", "--drift", "0.1"], "--drift changes nothing without --hold; leave it out"),
+        (
+            ["--target", "0.5", "--drift", "0.1", "--no-others"],
+            "--drift changes nothing with --no-others and without --hold; leave it out",
+        ),
+        (["--target", "0.5", "--audit", "400", "--power", "0.8"], "--power changes nothing beside --audit"),
         (["--target", "0.5", "--hold", "half", "--drift", "0"], "--drift is 0.0; expected a positive number"),
         (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
         (["--target", "0.5", "--interval", "1,5"], "--interval is (1.0, 5.0); expected none with merged"),
@@ -502,7 +506,7 @@ GENDER = ["--attr", "gender", "--target", "0.5"]
     ("command", "option"),
     [
         (["retarget", *GENDER, "--out", "x"], ["--runs", "elsewhere"]),
-        (["retarget", *GENDER, "--out", "x"], ["--drift", "0.01"]),
+        (["retarget", *GENDER, "--out", "x", "--no-others"], ["--drift", "0.01"]),
         *[(["sweep", "--out", "x"], [f"--{name}", "0.9"]) for name in ("omega", "cap", "floor", "tolerance")],
         (["audit", "--before", "digits", "--attr", "parity"], ["--tolerance", "0.01"]),
         (["audit", "--before", "digits", *GENDER], ["--drift", "0.01"]),

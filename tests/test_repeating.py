@@ -93,7 +93,7 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     assert table["target"].tolist() == [0.5, 0.45]
     assert list(table)[:8] == ["mode", "interval", "target", "seed", "before", "after", "low", "high"]
     # The second one took the first one's images over, and not its auxiliary, which is of another complement.
-    assert read_json(runs / "tiny" / made[1] / "plan.json")["plan"]["taken_over"] == ["pool", "before"]
+    assert read_json(runs / "tiny" / made[1] / "plan.json")["plan"]["taken_over"] == ["pool"]
     assert table["before"].nunique() == 1
     assert table["seconds_auxiliary"].gt(0.3).all()
     again = repeat(folder, runs)
@@ -108,7 +108,7 @@ def test_targets_with_one_complement_share_its_auxiliary(tmp_path: Path) -> None
     folder, runs = recipe(tmp_path / "pure", DIGITS.replace("0.45", "0.55")), tmp_path / "runs"
     assert repeat(folder, runs, "--record").exit_code == 0
     second = runs / "pure" / "merged-parity-0.55-seed0"
-    assert read_json(second / "plan.json")["plan"]["taken_over"] == ["pool", "before", "auxiliary"]
+    assert read_json(second / "plan.json")["plan"]["taken_over"] == ["pool", "auxiliary"]
     assert read_json(second / "complement.json")["complement"] == {"even": 1.0, "odd": 0.0}
     first, again = (
         read_json(runs / "pure" / f"merged-parity-{t}-seed0" / "auxiliary" / "training.json") for t in ("0.5", "0.55")

@@ -30,6 +30,7 @@ from fairsims.report.words import (
     short_verdict,
     side_name,
     tier_note,
+    untargeted_note,
 )
 
 # After this long without a change, a run that says it is running has probably been stopped.
@@ -155,6 +156,8 @@ def show_result(audit: AuditResult) -> None:
         st.write(f"**{plain(headline(t))}**{said} · brackets are 95% intervals")
     for kept in audit.preserved:
         st.write(plain(f"{kept.name}: {drift_verdict(kept)}"))
+    for other in audit.untargeted:
+        st.write(plain(f"{other.name}: {untargeted_note(other)}"))
     if audit.warnings:
         st.warning("  \n".join(map(plain, audit.warnings)), icon=":material/warning:")
 

@@ -31,7 +31,7 @@ from fairsims.dashboard.labelling import (
     undo_label,
     write_consensus,
 )
-from fairsims.dashboard.runs_index import RunEntry, pools_of
+from fairsims.dashboard.runs_index import RunEntry, audited, pools_of
 from fairsims.dashboard.widgets import download, guarded, held_calls, opened_pools, picked_run, plain, table
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import FairsimsError, InputError
@@ -101,8 +101,7 @@ def forget_rater() -> None:
 def new_session(run: RunEntry) -> None:
     """A form for which images are drawn, and how."""
     names = list(pools_of(run))
-    both = [n for n in ("before", "after") if n in names]
-    chosen = st.multiselect("Images from", names, default=both or names[:1], key="new-pools")
+    chosen = st.multiselect("Images from", names, default=audited(run) or names[:1], key="new-pools")
     if not chosen:
         st.info("Choose at least one pool.")
         return

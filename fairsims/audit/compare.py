@@ -42,18 +42,25 @@ def audit(
     after: ImageSource | None,
     attributes: Sequence[tuple[AttributeClassifier, Aim]],
     *,
+    others: Sequence[tuple[AttributeClassifier, Aim]] = (),
     reference: ImageDataset | Path | None = None,
     extractors: Sequence[FeatureExtractor] = (),
     after_shares: ShareRule | None = None,
     store: Path | None = None,
+    alike: bool = False,
     progress: Progress = silent,
 ) -> AuditResult:
     """Shares and quality, before and (optionally) after.
 
     `attributes` are what is measured, each by the classifier that labels it; of several the first is the headline's,
-    and pairs are measured together. `reference` are real images, or an EDM `.npz` of Inception statistics; quality is
-    measured against them as given and re-weighted to the targets, with each of `extractors` (the first classifier's
-    features when there are none). `store` keeps the labels of sources that are no pools, and features.
+    and pairs are measured together. `others` are watched: their shares and how they changed, nothing more. They are
+    taken as counted, also where `after_shares` says how else to estimate those of images that were selected: their
+    errors are taken as independent of what selected.
+
+    `reference` are real images, or an EDM `.npz` of Inception statistics; quality is measured against them as given and
+    re-weighted to the targets, with each of `extractors` (the first classifier's features when there are none). With
+    `alike` it is that of the first images of each side, as many as both have, for it falls with their number. `store`
+    keeps the labels of sources that are no pools, and features.
 
     Raises InputError without attributes, and when the sources differ in shape, are the same images or look swapped.
     """
@@ -66,11 +73,13 @@ def audit(
     readings = [
         read_attribute(c, p, sources, store=store, after_shares=after_shares, progress=progress) for c, p in attributes
     ]
-    found, several = {r.name: section(r) for r in readings}, len(readings) > 1
+    beside = [read_attribute(c, a, sources, store=store, progress=progress) for c, a in others]
+    found, several = {r.name: section(r) for r in (*readings, *beside)}, len(readings) + len(beside) > 1
     warnings = [f"{name}: {w}" if several else w for name, a in found.items() for w in a.warnings]
     warnings += [w for side, s in screened.items() for w in screening_notes(side, s)]
-    classifiers = {r.name: _classifier_facts(r.classifier) for r in readings}
+    classifiers = {r.name: _classifier_facts(r.classifier) for r in (*readings, *beside)}
     pairs = [p for p in combinations(readings, 2) if _size(p) <= MOST_CELLS]
+    against = None if reference is None else partial(_quality, sources, readings, reference)
     return AuditResult(
         created=now(),
         fairsims=__version__,
@@ -81,7 +90,7 @@ def audit(
         pools={side: replace(source_facts(s), screening=screened[side]) for side, s in sources.items()},
         warnings=tuple(dict.fromkeys(warnings)),
         joint=tuple(joint_section(*p) for p in pairs),
-        quality=None if reference is None else _quality(sources, readings, reference, extractors, store, progress),
+        quality=None if against is None else against(extractors, store, alike, progress),
     )
 
 
@@ -159,6 +168,7 @@ def _quality(
     reference: ImageDataset | Path,
     extractors: Sequence[FeatureExtractor],
     store: Path | None,
+    alike: bool,
     progress: Progress,
 ) -> QualityResult:
     """What the first extractor says, with the others under `further`."""
@@ -168,7 +178,16 @@ def _quality(
     }
     images = {str(side): source for side, source in sources.items()}
     first, *further = [
-        quality(images, e, reference, targets, groups=groups, store=store, progress=partial(progress, e.name))
+        quality(
+            images,
+            e,
+            reference,
+            targets,
+            groups=groups,
+            images=min(map(len, sources.values())) if alike else None,
+            store=store,
+            progress=partial(progress, e.name),
+        )
         for e in extractors or [classifier_features(readings[0].classifier)]
     ]
     return replace(first, further=tuple(further))

@@ -180,6 +180,7 @@ def quality(
     targets: Sequence[tuple[AttributeClassifier, np.ndarray]] = (),
     *,
     groups: Mapping[str, GroupCalls] | None = None,
+    images: int | None = None,
     store: Path | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> QualityResult:
@@ -187,7 +188,8 @@ def quality(
 
     `sources` are what is measured, by side or any other name. `reference` is a real data set, or an EDM `.npz` of its
     statistics, which leaves what needs images under `unavailable`, with the reason. `targets` re-weight the real
-    images; `groups` say which class of an attribute every image is called. `store` keeps features and moments: the
+    images; `groups` say which class of an attribute every image is called. The first `images` of every source count,
+    all of them when not given. `store` keeps features and moments: the
     same images are never run twice. Beside the extractor's network, memory stays below 1 GB at d = 2048, whatever the
     number of images. `progress` gets (images done, of how many) of every
     source in turn.
@@ -197,14 +199,15 @@ def quality(
     """
     with ExitStack() as stack:
         folder = store or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fairsims-")))
-        features = {side: stored_features(source, extractor, folder, progress) for side, source in sources.items()}
+        features = {side: stored_features(s, extractor, folder, progress)[:images] for side, s in sources.items()}
         named = QualityResult(metric=extractor.metric, extractor=ExtractorFacts(**extractor.facts()))
         if isinstance(reference, Path):
             return _against_statistics(named, reference, features)
         real, labelled_by = open_reference(reference, extractor, targets, folder, progress)
         facts = ReferenceFacts(name=reference.name, digest=reference.digest, labels=labelled_by, **real.facts())
-        calls = {name: reference_calls(reference, g.classifier, folder) for name, g in (groups or {}).items()}
-        return _against_images(replace(named, reference=facts), real, features, groups or {}, calls)
+        groups = {name: g.first(images) for name, g in (groups or {}).items()}
+        calls = {name: reference_calls(reference, g.classifier, folder) for name, g in groups.items()}
+        return _against_images(replace(named, reference=facts), real, features, groups, calls)
 
 
 def _against_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ class GroupCalls:
     classifier: AttributeClassifier
     calls: Mapping[str, IntArray]
     """By side ("before", "after"): place of each image in the classifier's classes, `(N,)`; -1 for none."""
+
+    def first(self, images: int | None) -> GroupCalls:
+        """Those of the first images of every side; None: of all."""
+        return replace(self, calls={side: c[:images] for side, c in self.calls.items()})
 
 
 def group_distances(

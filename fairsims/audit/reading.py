@@ -32,6 +32,7 @@ from fairsims.audit.result import (
     PeopleLabelled,
     Share,
     Shares,
+    Untargeted,
 )
 from fairsims.audit.shares import corrected_shares, sensitivity, share_difference
 from fairsims.audit.targets import Target, as_mapping
@@ -58,13 +59,15 @@ class Aim:
     """The target counts as reached when every interval lies inside target +- tolerance."""
     drift: float | None = 0.03
     """Without a target: preserved when every share's change, with its interval, is inside +- this; None: not judged."""
+    watch: float | None = None
+    """Of an attribute that nobody asked for: a change beyond +- this is told."""
     split: str | None = None
     """Held-out split whose confusion corrects the shares; the classifier's default when None."""
     labels: Mapping[Side, PeopleLabels] = field(default_factory=dict)
     """Labels by people of some images, by side."""
 
     def __post_init__(self) -> None:
-        for name in ("tolerance", "drift"):
+        for name in ("tolerance", "drift", "watch"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name} is {value}; expected a number between 0 and 1")
@@ -217,7 +220,11 @@ def section(reading: Reading) -> AttributeResult:
         )
     if r.difference is None:
         return found
-    return replace(found, difference=change_table(r.difference), drift=_drift(r, r.difference))
+    found = replace(found, difference=change_table(r.difference), drift=_drift(r, r.difference))
+    limit = r.aim.watch
+    if limit is None:
+        return found
+    return replace(found, untargeted=Untargeted(limit=limit, moved=preserved(r.difference, limit) is False))
 
 
 def share_table(estimate: ShareEstimate, counts: Sequence[int] | IntArray | None) -> Shares:

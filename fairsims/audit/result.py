@@ -6,7 +6,7 @@ under the same names; what older formats leave out is None or empty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,6 +133,15 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Untargeted:
+    """An attribute that nobody asked to move or to stay, watched for side effects; no verdict."""
+
+    limit: float
+    moved: bool
+    """Whether the interval of some change lies wholly outside +- limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttributeResult:
     """One audited attribute."""
 
@@ -163,6 +172,7 @@ class AttributeResult:
     measures: Mapping[Side, Measures] = beside("target", dict)
     difference: Mapping[str, Change] = beside("drift", dict)
     drift: Drift | None = None
+    untargeted: Untargeted | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -291,6 +301,9 @@ class AuditResult:
     command: str | None = None
     model: str | None = None
     plan: PlanFacts | None = None
+    shown: tuple[Any, ...] | None = None
+    """Seeds of the base's images that a retargeting made on audit seeds to be looked at, in `before/`, where what is
+    measured before are others: its pool."""
     power: Power | None = None
     """How surely the audit was to say that a target is reached; the least of those with a target."""
     method: Method | None = None
@@ -331,6 +344,12 @@ class AuditResult:
         return tuple(a for a in found if a.target) or found[:1]
 
     @property
+    def untargeted(self) -> tuple[AttributeResult, ...]:
+        """The attributes that were watched alone, the one that moved most first."""
+        found = (a for a in self.attributes.values() if a.untargeted is not None and a.difference)
+        return tuple(sorted(found, key=lambda a: -abs(a.difference[a.focus].delta)))
+
+    @property
     def preserved(self) -> tuple[AttributeResult, ...]:
         """The attributes that were to stay as they are."""
         return tuple(a for a in self.attributes.values() if a.drift is not None)
@@ -342,8 +361,11 @@ class AuditResult:
 
     @property
     def same_seeds(self) -> bool:
-        """Whether both sides say that they were generated from the same seeds."""
+        """Whether the images shown of both sides were generated from the same seeds, in the same order."""
         seeds = [self.pools[side].seeds for side in SIDES if side in self.pools]
+        if self.shown is not None and len(seeds) == 2 and seeds[1]:
+            # A range is [first, last]; images that were selected have their seeds one by one.
+            return isinstance(seeds[1][0], Sequence) and seeds[1][0][0] == self.shown[0][0]
         return len(seeds) == 2 and seeds[0] is not None and seeds[0] == seeds[1]
 
     @property

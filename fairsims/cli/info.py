@@ -30,7 +30,7 @@ def _briefly(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What `describe_path` finds, for people: of an audit its sources and shares, of a run its state without stages."""
     from fairsims.audit.result import load_audit
     from fairsims.report.numbers import moment
-    from fairsims.report.words import drift_verdict, headline, verdict
+    from fairsims.report.words import drift_verdict, headline, untargeted_note, verdict
 
     if found["kind"] not in ("audit", "run"):
         return found
@@ -44,7 +44,9 @@ def _briefly(found: dict[str, Any], folder: Path) -> dict[str, Any]:
         told |= {"created": moment(result.created), "command": result.command}
         told |= {side: f"{source.name}, {source.n:,} images" for side, source in result.pools.items()}
         for name, a in result.attributes.items():
-            told[name] = " ".join((f"{headline(a)}.", *filter(None, (verdict(a), drift_verdict(a)))))
+            told[name] = " ".join(
+                (f"{headline(a)}.", *filter(None, (verdict(a), drift_verdict(a), untargeted_note(a))))
+            )
     return told | {k: found[k] for k in ("settings",) if k in found}
 
 

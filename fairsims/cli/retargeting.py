@@ -28,7 +28,7 @@ from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
 ONCE = ("attr", "target", "classifier")
-TO_SEVERAL = ("hold", "drift", "mode", "direction", "rounds", "power")
+TO_SEVERAL = ("hold", "drift", "others", "mode", "direction", "rounds", "power")
 """Settings of `retarget` alone: a comparison and a sweep have one attribute and fine-tune once."""
 
 
@@ -59,8 +59,8 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         refuse_idle("beside --out", "runs")
     if options["audit"] is not None:
         refuse_idle("beside --audit: the number of images is fixed", "power")
-    if not options["hold"]:
-        refuse_idle("without --hold", "drift")
+    if not (options["hold"] or options["others"]):
+        refuse_idle("with --no-others and without --hold", "drift")
     config = RetargetConfig(**options)
     work = prepare(config)
     note(work.model.spec.sampler.advice)

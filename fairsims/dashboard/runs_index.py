@@ -137,6 +137,13 @@ def pools_of(run: RunEntry) -> dict[str, Path]:
     return {n: names[n] for n in dict.fromkeys([*first, *names])}
 
 
+def audited(run: RunEntry) -> list[str]:
+    """The pools of a run that its audit is about: since 0.2 the pool is what is measured before."""
+    names = pools_of(run)
+    sides = ("pool", "after") if run.audit is None or run.audit.shown is not None else ("before", "after")
+    return [n for n in sides if n in names]
+
+
 def progress(folder: Path) -> list[dict[str, Any]]:
     """Training statistics of the run, or else of the last network it trains, oldest first. Never raises."""
     # A further round trains auxiliary-2, a comparison target-mix.

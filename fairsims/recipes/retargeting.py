@@ -59,7 +59,7 @@ class Retargeting(Entry):
         ours, theirs = self.config, other.config
         if any(getattr(theirs, name) != getattr(ours, name) for name in SAMPLED_BY):
             return
-        parts = [p for p, n in (("pool", "pool"), ("before", "audit")) if getattr(theirs, n) == getattr(ours, n)]
+        parts = ["pool"] if theirs.pool == ours.pool else []
         if all(getattr(theirs, name) == getattr(ours, name) for name in TRAINED_BY):
             parts.append("auxiliary")
         for part in parts:

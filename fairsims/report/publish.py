@@ -13,6 +13,7 @@ from fairsims.audit.facts import Pair, by_side
 from fairsims.audit.result import AuditResult, save_audit
 from fairsims.audit.tables import write_tables
 from fairsims.data.sources import ImageSource
+from fairsims.pools import Pool
 from fairsims.report.grids import image_grid
 from fairsims.report.html import write_report
 
@@ -33,7 +34,8 @@ def publish(
     """Write everything that shows an audit into `run/audit/` and `run/report.html`.
 
     `reference` are the real images that the audit's nearest reference images were found among; without them there is
-    no gallery. `labels` are those by people that it rests on.
+    no gallery. `labels` are those by people that it rests on. Where the run has a pool `before`, its images are shown,
+    which start from the same noise as those after.
     """
     folder = run / "audit"
     save_audit(run, result)
@@ -41,7 +43,9 @@ def publish(
     pairs = {} if result.quality is None else result.quality.nearest_pairs
     scale = 2 if before.shape[1] <= PIXELS else 1
     for side, source in by_side(before, after).items():
-        grid = source.read(range(min(GRID, len(source))))
+        paired = side == "before" and result.shown is not None
+        seen = Pool(run / side) if paired else source
+        grid = seen.read(range(min(GRID, len(seen))))
         image_grid(grid, COLUMNS, folder / f"grid-{side}.png", scale=scale)
         if reference is not None and pairs.get(side):
             _gallery(pairs[side], source, reference, folder / f"nearest-{side}.png", 2 * scale)

@@ -55,6 +55,19 @@ def shares_table(a: AttributeResult, result: AuditResult) -> Table:
     return table(columns, rows)
 
 
+def untargeted_table(result: AuditResult) -> Table | None:
+    """The largest change of each attribute that was only watched, largest first; None without one."""
+    rows = []
+    for a in result.untargeted:
+        change, limit = a.difference[a.focus], a.untargeted
+        cells = [share_cell(a.side(side)[a.focus]) for side in result.sides]
+        cells.append(cell(points(change.delta), points_interval(change)))
+        moved = limit is not None and limit.moved
+        rows.append(row(f"{a.name}: {a.focus}", *cells, cell("moved" if moved else ""), strong=moved))
+    columns = ("not targeted: largest change", *words.side_names(result), "difference, points", "")
+    return table(columns, rows) if rows else None
+
+
 def splits_table(a: AttributeResult, result: AuditResult) -> Table:
     """Shares under each held-out split: of the focus class, with more classes than two of all, folded."""
     many = len(a.classes) > 2

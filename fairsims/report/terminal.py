@@ -29,10 +29,15 @@ def terminal_table(result: AuditResult) -> str:
 def summary(result: AuditResult) -> Iterator[Block]:
     """The blocks of a report that the command line ends with."""
     for a in result.attributes.values():
+        if a.untargeted is not None:
+            continue
         yield tables.shares_table(a, result)
         for said in (words.tier_note(a), words.verdict(a), words.drift_verdict(a)):
             if said:
                 yield Text(text=said)
+    if (others := tables.untargeted_table(result)) is not None:
+        yield others
+        yield Text(text=words.side_effect(result) or "")
     if result.power is not None:
         yield Text(text=power_sentence(result.power))
     if images := images_table(result):

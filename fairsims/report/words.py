@@ -83,6 +83,31 @@ def drift_verdict(a: AttributeResult) -> str | None:
     return f"Not preserved: {largest}, a 95% interval lies wholly outside {within}."
 
 
+def untargeted_note(a: AttributeResult) -> str | None:
+    """How far an attribute moved that nobody asked to move; None of the others. No verdict: nothing was promised."""
+    if a.untargeted is None or not a.difference:
+        return None
+    limit = f"±{100 * a.untargeted.limit:.3g} points"
+    how = f"moved, a 95% interval lies wholly outside {limit}" if a.untargeted.moved else f"none clearly beyond {limit}"
+    return f"Not targeted. Its largest change is {_largest_change(a)}: {how}."
+
+
+def side_effect(result: AuditResult) -> str | None:
+    """The largest drift of what was not targeted, beside a verdict; None where nothing was watched."""
+    if not result.untargeted:
+        return None
+    a = result.untargeted[0]
+    count = sum(1 for other in result.untargeted if other.untargeted is not None and other.untargeted.moved)
+    more = "" if count < 2 else f"; {count} attributes moved"
+    what = "moved" if a.untargeted is not None and a.untargeted.moved else "moved most"
+    return f"Not targeted: {a.name} {what}, {_largest_change(a)}{more}."
+
+
+def _largest_change(a: AttributeResult) -> str:
+    change = a.difference[a.focus]
+    return f"{a.focus} {points(change.delta)} points {points_interval(change)}".rstrip()
+
+
 def moved_freely(a: AttributeResult) -> str:
     """How far an attribute moved that had neither target nor limit."""
     furthest = max(a.difference, key=lambda c: abs(a.difference[c].delta))

@@ -35,21 +35,27 @@ from fairsims.retarget.selection import Selection
 
 
 def audit_run(
-    work: Retargeting, rounds: Sequence[Round], before: Pool, after: Pool, selection: Selection | None, store: Path
+    work: Retargeting, rounds: Sequence[Round], after: Pool, selection: Selection | None, store: Path
 ) -> AuditResult:
-    """Audit both sides of a run; `selection` is what the after side was kept by, if it was. `store` keeps features."""
+    """Audit both sides of a run; `selection` is what the after side was kept by, if it was. `store` keeps features.
+
+    The pool is the side before: its seeds are neither the calibration's nor the audit's, and the base is not tuned on
+    it. What is aimed at is aimed from its shares, but the error of a change is that of two independent samples.
+    """
     config, targets = work.config, work.goal.wanted[: len(work.targets)]
     best, response = best_round(rounds)
     wanted = [*targets, *(None for _ in config.hold)]
     aims = [Aim(target=t, tolerance=config.tolerance, drift=config.drift) for t in wanted]
     candidates = None if selection is None else Pool(work.run.folder / "candidates")
     result = audit(
-        before,
+        work.pool,
         after,
         list(zip(work.classifiers, aims, strict=True)),
+        others=[(c, Aim(drift=None, watch=config.drift)) for c in work.watched],
         reference=work.reference,
         after_shares=None if candidates is None else work.selected_shares(candidates, after),
         store=store,
+        alike=True,
     )
     calibration = tuple(_point(p) for p in response.calibration.pilots)
     if work.reference is not None:
@@ -63,7 +69,7 @@ def audit_run(
         calibration=calibration,
         controlled=_controlled(work, response, after if selection is None else None),
         rounds=tuple(_round(work.goal, r, kept=r is best) for r in rounds) if work.cells.size > 2 else (),
-        cost=_cost(work, before, after, selection),
+        cost=_cost(work, after, selection),
     )
 
 
@@ -78,9 +84,9 @@ def images_per_kept(goal: Goal, predicted: np.ndarray) -> float:
     return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))
 
 
-def _cost(work: Retargeting, before: Pool, after: Pool, selection: Selection | None) -> Cost:
+def _cost(work: Retargeting, after: Pool, selection: Selection | None) -> Cost:
     """What the images and the run cost, and what resampling the base to the target would."""
-    each, kept = before.meta["evaluations_per_image"], images_per_kept(work.goal, work.predicted(before))
+    each, kept = work.pool.meta["evaluations_per_image"], images_per_kept(work.goal, work.predicted(work.pool))
     resampled = SideCost(images_per_kept=kept, evaluations_per_kept=kept * each) if np.isfinite(kept) else SideCost()
     return replace(
         stage_costs(work.run),

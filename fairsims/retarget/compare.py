@@ -65,7 +65,8 @@ def compare(
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
     if Run.is_finished(folder, work.settings):
         return read_json(folder / "compare.json")
-    fixed = begin(work, folder, progress, rounds=1, arms=list(ARMS), power=None, metrics=comparison_metrics(work))
+    own: dict[str, Any] = {"arms": list(ARMS), "power": None, "before": None, "metrics": comparison_metrics(work)}
+    fixed = begin(work, folder, progress, rounds=1, **own)
     with work.run as run:
         _ = work.pool
         with run.stage("complement"):

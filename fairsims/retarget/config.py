@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from fairsims.audit.command import AuditConfig
@@ -42,6 +44,10 @@ class RetargetConfig:
     hold: tuple[str, ...] = ()
     """Attribute whose shares must stay as the base has them."""
     drift: float = AuditConfig.drift
+    others: bool = True
+    """Audit every other attribute that a classifier is at hand for, too, and name those that move by more than drift.
+
+    At hand are embedded ones for the attributes of the real data, and those given as ATTR=PATH."""
     mode: str = choice(*MODES)
     """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks (SIMS)."""
     direction: str = choice("complement", "paired")
@@ -113,8 +119,9 @@ class RetargetConfig:
         twice = [a for a in self.names if self.names.count(a) > 1]
         if twice:
             raise ValueError(f"attr is {twice[0]!r} twice, among those targeted and held; expected different ones")
-        # Refuses a classifier of no attribute of the run.
-        _ = self.classifiers
+        idle = [name for name in self.classifiers if name not in self.names]
+        if idle and not self.others and self.direction == "complement":
+            raise ValueError(f"classifier is one of {idle[0]}; expected none of other attributes without others")
         for name in ("budget", "lr", "tolerance", "drift"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
@@ -200,12 +207,16 @@ class RetargetConfig:
 
     @property
     def classifiers(self) -> dict[str, str]:
-        """Attribute to the classifier asked for. Raises ValueError when one names no attribute of the run."""
+        """Attribute to the classifier asked for, also of attributes that are only watched.
+
+        Raises ValueError for one that says no attribute where there are several, and for a second one of an attribute.
+        """
         given = (self.classifier,) if isinstance(self.classifier, str) else tuple(self.classifier or ())
         found: dict[str, str] = {}
         for text in given:
             name, _, spec = text.partition("=")
-            if not (spec and name in self.names):
+            # A path that is there may hold the sign, too.
+            if not (spec and (name in self.names or (re.fullmatch(r"\w[\w-]*", name) and not Path(text).exists()))):
                 if len(self.names) > 1:
                     raise ValueError(f"classifier is {text!r}; expected ATTR=PATH, ATTR one of {', '.join(self.names)}")
                 name, spec = self.names[0], text
@@ -231,6 +242,7 @@ class RetargetConfig:
         for name, default in (
             ("hold", []),
             ("drift", RetargetConfig.drift),
+            ("others", True),
             ("rounds", RetargetConfig.rounds),
             ("direction", "complement"),
             ("replaced", RetargetConfig.replaced),

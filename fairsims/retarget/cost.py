@@ -61,7 +61,7 @@ def dry_run(work: Retargeting) -> dict[str, Any]:
         # A training step costs about three forwards: one forward, and a backward of twice its work.
         "auxiliary": work.most_rounds * (1 + paired) * round(config.budget * 1000) * 3,
         "calibration": work.most_rounds * sum(config.pilots) * after,
-        "before": work.power.n * before,
+        "before": work.shown * before,
         "after": work.power.n * after,
     }
     wanted = {t.attribute.name: _wanted(t) for t in work.targets}

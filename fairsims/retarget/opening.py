@@ -111,12 +111,15 @@ def _classifier(config: RetargetConfig, name: str, shape: tuple[int, int, int]) 
 def _others(
     config: RetargetConfig, reference: ImageDataset | None, shape: tuple[int, int, int]
 ) -> tuple[AttributeClassifier, ...]:
-    """The classifiers at hand for what is neither targeted nor preserved: of the attributes that the real data have.
+    """The classifiers at hand for what is neither targeted nor preserved: those given, and embedded ones for the
+    attributes that the real data have.
 
     An embedded classifier of images of the same size may be for quite other ones.
     """
-    found = []
+    found = [_classifier(config, name, shape) for name in config.classifiers if name not in config.names]
     for name in () if reference is None else reference.attributes:
+        if name in config.classifiers:
+            continue
         with contextlib.suppress(InputError):
             classifier = classifier_for(name, shape[1], shape[0])
             if name not in config.names and classifier.confusions:

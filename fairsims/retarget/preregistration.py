@@ -16,7 +16,7 @@ from fairsims.files import sha256_json
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.run import PLAN, Progress, Run, read_plan, write_plan
 
-READY_MADE = ("pool", "before", "auxiliary")
+READY_MADE = ("pool", "auxiliary")
 """What a run may take over from an earlier one or from a sweep before it begins."""
 DECIDED = (
     *("mode", "direction", "interval", "pool", "complement_size", "omega", "cap", "floor", "pilots"),
@@ -67,9 +67,11 @@ def retarget_plan(work: Retargeting) -> dict[str, Any]:
             )
             for c in work.classifiers
         },
+        "others": {"attributes": [c.attribute.name for c in work.watched], "drift": config.drift},
         "metrics": _retarget_metrics(work),
         "alpha": ALPHA,
         "n": work.power.n,
+        "before": f"the {config.pool:,} images of the pool; the base's on the first {work.shown} audit seeds are shown",
         "power": to_json(work.power),
         "seeds": seed_ranges(work),
         "classifiers": {c.attribute.name: {"name": c.name, "digest": c.digest} for c in work.classifiers},
@@ -109,6 +111,7 @@ def _retarget_metrics(work: Retargeting) -> list[str]:
         reference=work.reference,
     )
     if work.reference is not None:
+        found.append("all numbers of quality on the first images of each side, as many as both have")
         found.append(f"{_distance(work)} at every strength that the calibration tries, at one number of images")
     return [*found, "network evaluations of an image, and per kept one were the base resampled; seconds of every stage"]
 

@@ -48,7 +48,8 @@ def retarget(
         rounds = calibrated_rounds(work)
         best, response = best_round(rounds)
         with run.stage("before"):
-            before = work.kept_images(folder / "before", work.model, None)
+            # To be looked at beside the retargeted ones. What is measured before is the pool.
+            shown = work.images(folder / "before", work.model, "audit", work.shown)
         with run.stage("after"):
             with engine.main_first():
                 model = work.retargeted(best.auxiliary, response.calibration.strength, best.positive)
@@ -57,14 +58,15 @@ def retarget(
             # What no strength reaches, classifier resampling adds: it keeps some of the images of more seeds.
             selection = remainder(work.goal, response.calibration, response.shares, response.noise)
             after = work.kept_images(folder / "after", model, selection)
-        with run.stage("audit"), work.features(before, after) as store:
+        with run.stage("audit"), work.features(work.pool, after) as store:
             if run.main:
-                found = audit_run(work, rounds, before, after, selection, store)
+                found = audit_run(work, rounds, after, selection, store)
+                found = replace(found, shown=tuple(shown.meta["seeds"]))
                 result = replace(found, model=work.config.model, command=command, plan=PlanFacts(**fixed))
                 save_audit(folder, result)
             progress("audit", 1, 1)
         if run.main:
-            publish(folder, result, before, after, work.reference)
+            publish(folder, result, work.pool, after, work.reference)
         run.finish()
         engine.barrier()
     return load_audit(folder)

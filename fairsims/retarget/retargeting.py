@@ -46,7 +46,8 @@ from fairsims.training.auxiliary import learnt_mirrored, train_auxiliary
 
 SCARCE = 20
 """Joint cells with fewer candidates than this do not limit the size of the complement set."""
-
+SHOWN = 64
+"""Images of the base on audit seeds at most: as many as a grid of a report has."""
 
 At = Callable[[float], DenoiserModel]
 """The retargeted model at a strength."""
@@ -111,6 +112,16 @@ class Retargeting:
         return [label_source(self.pool, c).argmax(axis=1) for c in self.alike]
 
     @property
+    def watched(self) -> tuple[AttributeClassifier, ...]:
+        """Those of `others` that the audit measures."""
+        return self.others if self.config.others else ()
+
+    @property
+    def shown(self) -> int:
+        """Images of the base on audit seeds, to be looked at beside those of the retargeted model."""
+        return min(SHOWN, self.power.n)
+
+    @property
     def most_rounds(self) -> int:
         """Fine-tunes at most: two shares are one number, which one strength serves."""
         return self.config.rounds if self.cells.size > 2 else 1
@@ -157,9 +168,14 @@ class Retargeting:
     def features(self, *pools: Pool) -> Iterator[Path]:
         """A folder with the pools' features by the first classifier, made by every process; it goes afterwards.
 
+        Labels of the attributes that are only watched are made, too, and stay.
+
         Without a reference nothing is measured on them, and none are made.
         """
         store = self.run.folder / "features"
+        for pool in pools:
+            for classifier in self.watched:
+                label_source(pool, classifier)
         if self.reference is not None:
             for pool in pools:
                 pool_features(pool, classifier_features(self.classifier), store, engine.current())

@@ -27,7 +27,10 @@ from fairsims.run import Progress, Run, silent
 from fairsims.training.folder import snapshot_folder
 
 FORMAT = "fairsims-sweep/1"
-UNUSED = ("mode", "interval", "budget", "complement_size", "pilots", "audit", "power", "rounds", "tolerance", "drift")
+UNUSED = (
+    *("mode", "interval", "budget", "complement_size", "pilots", "audit", "power", "rounds"),
+    *("tolerance", "drift", "others"),
+)
 """Settings of a run that the grid has, or that a sweep does not use."""
 
 Publish = Callable[[Path], object]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import MakePool
 
 from fairsims.audit.compare import Aim, audit
 from fairsims.audit.estimates import ShareDifference, ShareEstimate, independent_difference, preserved
-from fairsims.classifiers import load_classifier
+from fairsims.audit.result import AuditResult, Untargeted
+from fairsims.classifiers import AttributeClassifier, load_classifier
+from fairsims.data.attributes import Attribute
 
 PARITY = load_classifier("digits-parity")
 
@@ -79,3 +84,32 @@ def test_drift_is_not_judged_where_nothing_was_to_stay(digits_pool: MakePool) ->
     found = audit(digits_pool(30, 30), digits_pool(40, 20, "a"), [(PARITY, Aim(target=None, drift=None))])
     assert found.main.drift is None
     assert found.main.difference["odd"].delta < 0
+
+
+def test_what_nobody_asked_for_is_watched(digits_pool: MakePool) -> None:
+    """Its change is told and flagged, there is no verdict, and it joins no pair."""
+    other = copy.copy(PARITY)
+    other.name, other.attribute = "digits-oddness", Attribute(name="oddness", classes=PARITY.attribute.classes)
+    before = digits_pool(300, 300, "b")
+    for odd, moved in ((297, False), (100, True)):
+        found = audit(
+            before,
+            digits_pool(600 - odd, odd, f"a{odd}"),
+            [(PARITY, Aim(target=np.array([0.5, 0.5])))],
+            others=[(other, Aim(drift=None, watch=0.05))],
+            after_shares=lambda classifier, _: estimate_of(classifier),
+        )
+        assert [a.name for a in found.targeted] == ["parity"]
+        assert [a.name for a in found.untargeted] == ["oddness"]
+        watched = found.attributes["oddness"]
+        assert watched.untargeted == Untargeted(limit=0.05, moved=moved)
+        assert (watched.drift, watched.reached, watched.target, found.joint) == (None, None, {}, ())
+        assert set(found.classifiers) == {"parity", "oddness"}
+        # It is counted, whatever rule the selected attribute goes by.
+        assert watched.after["odd"].share == pytest.approx(odd / 600, abs=0.02)
+        assert AuditResult.from_json(found.to_json()).attributes == found.attributes
+
+
+def estimate_of(classifier: AttributeClassifier) -> ShareEstimate:
+    assert classifier is PARITY
+    return replace(estimate(0.5, 0.46, 0.52), classes=PARITY.attribute.classes, assumption="selected")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,9 +145,14 @@ def test_several_attributes_are_paired_in_order() -> None:
             config(**(several | changes))
 
 
-def test_classifiers_belong_to_attributes() -> None:
+def test_classifiers_belong_to_attributes(tmp_path: Path) -> None:
     assert config().classifiers == {}
-    assert config(classifier="a=b/c").classifiers == {"parity": "a=b/c"}, "a path may hold the sign"
+    folder = tmp_path / "a=b"
+    folder.mkdir()
+    assert config(classifier=str(folder)).classifiers == {"parity": str(folder)}, "a path may hold the sign"
+    assert config(classifier="ink=b/c").classifiers == {"ink": "b/c"}, "of an attribute that is only watched"
+    with pytest.raises(ValueError, match="classifier is one of ink; expected none of other attributes without others"):
+        config(classifier="ink=b/c", others=False)
     assert config(classifier="parity=a").classifiers == {"parity": "a"}
     assert config(**several, classifier=("half=a=b", "ink=c")).classifiers == {"half": "a=b", "ink": "c"}
     with pytest.raises(ValueError, match="classifier is 'a'; expected ATTR=PATH, ATTR one of parity, half, ink"):

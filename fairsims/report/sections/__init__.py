@@ -60,7 +60,8 @@ def document(context: Context, pictures: Mapping[str, Figure]) -> Document:
     sentences = [s for s in (words.quality_sentence(result), words.cost_sentence(result)) if s]
     results = []
     for a in result.targeted:
-        said = " ".join(s for s in (words.verdict(a), words.tier_note(a)) if s)
+        beside = words.side_effect(result) if a is result.main else None
+        said = " ".join(s for s in (words.verdict(a), beside, words.tier_note(a)) if s)
         results.append(Result(name=a.name, line=words.headline(a), verdict=said))
     return Document(
         run=context.run.resolve().name,

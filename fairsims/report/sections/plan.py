@@ -16,7 +16,8 @@ from fairsims.report.sections.context import Context
 from fairsims.run import PLAN
 
 SAID = {
-    "n": "images a side",
+    "n": "audit images, of each side where before says nothing else",
+    "before": "before",
     "alpha": "level of significance",
     "mode": "mode",
     "budget_kimg": "fine-tuning, thousands of images",

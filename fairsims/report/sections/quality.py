@@ -48,7 +48,7 @@ def side_effects(context: Context) -> Iterator[Block]:
     result, pictures = context.result, context.pictures
     free = [a for a in result.attributes.values() if not a.target and a.after and a.difference]
     for a in free:
-        yield Text(text=f"{a.name}: {words.drift_verdict(a) or words.moved_freely(a)}")
+        yield Text(text=f"{a.name}: {words.drift_verdict(a) or words.untargeted_note(a) or words.moved_freely(a)}")
     if context.two_sided and not free:
         yield Text(
             text="No attribute without a target was measured, so whether others drifted is not known; "

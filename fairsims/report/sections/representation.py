@@ -17,7 +17,8 @@ def representation(context: Context) -> Iterator[Block]:
     result, pictures = context.result, context.pictures
     yield pictures["shares"]
     for a in result.attributes.values():
-        yield Heading(text=f"{a.name} (was to stay as it is)" if a.drift is not None else a.name)
+        told = "was to stay as it is" if a.drift is not None else "not targeted" if a.untargeted is not None else ""
+        yield Heading(text=f"{a.name} ({told})" if told else a.name)
         yield tables.shares_table(a, result)
         if raw := _raw(a):
             yield soft(raw)
