@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,22 +48,16 @@ class DhariwalUNet(nn.Module):
         self.map_layer1 = Linear(emb_channels, emb_channels)
         self.map_label = Linear(label_dim, emb_channels, bias=False) if label_dim else None
 
-        def block(cin: int, cout: int, *, attention: bool = False, up: bool = False, down: bool = False) -> UNetBlock:
-            return UNetBlock(
-                cin,
-                cout,
-                emb_channels,
-                attention=attention,
-                up=up,
-                down=down,
-                dropout=dropout,
-                channels_per_head=64,
-                resample_proj=False,
-                adaptive_scale=True,
-                skip_scale=1.0,
-                eps=1e-5,
-            )
-
+        block = partial(
+            UNetBlock,
+            emb_channels=emb_channels,
+            dropout=dropout,
+            channels_per_head=64,
+            resample_proj=False,
+            adaptive_scale=True,
+            skip_scale=1.0,
+            eps=1e-5,
+        )
         widths = [model_channels * m for m in channel_mult]
         self.enc = nn.ModuleDict()
         channels, skips = widths[0], list[int]()

@@ -33,10 +33,7 @@ def save_checkpoint(folder: Path, denoiser: Trainable, *, recipe: Mapping[str, A
     folder = Path(folder)
     with atomic(folder / "model.safetensors") as temporary:
         temporary.write_bytes(tensor_bytes(denoiser.state_dict()))
-    write_json(
-        folder / "config.json",
-        {"format": FORMAT, "class": type(denoiser).__name__, "config": denoiser.config, "recipe": dict(recipe or {})},
-    )
+    _write_config(folder, type(denoiser).__name__, denoiser.config, recipe)
 
 
 def save_guided(
@@ -54,11 +51,12 @@ def save_guided(
     `base`, `aux` and `positive` are names of embedded models, absolute paths or paths relative to `folder`.
     """
     config: dict[str, Any] = {"base": base, "aux": aux, "omega": omega, "interval": interval}
-    config |= {} if positive is None else {"positive": positive}
-    write_json(
-        folder / "config.json",
-        {"format": FORMAT, "class": "SIMSGuidance", "config": config, "recipe": dict(recipe or {})},
-    )
+    _write_config(folder, "SIMSGuidance", config | ({} if positive is None else {"positive": positive}), recipe)
+
+
+def _write_config(folder: Path, name: str, config: dict[str, Any], recipe: Mapping[str, Any] | None) -> None:
+    told = {"format": FORMAT, "class": name, "config": config, "recipe": dict(recipe or {})}
+    write_json(folder / "config.json", told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +153,8 @@ def _built(folder: Path, meta: Mapping[str, Any], weights: bytes) -> NetworkDeno
 
     file = folder / "model.safetensors"
     try:
-        denoiser: NetworkDenoiser = _network_class(meta["class"])(**meta["config"])
+        network_class = getattr(importlib.import_module(DENOISERS[meta["class"]]), meta["class"])
+        denoiser: NetworkDenoiser = network_class(**meta["config"])
         state = load(weights)
     except SafetensorError as e:
         raise InputError(f"{file} is corrupt ({e}); restore it or train the model again") from None
@@ -203,11 +202,6 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None 
     from safetensors.torch import save
 
     return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
-
-
-def _network_class(name: str) -> type[NetworkDenoiser]:
-    found: type[NetworkDenoiser] = getattr(importlib.import_module(DENOISERS[name]), name)
-    return found
 
 
 def first_mismatch(e: RuntimeError) -> str:

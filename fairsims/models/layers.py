@@ -51,13 +51,10 @@ class Conv2d(nn.Module):
         if fused and not (down and kernel):
             raise ValueError(f"fused is True with kernel {kernel}, down={down}; expected a convolution that halves")
         self.up, self.down, self.fused, self.padding = up, down, fused, kernel // 2
-        if kernel:
-            self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-            self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel)) if kernel else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if kernel else None
+        if self.weight is not None:
             _xavier_(self.weight, in_channels * kernel**2, out_channels * kernel**2, init_weight)
-        else:
-            self.register_parameter("weight", None)
-            self.register_parameter("bias", None)
         # From numbers, not by tensor arithmetic: that takes seconds to get going when shapes alone are wanted ("meta").
         taps = [[a * b / sum(resample_filter) ** 2 for b in resample_filter] for a in resample_filter]
         self.register_buffer("resample_filter", torch.tensor([[taps]], dtype=torch.float32) if up or down else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -69,12 +70,7 @@ class SongUNet(nn.Module):
         self.map_layer1 = Linear(emb_channels, emb_channels)
 
         taps = resample_filter
-
-        def block(cin: int, cout: int, *, attention: bool = False, up: bool = False, down: bool = False) -> UNetBlock:
-            return UNetBlock(
-                cin, cout, emb_channels, attention=attention, up=up, down=down, dropout=dropout, resample_filter=taps
-            )
-
+        block = partial(UNetBlock, emb_channels=emb_channels, dropout=dropout, resample_filter=taps)
         top = img_resolution // patch_size
         widths = [model_channels * m for m in channel_mult]
         image_in, image_out = in_channels * patch_size**2, out_channels * patch_size**2
