@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -275,7 +275,7 @@ def test_the_checkpoint_is_the_average(tmp_path: Path, network: EDMDenoiser, dig
     assert not torch.equal(weights(last.ema), weights(network))
     recipe = json.loads((tmp_path / "config.json").read_text())["recipe"]
     assert recipe["kind"] == "test"
-    assert recipe["train"] == json.loads(json.dumps(asdict(SMALL)))
+    assert recipe["train"] == json.loads(json.dumps(SMALL.as_dict()))
 
 
 def test_changed_settings_are_refused_by_name(tmp_path: Path, make_network: MakeNetwork, digits: ImageDataset) -> None:

@@ -15,7 +15,7 @@ from fairsims.cli.repeating import audits
 from fairsims.cli.retargeting import compare, retarget, sweep
 from fairsims.cli.signing import keygen, sign, verify
 from fairsims.cli.stages import complement, generate, label, merge
-from fairsims.cli.training import finetune, train
+from fairsims.cli.training import average, finetune, train
 
 EXAMPLES = """\b
 Examples:
@@ -44,6 +44,7 @@ for command in (
     classifier,
     complement,
     finetune,
+    average,
     merge,
     audit,
     report,

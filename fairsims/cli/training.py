@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fairsims.cli.common import command, follow
+from fairsims.cli.common import command, follow, show
 from fairsims.cli.options import (
     PATH,
     RETARGET,
@@ -28,11 +28,12 @@ from fairsims.options import keys_of
 
 TRAIN = "fairsims.training.config:TrainConfig"
 PRESETS = tomllib.loads((files("fairsims") / "training" / "presets.toml").read_text(encoding="utf-8"))
-SCHEDULE = ("kimg", "warmup_kimg", "lr_final")
+SCHEDULE = ("kimg", "warmup_kimg", "lr_final", "decay", "decay_batches", "ema_stds", "averages_kimg")
 SETTINGS = (
     "batch_size",
     "micro_batch",
     "lr",
+    "beta2",
     "ema_halflife_kimg",
     "P_mean",
     "P_std",
@@ -69,6 +70,7 @@ network_options = together(
 @click.option("--data", help="Training data, an embedded name or a path; instead of the preset's.")
 @click.option("--resolution", type=int, help="Reduce the data to this size, by a whole factor.")
 @click.option("--init", help="Checkpoint to start from; its network is taken as it is.")
+@click.option("--condition", metavar="ATTR", help="The network is told the class of this attribute of the data.")
 @settings(TRAIN, *SCHEDULE, *SETTINGS, unset=True)
 @network_options
 @out_option
@@ -86,7 +88,7 @@ def train(
     from fairsims.training.base import train_base
 
     if init is not None:
-        refuse_idle("beside --init: the network of the checkpoint is taken as it is", "arch", *NETWORK)
+        refuse_idle("beside --init: the network of the checkpoint is taken as it is", "arch", "condition", *NETWORK)
     network = given({name: options.pop(name) for name in NETWORK})
     # As JSON has them: a checkpoint's configuration is compared with what is asked for.
     network = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items()}
@@ -134,6 +136,21 @@ def finetune(
     with engine.main_first():
         base = open_model(ModelSpec(base=model, compiled=compiled))
     follow(train_auxiliary(base, data, finetune_settings(base, budget, **asked), out), out, as_json)
+
+
+@command()
+@click.argument("sources", nargs=-1, required=True, type=PATH)
+@click.option("--std", type=float, required=True, help="Relative width of the weight average, below 0.289.")
+@click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
+@json_option
+def average(sources: tuple[Path, ...], std: float, out: Path, as_json: bool) -> None:
+    """Reconstruct a weight average of another width (EDM2's post-hoc EMA).
+
+    SOURCES is the folder of a training with --ema-stds, or several EDM2 snapshots named ...-KIMG-STD.pkl.
+    """
+    from fairsims.training.averages import reconstruct
+
+    show({"checkpoint": str(out), **reconstruct(sources, std, out)}, as_json)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,10 @@ class NetworkDenoiser(Denoiser, Trainable):
             self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
         ) -> Tensor: ...
 
+    def alike(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+        """The parameters of a fine-tuned copy, as they can be combined with this network's own."""
+        return dict(other.named_parameters())
+
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """lambda(sigma) = 1 / c_out(sigma)**2, the weight of the squared error (Karras et al. 2022, eq. 8)."""
         raise NotImplementedError

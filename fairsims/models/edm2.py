@@ -308,6 +308,20 @@ class EDM2Denoiser(NetworkDenoiser):
         found: Tensor = self.logvar_linear(self.logvar_fourier(sigma.flatten().log() / 4))
         return found.reshape(-1, 1, 1, 1)
 
+    def alike(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+        """Parameters of a fine-tuned copy with the magnitude of this network's weights, channel by channel.
+
+        Training sets every weight to unit magnitude, averaging lowers it, and neither changes what a network does:
+        their raw differences would be mostly that.
+        """
+        found: dict[str, Tensor] = dict(other.named_parameters())
+        for name, part in self.named_modules():
+            if isinstance(part, MPConv):
+                key, dims = f"{name}.weight", list(range(1, part.weight.ndim))
+                own, theirs = (w.double().square().mean(dims, keepdim=True) for w in (part.weight, found[key]))
+                found[key] = found[key].double() * (own / theirs.clamp(min=1e-12)).sqrt()
+        return found
+
     def loss_weight(self, sigma: Tensor) -> Tensor:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 

@@ -20,9 +20,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "resample_filter": [1, 3, 3, 1],
     },
     "adm": {"architecture": "dhariwal"},
+    "edm2": {"denoiser": "EDM2Denoiser"},
 }
 """What `--arch` offers, as arguments of `EDMDenoiser`: DDPM++ and NCSN++ (Song et al. 2021) and ADM (Dhariwal & Nichol
-2021) as EDM has them (Karras et al. 2022, arXiv 2206.00364, appendix F)."""
+2021) as EDM has them (Karras et al. 2022, arXiv 2206.00364, appendix F). `denoiser` names another of `DENOISERS`."""
 DENOISERS = {
     "EDMDenoiser": "fairsims.models.precondition",
     "EDM2Denoiser": "fairsims.models.edm2",

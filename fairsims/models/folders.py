@@ -153,8 +153,7 @@ def _built(folder: Path, meta: Mapping[str, Any], weights: bytes) -> NetworkDeno
 
     file = folder / "model.safetensors"
     try:
-        network_class = getattr(importlib.import_module(DENOISERS[meta["class"]]), meta["class"])
-        denoiser: NetworkDenoiser = network_class(**meta["config"])
+        denoiser: NetworkDenoiser = network_class(meta["class"])(**meta["config"])
         state = load(weights)
     except SafetensorError as e:
         raise InputError(f"{file} is corrupt ({e}); restore it or train the model again") from None
@@ -202,6 +201,12 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None 
     from safetensors.torch import save
 
     return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+
+
+def network_class(name: str) -> type[NetworkDenoiser]:
+    """The class of a row of `DENOISERS`."""
+    found: type[NetworkDenoiser] = getattr(importlib.import_module(DENOISERS[name]), name)
+    return found
 
 
 def first_mismatch(e: RuntimeError) -> str:

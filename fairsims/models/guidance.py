@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fairsims.errors import InputError
-from fairsims.models.base import Denoiser
+from fairsims.models.base import Denoiser, NetworkDenoiser
 
-D = TypeVar("D", bound=Denoiser)
+D = TypeVar("D", bound=NetworkDenoiser)
 
 
 class SIMSGuidance(Denoiser):
@@ -92,14 +92,16 @@ def merge(base: D, aux: D, weight: float, positive: D | None = None) -> D:
     `positive` theta_base + w (theta_positive - theta_aux), as in `SIMSGuidance`. Done in float64 and rounded once.
     Buffers are the base's. Raises InputError when the networks differ in structure.
     """
-    theta_base, theta_aux = dict(base.named_parameters()), dict(aux.named_parameters())
-    theta_positive = theta_base if positive is None else dict(positive.named_parameters())
+    theta_base: dict[str, Tensor] = dict(base.named_parameters())
+    theta_aux: dict[str, Tensor] = dict(aux.named_parameters())
+    theta_positive: dict[str, Tensor] = theta_base if positive is None else dict(positive.named_parameters())
     shapes = {k: v.shape for k, v in theta_base.items()}
     if any({k: v.shape for k, v in theta.items()} != shapes for theta in (theta_aux, theta_positive)):
         raise InputError(
             "the base and the auxiliary differ in their networks; merging needs a fine-tuned copy of the base"
         )
-    merged = copy.deepcopy(base)
+    merged, theta_aux = copy.deepcopy(base), base.alike(aux)
+    theta_positive = theta_base if positive is None else base.alike(positive)
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             b, a = theta_base[name].double(), theta_aux[name].double()

@@ -169,7 +169,7 @@ class RetargetConfig:
         and for a value that the setting cannot have.
         """
         own = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision, "seed": self.seed}
-        taken = {"kimg", "lr_final", "tick_kimg", "state_kimg", *own}
+        taken = {"kimg", "lr_final", "tick_kimg", "state_kimg", "decay", "ema_stds", "averages_kimg", *own}
         free = [f.name for f in fields(TrainConfig) if f.name not in taken]
         for name, value in self.finetune.items():
             if name not in free:

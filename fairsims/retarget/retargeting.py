@@ -42,7 +42,7 @@ from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import Selection, accept, selected_joint_shares
 from fairsims.run import Progress, Run
 from fairsims.training import TrainConfig
-from fairsims.training.auxiliary import learnt_mirrored, train_auxiliary
+from fairsims.training.auxiliary import learnt, train_auxiliary
 
 SCARCE = 20
 """Joint cells with fewer candidates than this do not limit the size of the complement set."""
@@ -373,5 +373,5 @@ def pilot_folder(folder: Path, strength: float, n: int) -> Path:
 
 
 def fine_tuning(config: RetargetConfig, recipe: Mapping[str, Any], kimg: float) -> TrainConfig:
-    """How an auxiliary is trained for `kimg` thousand images: with mirrored ones where the base learnt them too."""
-    return config.fine_tuning(kimg, xflip=learnt_mirrored(recipe))
+    """How an auxiliary is trained for `kimg` thousand images: on in the way the base was trained in."""
+    return config.fine_tuning(kimg, **learnt(recipe))

@@ -98,7 +98,7 @@ def begin_run(config: SweepConfig, folder: Path, point: Point, run: Path) -> Ret
         shutil.copytree(snapshot_folder(trained, point.budget), run / "auxiliary", dirs_exist_ok=True)
         # What the run would train is that state: the rate is constant, so a longer budget does not change it.
         settings = {k: v for k, v in read_json(trained / "training.json").items() if k != "snapshots"}
-        settings["train"] = asdict(fine_tuning(chosen, open_checkpoint(chosen.model).recipe, point.budget))
+        settings["train"] = fine_tuning(chosen, open_checkpoint(chosen.model).recipe, point.budget).as_dict()
         write_json(run / "auxiliary" / "training.json", settings)
     return chosen
 

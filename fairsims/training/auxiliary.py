@@ -9,19 +9,28 @@ from typing import Any
 from fairsims.data import ImageDataset
 from fairsims.models.base import compile_networks
 from fairsims.models.model import Model
-from fairsims.training.config import TrainConfig, finetune_config
+from fairsims.training.config import EDM2, TrainConfig, finetune_config
 from fairsims.training.folder import train_folder
 from fairsims.training.loop import Tick
 
 
 def finetune_settings(model: Model, kimg: float, **changes: Any) -> TrainConfig:
-    """`finetune_config` for this model: one that learnt mirrored images too goes on with them."""
-    return finetune_config(kimg, **({"xflip": learnt_mirrored(model.recipe)} | changes))
+    """`finetune_config` for this model, on in the way that it was trained in."""
+    return finetune_config(kimg, **(learnt(model.recipe) | changes))
 
 
-def learnt_mirrored(recipe: Mapping[str, Any]) -> bool:
-    """Whether a base, made as its recipe says, learnt mirrored images too: then its fine-tunes do."""
-    return bool(recipe.get("train", {}).get("xflip", False))
+def learnt(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a base, made as its recipe says, was trained with and its fine-tunes go on with.
+
+    Mirrored images too, where it learnt them. An EDM2 network's optimiser, schedule, averages and noise levels.
+    """
+    train, loss = recipe.get("train", {}), recipe.get("loss") or {}
+    found: dict[str, Any] = {"xflip": bool(train.get("xflip", False))}
+    if loss.get("class") == "EDM2Loss":
+        return found | EDM2 | {k: float(loss[k]) for k in ("P_mean", "P_std") if k in loss}
+    if train.get("beta2") == EDM2["beta2"]:
+        return found | EDM2 | {k: train[k] for k in ("P_mean", "P_std")}
+    return found
 
 
 def train_auxiliary(

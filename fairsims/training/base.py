@@ -15,14 +15,16 @@ import torch
 from fairsims import engine
 from fairsims.data import ImageDataset, open_dataset, to_float
 from fairsims.errors import InputError, closest
-from fairsims.models.base import compile_networks
+from fairsims.models.base import NetworkDenoiser, compile_networks
 from fairsims.models.checkpoints import open_checkpoint
+from fairsims.models.folders import network_class
 from fairsims.models.precondition import EDMDenoiser
 from fairsims.options import from_mapping
 from fairsims.seeds import derive
 from fairsims.training.augmentation import AUGMENT_DIM
-from fairsims.training.batches import class_attribute
-from fairsims.training.config import TrainConfig
+from fairsims.training.auxiliary import learnt
+from fairsims.training.batches import attribute_of, class_attribute
+from fairsims.training.config import EDM2, TrainConfig
 from fairsims.training.folder import train_folder
 from fairsims.training.loop import Tick
 
@@ -59,6 +61,7 @@ def train_base(
     data: str | None = None,
     resolution: int | None = None,
     init: str | None = None,
+    condition: str | None = None,
     network: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     compiled: bool = False,
@@ -66,7 +69,8 @@ def train_base(
     """Train a base into a checkpoint folder, resuming what a killed run left.
 
     From a preset, or on any `data`; `network` (arguments of EDMDenoiser) and `settings` (fields of TrainConfig) change
-    what the preset says. With `init` training starts from that checkpoint's network.
+    what the preset says. With `init` training starts from that checkpoint's network. `condition` is the attribute of
+    the data whose classes a new network is conditional on.
     Raises InputError when something needed is not given or does not fit.
     """
     recipe = preset(preset_name) if preset_name else None
@@ -80,17 +84,22 @@ def train_base(
     settings, network = dict(settings or {}), dict(network or {})
     if recipe is None and "kimg" not in settings:
         raise InputError("no budget; give --kimg, thousands of images")
+    start = None
     if init is not None:
+        with engine.main_first():
+            start = open_checkpoint(init)
         # A ramp is for weights that start at random; an inherited one would starve a short training.
-        settings = {"warmup_kimg": 0.0} | settings
+        settings = {"warmup_kimg": 0.0} | {k: v for k, v in learnt(start.recipe).items() if k in EDM2} | settings
+    elif network.get("denoiser") == "EDM2Denoiser":
+        settings = EDM2 | settings
     config = replace(recipe.train, **settings) if recipe else TrainConfig(**(_rhythm(settings["kimg"]) | settings))
     dataset = open_dataset(data, resolution=resolution or (recipe.resolution if recipe else None))
     facts: dict[str, Any] = ({"preset": preset_name} if recipe else {}) | {"data": data}
-    if init is not None:
+    if condition is not None:
+        network["label_dim"] = len(attribute_of(dataset, condition).classes)
+    if start is not None:
         if network:
             raise InputError(f"found {', '.join(network)} beside --init; its network is taken as it is, give only one")
-        with engine.main_first():
-            start = open_checkpoint(init)
         denoiser, facts["init_digest"] = start.network.to(engine.device()), start.digest
     else:
         if network or recipe is None:
@@ -108,7 +117,7 @@ def _rhythm(kimg: float) -> dict[str, float]:
     return {"tick_kimg": max(0.05, min(4, kimg / 40)), "state_kimg": max(0.05, min(16, kimg / 8), kimg / 1000)}
 
 
-def new_network(dataset: ImageDataset, config: TrainConfig, network: Mapping[str, Any]) -> EDMDenoiser:
+def new_network(dataset: ImageDataset, config: TrainConfig, network: Mapping[str, Any]) -> NetworkDenoiser:
     """An untrained network for a data set on this process's device; its weights are drawn from the training's seed.
 
     Raises InputError when the arguments do not fit each other or the images.
@@ -116,11 +125,12 @@ def new_network(dataset: ImageDataset, config: TrainConfig, network: Mapping[str
     arguments = {"img_resolution": dataset.resolution, "img_channels": dataset.channels, **network}
     if config.augment:
         arguments["augment_dim"] = AUGMENT_DIM
+    kind = network_class(arguments.pop("denoiser", EDMDenoiser.__name__))
     if "sigma_data" not in arguments:
         arguments["sigma_data"] = pixel_deviation(dataset)
     torch.manual_seed(derive(config.seed, "init"))
     try:
-        return EDMDenoiser(**arguments).to(engine.device())
+        return kind(**arguments).to(engine.device())
     except (TypeError, ValueError) as e:
         raise InputError(f"the options make no network ({e}); change them") from None
 

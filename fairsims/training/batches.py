@@ -84,6 +84,13 @@ def class_labels(dataset: ImageDataset, label_dim: int) -> Tensor | None:
     return torch.eye(label_dim)[dataset.class_indices(class_attribute(dataset, label_dim).name)]
 
 
+def attribute_of(dataset: ImageDataset, name: str) -> Attribute:
+    """The attribute of that name. Raises InputError where there is none, or an image without a label."""
+    if (dataset.class_indices(name) < 0).any():
+        raise InputError(f"{dataset.name} has images without a label for {name}; a condition needs one for every image")
+    return dataset.attributes[name]
+
+
 def class_attribute(dataset: ImageDataset, label_dim: int) -> Attribute:
     """The attribute that a network of so many classes is conditional on. Raises InputError where there is none."""
     fitting = [name for name, a in dataset.attributes.items() if len(a.classes) == label_dim]

@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fairsims.files import append_jsonl, atomic, read_jsonl, write_text
 from fairsims.models.base import Trainable
 from fairsims.models.folders import save_checkpoint
 from fairsims.run import settle_settings
+from fairsims.training.averages import average_file, save_average
 from fairsims.training.config import TrainConfig
 from fairsims.training.loop import Tick, check_fit, train
 
@@ -47,8 +47,9 @@ def train_folder(
         raise ValueError(f"snapshots is {list(snapshots)}; expected ascending budgets up to {config.kimg} kimg")
     # Before anything is written: a folder left behind would refuse the corrected command.
     check_fit(denoiser, dataset, config)
-    marks = {config.steps_at(kimg) for kimg in snapshots}
-    settings = {**recipe, "train": asdict(config), "data_digest": dataset.digest}
+    saved = config.saved_at()
+    marks = {config.steps_at(kimg) for kimg in snapshots} | set(saved)
+    settings = {**recipe, "train": config.as_dict(), "data_digest": dataset.digest}
     state_file, stats, main = folder / "state.pt", folder / "stats.jsonl", engine.is_main()
     with engine.main_first():
         settle_settings(folder / "training.json", settings | ({"snapshots": list(snapshots)} if snapshots else {}))
@@ -63,7 +64,7 @@ def train_folder(
         kept = [json.dumps(r) + "\n" for r in read_jsonl(stats) if r["step"] <= done]
         write_text(stats, "".join(kept))
     state_steps = max(1, round(config.state_kimg * 1000 / config.batch_size))
-    made_by = {**recipe, "train": asdict(config)}
+    made_by = {**recipe, "train": config.as_dict()}
     ema = denoiser
     try:
         for tick in train(denoiser, dataset, config, state=state, marks=marks):
@@ -71,6 +72,9 @@ def train_folder(
                 append_jsonl(stats, tick.record)
                 for kimg in (k for k in snapshots if config.steps_at(k) == tick.step):
                     save_checkpoint(snapshot_folder(folder, kimg), tick.ema, recipe=made_by | {"snapshot_kimg": kimg})
+                if tick.step in saved:
+                    for std, average in zip(config.ema_stds, tick.averages, strict=True):
+                        save_average(average_file(folder, tick.nimg, std), average.state_dict())
             if tick.step - done >= state_steps and tick.step < config.steps:
                 if main:
                     _write_state(state_file, tick.state)

@@ -98,10 +98,15 @@ class Tick:
     grad_norm: float
     seconds: float
     """Time since the last tick."""
-    ema: Trainable
-    """The averaged network so far (live; copy it to keep it)."""
+    averages: tuple[Trainable, ...]
+    """The averaged networks so far (live; copy one to keep it): one, or one of each of `ema_stds`."""
     state: dict[str, Any] = field(repr=False)
     """What `train(..., state=)` resumes from (live tensors)."""
+
+    @property
+    def ema(self) -> Trainable:
+        """The averaged network that is kept."""
+        return self.averages[0]
 
     @property
     def record(self) -> dict[str, float]:
@@ -132,16 +137,17 @@ def train(
     device = denoiser.device
     denoiser.train().requires_grad_(True)
     denoiser.precision = config.precision
-    ema = copy.deepcopy(denoiser).eval().requires_grad_(False)
+    averages = tuple(copy.deepcopy(denoiser).eval().requires_grad_(False) for _ in config.betas_at(1))
     fused = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, **fused)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, **fused)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     watch = LossWatch(skips=scaler.is_enabled())
     step = 0
     if state is not None:
         step = state["step"]
         denoiser.load_state_dict(state["net"])
-        ema.load_state_dict(state["ema"])
+        for average, kept in zip(averages, (state["ema"], *state.get("averages", ())), strict=True):
+            average.load_state_dict(kept)
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         watch.load_state_dict(state["watch"])
@@ -165,7 +171,9 @@ def train(
         scaler.step(optimizer)
         scaler.update()
         step += 1
-        _update_ema(ema, denoiser, config, step)
+        for average, beta in zip(averages, config.betas_at(step), strict=True):
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(denoiser.parameters()), 1 - beta)
         if step % tick_steps == 0 or step in marks or step == config.steps:
             losses += watch.check()
             now = time.perf_counter()
@@ -176,11 +184,12 @@ def train(
                 lr=config.lr_at(step - 1),
                 grad_norm=float(norm),
                 seconds=now - clock,
-                ema=ema,
+                averages=averages,
                 state={
                     "step": step,
                     "net": denoiser.state_dict(),
-                    "ema": ema.state_dict(),
+                    "ema": averages[0].state_dict(),
+                    **({"averages": [a.state_dict() for a in averages[1:]]} if averages[1:] else {}),
                     "optimizer": optimizer.state_dict(),
                     "scaler": scaler.state_dict(),
                     "watch": watch.state_dict(),
@@ -230,11 +239,3 @@ def check_settings(denoiser: Trainable, config: TrainConfig) -> None:
         raise InputError(
             f"batch_size is {config.batch_size} for {engine.world()} processes; expected at least an image each"
         )
-
-
-def _update_ema(ema: Trainable, net: Trainable, config: TrainConfig, step: int) -> None:
-    # An average over a half-life longer than the run so far would be mostly initial noise: cap it at a share of it.
-    halflife = min(config.ema_halflife_kimg * 1000, step * config.batch_size * config.ema_ramp)
-    beta = 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0
-    with torch.no_grad():
-        torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - beta)
