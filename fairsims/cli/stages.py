@@ -31,7 +31,7 @@ from fairsims.errors import InputError
 if TYPE_CHECKING:
     from fairsims.models import ModelSpec
 
-NAMED = ("guide", "guidance", "guide_interval", "classes", "labels")
+NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 """Settings of the model that only sampling asks for."""
 
 

@@ -124,17 +124,17 @@ def finetune(
     from fairsims import engine
     from fairsims.models import ModelSpec, open_model
     from fairsims.models.precondition import resolve_precision
-    from fairsims.pools import Pool, pool_dataset
+    from fairsims.pools import Pool, pool_dataset, pool_latents
     from fairsims.retarget.drawing import set_positions
     from fairsims.training.auxiliary import finetune_settings, train_auxiliary
 
     opened = Pool(pool)
-    data = pool_dataset(opened)
+    with engine.main_first():
+        base = open_model(ModelSpec(base=model, compiled=compiled))
+    data = pool_latents(opened) if base.latent else pool_dataset(opened)
     if table is not None:
         data = data.subset(set_positions(opened, table), name="complement")
     asked = given(options | {"precision": resolve_precision(precision)})
-    with engine.main_first():
-        base = open_model(ModelSpec(base=model, compiled=compiled))
     follow(train_auxiliary(base, data, finetune_settings(base, budget, **asked), out), out, as_json)
 
 

@@ -22,6 +22,7 @@ from fairsims.files import read_json
 from fairsims.models.autoguidance import AutoGuidance
 from fairsims.models.base import Denoiser, NetworkDenoiser, Trainable, compile_networks
 from fairsims.models.checkpoints import open_checkpoint
+from fairsims.models.codec import Codec, refuse_infinite
 from fairsims.models.conditions import Conditions, read_classes
 from fairsims.models.folders import Checkpoint, guided_digest, network_digest, save_checkpoint, save_guided
 from fairsims.models.guidance import SIMSGuidance, merge
@@ -62,6 +63,8 @@ class ModelSpec:
     """g of the guide: guide + g (model - guide); 1 is the model without it."""
     guide_interval: tuple[float, float] | None = None
     """Noise levels (lowest, highest) at which the guide is called; all of them by default."""
+    vae: str | None = None
+    """Of a model of latents: local folder of the diffusers AutoencoderKL that makes images of them."""
     classes: str | None = None
     """Text file with the names of the model's classes, one a line; those of its checkpoint by default, or numbers."""
     labels: str = choice("balanced", "random")
@@ -197,11 +200,31 @@ class DenoiserModel:
         if spec.compiled:
             compile_networks(self.denoiser)
         self.conditions = conditions_of(self.own, self.recipe, spec)
+        if spec.vae is not None and not self.latent:
+            raise InputError(f"{spec.base} makes pixels, not latents; leave --vae out")
         self._last: dict[str, Checkpoint] = {}
 
     @property
+    def latent(self) -> bool:
+        """Whether it makes latents, of which a codec makes images."""
+        return "codec" in self.recipe
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """What makes images of a model's latents; None for a model of pixels. Raises InputError where it is missing."""
+        if not self.latent:
+            return None
+        facts = self.recipe["codec"]
+        if self.spec.vae is None:
+            named = f" ({facts['vae']})" if facts.get("vae") else ""
+            raise InputError(
+                f"{self.spec.base} makes latents; give --vae, a local folder of its diffusers AutoencoderKL{named}"
+            )
+        return Codec(self.spec.vae, facts, engine.device())
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.denoiser.shape
+        return self.denoiser.shape if self.codec is None else self.codec.image_shape(self.denoiser.shape)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -224,7 +247,13 @@ class DenoiserModel:
         """Images of each batch of seeds, `(B, C, H, W)` uint8 on the CPU. Image k depends on seed k alone.
 
         Up to the rounding of the network's kernels, which differs with the size of a batch: by one grey level at most.
+        Raises InputError, naming seed and stage, where sampling or decoding gives numbers that are not finite.
         """
+        for images, _ in self.images_with_latents(batches):
+            yield images
+
+    def images_with_latents(self, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images of each batch of seeds, and what was sampled, `(B, *noise_shape)` float32 in the model's units."""
         denoiser, sampler = self.denoiser, self.spec.sampler
         device, cut = denoiser.device, [[int(s) for s in batch] for batch in batches]
         # The noise of a batch is drawn while the one before is sampled, so that a GPU does not wait for it.
@@ -239,7 +268,9 @@ class DenoiserModel:
                     seeds=seeds,
                     labels=None if labels is None else labels.to(device),
                 )
-            yield to_uint8(found.float()).cpu()
+            found = found.float()
+            refuse_infinite(found, seeds, "sampling")
+            yield (to_uint8(found).cpu() if self.codec is None else self.codec.decode(found, seeds)), found.cpu()
 
     def facts(self) -> dict[str, Any]:
         """The entries `made_by`, `sampler`, `evaluations_per_image`, `precision`, `batch_size` and `shape`.
@@ -257,6 +288,8 @@ class DenoiserModel:
         }
         if not self.conditions.unconditional:
             facts["conditions"] = self.conditions.for_pool()
+        if self.codec is not None:
+            facts["codec"] = {"digest": self.codec.digest, "latents": list(self.noise_shape)}
         return facts
 
     def made_by(self) -> dict[str, Any]:
@@ -343,7 +376,7 @@ class DenoiserModel:
             return dict(self.recipe)
         facts = {"kind": self.spec.mode, "strength": self.spec.strength, "base_digest": self.base.digest}
         facts |= {} if self.positive is None else {"positive_digest": self.positive.digest}
-        return facts | self.conditions.facts()
+        return facts | inherited(self)
 
 
 def _place(auxiliary: str, folder: Path) -> str:
@@ -372,6 +405,11 @@ def conditions_of(denoiser: Denoiser, recipe: Mapping[str, Any], spec: ModelSpec
     else:
         found = Conditions.numbered(denoiser.label_dim)
     return replace(found, drawn_after=denoiser.shape) if spec.labels == "random" else found
+
+
+def inherited(model: Model) -> dict[str, Any]:
+    """What the recipe of every network made of a model says, too: names of classes, scales of latents."""
+    return model.conditions.facts() | {k: model.recipe[k] for k in ("codec",) if k in model.recipe}
 
 
 def open_model(spec: ModelSpec) -> DenoiserModel:

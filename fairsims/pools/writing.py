@@ -21,7 +21,7 @@ from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
 from fairsims.models.conditions import Conditions
 from fairsims.models.folders import tensor_bytes
-from fairsims.models.model import Model, ModelSpec
+from fairsims.models.model import DenoiserModel, Model, ModelSpec
 from fairsims.models.pipeline_model import PipelineModel, open_spec
 from fairsims.pools.reading import FORMAT, Pool, latents_file
 from fairsims.run import settle_settings
@@ -40,7 +40,7 @@ class ShardTask:
     """What makes the images."""
     seeds: tuple[int, ...]
     latents: Path | None = None
-    """Where the latents that the images were decoded from are kept, too; of text-to-image models."""
+    """Where the latents that the images were decoded from are kept, too."""
 
 
 class Opened:
@@ -76,7 +76,7 @@ def make_shard(model: Model, task: ShardTask) -> Iterator[int]:
 
 def _and_latents(model: Model, cut: Sequence[Sequence[int]], held: list[Tensor]) -> Iterator[Tensor]:
     """The model's images; their latents go into `held`."""
-    assert isinstance(model, PipelineModel)
+    assert isinstance(model, PipelineModel | DenoiserModel)
     for images, latents in model.images_with_latents(cut):
         held.append(latents)
         yield images
@@ -99,9 +99,9 @@ def write_pool(
     """Generate one image per seed into `folder`, yielding the number of images finished so far.
 
     What made them is part of the pool's identity; `facts` join the model's own in `made_by`. With `latents` those of a
-    text-to-image model are kept beside the images, in `latents/`. Finished shards are left
-    as they are, so the same call resumes; ChangedSettings is raised when the folder holds another pool. Every process
-    of the engine has to call it; all shards are there after the last number.
+    text-to-image model are kept beside the images, in `latents/`; those of a denoiser of latents always are. Finished
+    shards are left as they are, so the same call resumes; ChangedSettings is raised when the folder holds another pool.
+    Every process of the engine has to call it; all shards are there after the last number.
     """
     folder, seeds = Path(folder), [int(s) for s in seeds]
     if len(seeds) == 0 or len(set(seeds)) != len(seeds):
@@ -112,6 +112,7 @@ def write_pool(
         known["made_by"] |= dict(facts or {})
         settings = {"format": FORMAT, **known, "seeds": compact_seeds(seeds), "versions": versions}
         settle_settings(folder / "pool.json", settings)
+    latents = latents or (isinstance(model, DenoiserModel) and model.latent)
     parts = [tuple(seeds[start : start + SHARD_SIZE]) for start in range(0, len(seeds), SHARD_SIZE)]
     tasks = [
         ShardTask(

@@ -16,7 +16,7 @@ from fairsims.options import check_choices, choice, to_json
 from fairsims.training.config import FINETUNE_LR, TrainConfig, finetune_config
 
 MODES = ("merged", "guided")
-SINCE = ("guide", "guidance", "guide_interval", "classes", "labels")
+SINCE = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 """Settings of the model that earlier runs did not have."""
 MIN_POOL = 200
 SEEDS_PER_RUN = 10_000_000
@@ -98,6 +98,7 @@ class RetargetConfig:
     guide: str | None = ModelSpec.guide
     guidance: float = ModelSpec.guidance
     guide_interval: tuple[float, float] | None = ModelSpec.guide_interval
+    vae: str | None = ModelSpec.vae
     classes: str | None = ModelSpec.classes
     labels: str = ModelSpec.labels
     sample_batch: int = 128

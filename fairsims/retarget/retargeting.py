@@ -32,7 +32,7 @@ from fairsims.data import ImageDataset
 from fairsims.data.attributes import Attribute
 from fairsims.files import atomic
 from fairsims.models import DenoiserModel, open_model
-from fairsims.pools import Pool, grow_pool, pool_dataset, select_pool, write_pool
+from fairsims.pools import Pool, grow_pool, pool_dataset, pool_latents, select_pool, write_pool
 from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, plan_complement
 from fairsims.retarget.config import RetargetConfig
@@ -311,7 +311,8 @@ class Retargeting:
     ) -> None:
         """Train a copy of the base into `folder`, on the images at these positions in the pool."""
         settings = fine_tuning(self.config, self.model.recipe, kimg)
-        data = pool_dataset(self.pool).subset(chosen, name=f"the set drawn from {self.pool.folder}")
+        whole = pool_latents(self.pool) if self.model.latent else pool_dataset(self.pool)
+        data = whole.subset(chosen, name=f"the set drawn from {self.pool.folder}")
         for tick in train_auxiliary(self.model, data, settings, folder, kind=kind, snapshots=snapshots):
             self.run.progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
 

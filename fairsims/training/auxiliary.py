@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fairsims.data import ImageDataset
+from fairsims.data.latents import LatentSet
 from fairsims.models.base import compile_networks
-from fairsims.models.model import Model
+from fairsims.models.model import Model, inherited
 from fairsims.training.config import EDM2, TrainConfig, finetune_config
 from fairsims.training.folder import train_folder
 from fairsims.training.loop import Tick
@@ -35,7 +36,7 @@ def learnt(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def train_auxiliary(
     model: Model,
-    data: ImageDataset,
+    data: ImageDataset | LatentSet,
     settings: TrainConfig,
     folder: Path,
     *,
@@ -49,5 +50,5 @@ def train_auxiliary(
     network = model.trainable()
     if model.spec.compiled:
         compile_networks(network)
-    recipe = {"kind": kind, "base_digest": model.digest} | model.conditions.facts()
+    recipe = {"kind": kind, "base_digest": model.digest} | inherited(model)
     yield from train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots)

@@ -20,7 +20,7 @@ from fairsims.data.attributes import Attribute
 from fairsims.data.base import ArraySource, HeldSource, ImageDataset, SubsetSource, to_float
 from fairsims.data.latents import LatentSet
 from fairsims.errors import InputError
-from fairsims.models.base import Trainable
+from fairsims.models.base import NetworkDenoiser, Trainable
 from fairsims.models.conditions import Conditions
 from fairsims.models.objective import Batch
 from fairsims.seeds import numpy_generator, torch_generator
@@ -103,13 +103,17 @@ def class_attribute(dataset: ImageDataset, label_dim: int) -> Attribute:
 
 
 def _draw_latents(dataset: LatentSet, network: Trainable, config: TrainConfig, rows: range, step: int) -> Batch:
-    """This process's rows of a step, on the CPU: latents, and positions of their prompts as labels."""
+    """This process's rows of a step, on the CPU: latents and their conditions.
+
+    As labels an adapter has positions of prompts, a denoiser one-hot classes.
+    """
     indices, own = places(len(dataset), config, step, rows), slice(rows.start, rows.stop)
     generator = torch_generator(config.seed, "noise", step)
     sigma, noise = network.draw_noise(config.batch_size, generator, mean=config.P_mean, std=config.P_std)
-    return Batch(
-        images=dataset.latents[indices], sigma=sigma[own], noise=noise[own], labels=dataset.conditions[indices]
-    )
+    labels: Tensor | None = dataset.conditions[indices]
+    if isinstance(network, NetworkDenoiser):
+        labels = torch.eye(network.label_dim)[labels] if network.label_dim else None
+    return Batch(images=dataset.latents[indices], sigma=sigma[own], noise=noise[own], labels=labels)
 
 
 def _draw(
@@ -131,7 +135,8 @@ def _on_device(drawn: Batch, device: torch.device) -> Batch:
     if device.type != "cpu":
         tensors = {name: t for name, t in vars(drawn).items() if t is not None}
         drawn = replace(drawn, **{name: t.pin_memory().to(device, non_blocking=True) for name, t in tensors.items()})
-    images = to_float(drawn.images)
+    # Latents are in a network's units already.
+    images = to_float(drawn.images) if drawn.images.dtype == torch.uint8 else drawn.images
     if drawn.augment_labels is not None:
         images = augment(images, drawn.augment_labels)
     return replace(drawn, images=images)
