@@ -83,6 +83,7 @@ def test_each_attribute_has_its_section(held: tuple[Path, dict[str, Any]]) -> No
     largest = max(abs(half["after"][c]["share"] - half["before"][c]["share"]) for c in half["classes"])
     assert half["drift"]["largest"] == pytest.approx(largest)
     assert half["drift"]["held"] in (False, None)
+    assert result["resampling"].startswith("resampling the base to all of it costs ")
     assert set(half["difference"]) == {"low", "high"}
     assert result["classifier"]["attribute"] == "parity"
     assert result["classifiers"]["half"]["confusions"]["variant"]["counts"]

@@ -306,6 +306,8 @@ class AuditResult:
     measured before are others: its pool."""
     power: Power | None = None
     """How surely the audit was to say that a target is reached; the least of those with a target."""
+    resampling: str | None = None
+    """Of several targets: how resampling the base compared, as it was said before anything was trained."""
     method: Method | None = None
     calibration: tuple[CalibrationPoint, ...] = ()
     controlled: Controlled | None = None

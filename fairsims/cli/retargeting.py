@@ -69,7 +69,9 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         return
     run = out or find_run(work, runs)
     with Bars() as bars:
-        result = retargeting.retarget(work, run, progress=bars.report, publish=publish, command=command_line())
+        result = retargeting.retarget(
+            work, run, progress=bars.report, publish=publish, note=note, command=command_line()
+        )
     table = f"{terminal_table(result)}\n\nreport  {run / 'report.html'}\nmodel   {run / config.mode}"
     say(json.dumps({"run": str(run), **result.to_json()}) if as_json else table)
 

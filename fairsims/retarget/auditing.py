@@ -20,14 +20,13 @@ from fairsims.audit.facts import (
     SideCost,
 )
 from fairsims.audit.fidelity import open_reference
-from fairsims.audit.joint import joint_shares, rake, smoothed
 from fairsims.audit.result import AuditResult
-from fairsims.audit.targets import as_mapping, resampling_cost
+from fairsims.audit.targets import as_mapping
 from fairsims.classifiers.base import AttributeClassifier, batch_size, features_of
 from fairsims.data import ImageDataset
 from fairsims.pools import Pool
 from fairsims.retarget.calibration import Pilot, as_pilot, focus_values
-from fairsims.retarget.cost import stage_costs
+from fairsims.retarget.cost import images_per_kept, stage_costs
 from fairsims.retarget.goal import Goal
 from fairsims.retarget.retargeting import Retargeting, pilot_folder
 from fairsims.retarget.rounds import Response, Round, best_round
@@ -71,17 +70,6 @@ def audit_run(
         rounds=tuple(_round(work.goal, r, kept=r is best) for r in rounds) if work.cells.size > 2 else (),
         cost=_cost(work, after, selection),
     )
-
-
-def images_per_kept(goal: Goal, predicted: np.ndarray) -> float:
-    """Images per kept one, were those predicted to be of these cells `(N,)` resampled to the target."""
-    cells = goal.cells
-    have = joint_shares(cells, np.bincount(predicted, minlength=cells.size), goal.confusions)
-    if len(cells.attributes) == 1:
-        return resampling_cost(have, goal.target)
-    # A class that is rare may be measured as absent; its target can not be raked onto nothing.
-    have = 0.999 * smoothed(cells, have, len(predicted)) + 0.001 * goal.target
-    return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))
 
 
 def _cost(work: Retargeting, after: Pool, selection: Selection | None) -> Cost:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fairsims import engine
 from fairsims.audit.facts import Cost, StageCost
+from fairsims.audit.joint import joint_shares, rake, smoothed
 from fairsims.audit.power import power_sentence
-from fairsims.audit.targets import Target, describe
+from fairsims.audit.targets import Target, describe, resampling_cost
+from fairsims.errors import InfeasibleTarget
 from fairsims.files import read_json
 from fairsims.pools import Pool
+from fairsims.retarget.goal import Goal
 from fairsims.retarget.preregistration import seed_ranges
 from fairsims.retarget.retargeting import Retargeting
+from fairsims.retarget.selection import selection_for
 from fairsims.run import Run
 from fairsims.seeds import noise_for
 
@@ -48,22 +55,71 @@ def stage_costs(run: Run) -> Cost:
     return Cost(stages=tuple(stages), seconds=round(sum(spent.values()), 1), peak_memory_gb=round(peak, 2))
 
 
-def dry_run(work: Retargeting) -> dict[str, Any]:
-    """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
-    config, rate = work.config, _forwards_per_second(work)
-    before = work.model.evaluations_per_image
-    # The base stands in for the auxiliaries: their networks are the same.
-    stand_in, paired = Path(work.model.spec.base), config.direction == "paired"
-    after = work.retargeted(stand_in, 1.0, stand_in if paired else None).evaluations_per_image
+def images_per_kept(goal: Goal, predicted: np.ndarray) -> float:
+    """Images per kept one, were those predicted to be of these cells `(N,)` resampled to the target."""
+    cells = goal.cells
+    have = joint_shares(cells, np.bincount(predicted, minlength=cells.size), goal.confusions)
+    if len(cells.attributes) == 1:
+        return resampling_cost(have, goal.target)
+    # A class that is rare may be measured as absent; its target can not be raked onto nothing.
+    have = 0.999 * smoothed(cells, have, len(predicted)) + 0.001 * goal.target
+    return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))
+
+
+def resampling_advice(work: Retargeting) -> str | None:
+    """How resampling the base to all of several targets compares with what this run is going to cost.
+
+    Known once the pool is labelled, before anything is trained. Per kept image: the base's images that plain classifier
+    resampling generates, against one of the retargeted model, or more where the plan lies beyond the strength cap and
+    selection has to finish. None for a single attribute, and where resampling cannot do it.
+    """
+    kept = images_per_kept(work.goal, work.predicted(work.pool))
+    if len(work.classifiers) == 1 or not np.isfinite(kept):
+        return None
+    plan, own, planned = work.first_plan(), _evaluations(work), 1.0
+    if plan.least_omega is None or plan.least_omega > work.config.cap:
+        with contextlib.suppress(InfeasibleTarget):
+            planned = max(1.0, selection_for(work.goal, np.array(plan.reachable)).images_per_kept)
+    base, run = kept * work.model.evaluations_per_image, planned * own
+    said = (
+        f"resampling the base to all of it costs {base:.3g} evaluations a kept image ({kept:.3g} images), "
+        f"the retargeted model {run:.3g}"
+    )
+    if base <= run:
+        return f"{said}: resampling is cheaper, and moves nothing else"
+    forwards = planned_forwards(work)
+    once = sum(forwards[stage] for stage in ("pool", "auxiliary", "calibration"))
+    many = f"{math.ceil(once / (base - run)):,}"
+    return (
+        f"{said}: it pays from {many} images on; resampling is cheaper for fewer, and where one strength cannot serve "
+        f"all shares, so that selection has to generate more than {base / own:.2g} images a kept one"
+    )
+
+
+def planned_forwards(work: Retargeting) -> dict[str, int]:
+    """Network forwards of each stage, before it begins."""
+    config, before, after = work.config, work.model.evaluations_per_image, _evaluations(work)
     # Of more than one round only the measured error tells whether they are needed: counted as if they were.
-    forwards = {
+    return {
         "pool": config.pool * before,
         # A training step costs about three forwards: one forward, and a backward of twice its work.
-        "auxiliary": work.most_rounds * (1 + paired) * round(config.budget * 1000) * 3,
+        "auxiliary": work.most_rounds * (1 + (config.direction == "paired")) * round(config.budget * 1000) * 3,
         "calibration": work.most_rounds * sum(config.pilots) * after,
         "before": work.shown * before,
         "after": work.power.n * after,
     }
+
+
+def _evaluations(work: Retargeting) -> int:
+    """Network evaluations of an image of the retargeted model. The base stands in for the auxiliaries."""
+    stand_in = Path(work.model.spec.base)
+    paired = stand_in if work.config.direction == "paired" else None
+    return work.retargeted(stand_in, 1.0, paired).evaluations_per_image
+
+
+def dry_run(work: Retargeting) -> dict[str, Any]:
+    """The resolved plan and what it will cost, from a short measurement of the network on this machine."""
+    config, rate, forwards = work.config, _forwards_per_second(work), planned_forwards(work)
     wanted = {t.attribute.name: _wanted(t) for t in work.targets}
     if len(work.classifiers) == 1:
         asked: dict[str, Any] = {"classifier": work.classifier.name, "target": wanted[work.classifier.attribute.name]}

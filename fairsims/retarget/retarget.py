@@ -12,6 +12,7 @@ from fairsims.audit.result import AuditResult, load_audit, save_audit
 from fairsims.data import ImageDataset
 from fairsims.pools import Pool
 from fairsims.retarget.auditing import audit_run
+from fairsims.retarget.cost import resampling_advice
 from fairsims.retarget.preregistration import READY_MADE, begin
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.retarget.rounds import best_round, calibrated_rounds
@@ -28,12 +29,14 @@ def retarget(
     *,
     progress: Progress = silent,
     publish: Publish = lambda *_: None,
+    note: Callable[[str | None], object] = lambda _: None,
     command: str = "",
 ) -> AuditResult:
     """Carry out a retargeting in `folder`; returns its audit.
 
     A finished run is read, not repeated; one that was killed goes on. `publish` makes figures and pages of the result,
-    before the manifest is written and the run counts as finished. Under torchrun every process samples and trains its
+    before the manifest is written and the run counts as finished. `note` is told, before anything is trained, how
+    resampling the base to several targets compares. Under torchrun every process samples and trains its
     part, rank 0 alone audits and writes.
 
     Raises ChangedSettings when the folder holds a run with other settings or another plan, InfeasibleTarget or
@@ -45,6 +48,9 @@ def retarget(
     with work.run as run:
         # What all is planned on comes first.
         _ = work.pool
+        advice = resampling_advice(work)
+        if run.main:
+            note(advice)
         rounds = calibrated_rounds(work)
         best, response = best_round(rounds)
         with run.stage("before"):
@@ -61,7 +67,7 @@ def retarget(
         with run.stage("audit"), work.features(work.pool, after) as store:
             if run.main:
                 found = audit_run(work, rounds, after, selection, store)
-                found = replace(found, shown=tuple(shown.meta["seeds"]))
+                found = replace(found, shown=tuple(shown.meta["seeds"]), resampling=advice)
                 result = replace(found, model=work.config.model, command=command, plan=PlanFacts(**fixed))
                 save_audit(folder, result)
             progress("audit", 1, 1)

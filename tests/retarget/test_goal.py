@@ -20,9 +20,9 @@ from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
 from fairsims.models import GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.models.sampling import SamplerConfig, solve
-from fairsims.retarget.auditing import images_per_kept
 from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import correct_complement, plan_complement
+from fairsims.retarget.cost import images_per_kept
 from fairsims.retarget.drawing import draw_complement
 from fairsims.retarget.goal import Goal, set_goal
 from fairsims.retarget.selection import accept, plan_selection, remainder, selected_joint_shares

@@ -32,6 +32,8 @@ def mitigation(context: Context) -> Iterator[Block]:
         yield tables.cost_table(result)
         if said := words.resampling_note(result):
             yield soft(said)
+        if result.resampling is not None:
+            yield soft(f"Before anything was trained: {result.resampling}.")
     else:
         yield Text(text="Cost was not recorded.")
     if stages := tables.stages_table(result):
