@@ -21,7 +21,7 @@ from fairsims.seeds import class_for, noise_for
 from fairsims.training.batches import class_labels
 
 EDM2 = Path(__file__).parents[1] / "fixtures" / "edm2"
-SAMPLER = SamplerConfig(steps=3)
+SAMPLER = SamplerConfig(steps=3, solver="heun")
 
 
 def images(model: DenoiserModel, seeds: list[int]) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_generate_makes_edm2s_images(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """From the files alone: classes, noise, sampler, guidance and pixels are those of EDM2's `generate_images.py`."""
     monkeypatch.setenv("FAIRSIMS_CACHE", str(tmp_path / "cache"))
     asked = ["generate", "--model", EDM2 / "cond.pkl", "--labels", "random", "--seeds", "0-3", "--steps", "6"]
-    asked += ["--precision", "float32"]
+    asked += ["--precision", "float32", "--solver", "heun"]
     with np.load(EDM2 / "cond.npz") as stored:
         known = {k: torch.from_numpy(v) for k, v in stored.items()}
     guide = ["--guide", EDM2 / "cond-guide.pkl", "--guidance", "2"]
