@@ -22,8 +22,7 @@ import numpy as np
 
 from fairsims.audit.draws import counted
 from fairsims.audit.joint import Cells
-from fairsims.audit.labelled import labelled_difference, labelled_pool, labelled_shares
-from fairsims.audit.next_labels import next_to_label
+from fairsims.audit.labelled import labelled_difference, labelled_pool, labelled_shares, next_to_label
 from fairsims.audit.pairs import cell_changes, counted_side
 from fairsims.audit.shares import corrected_shares, share_difference
 from fairsims.classifiers.base import Confusion

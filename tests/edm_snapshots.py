@@ -28,9 +28,14 @@ NETWORKS = {"songunet": "SongUNet", "dhariwal": "DhariwalUNet"}
 TRAINED = {"edm": (0, math.inf), "ve": (0.02, 100)}
 RECONSTRUCT = "torch_utils.persistence._reconstruct_persistent_obj"
 TINY: dict[str, Any] = {
-    "img_resolution": 8, "img_channels": 1, "model_channels": 8, "channel_mult": [1], "num_blocks": 1,
-    "attn_resolutions": [], "dropout": 0.0,
-}  # fmt: skip
+    "img_resolution": 8,
+    "img_channels": 1,
+    "model_channels": 8,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks")
 
 

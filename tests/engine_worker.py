@@ -13,8 +13,7 @@ import torch
 from support import in_memory
 
 from fairsims import engine, pools
-from fairsims.audit.extractors import classifier_features
-from fairsims.audit.features import pool_features
+from fairsims.audit.features import classifier_features, pool_features
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.data import open_dataset

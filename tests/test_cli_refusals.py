@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from support import MakeNetwork, MakePool, refused, run, small_disk, succeeds
+from support import MakeNetwork, MakePool, refused
 
 from fairsims.classifiers.checkpoints import find_classifier
 from fairsims.files import read_json
@@ -49,83 +49,74 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--target", "1.5"], "--target is 1.5; expected a share"),
-        (["--target", "-0.1"], "--target is -0.1; expected a share"),
-        (["--target", "nan"], "--target is nan; expected a share"),
-        (["--target", "inf"], "--target is inf; expected a share"),
-        (["--target", ""], "--target is ''"),
-        (["--target", "odd=0.3,even=0.3"], "sum to 0.6"),
-        (["--target", "od=0.3,even=0.7"], "no class 'od'; did you mean 'odd'"),
-        (["--target", "odd=0.5,odd=0.5"], "names 'odd' twice"),
-        (["--target", "1"], "leaves one class only"),
-        (["--target", "odd=1"], "leaves one class only"),
-        (["--target", "0"], "leaves one class only"),
-        (["--target", "0.5", "--attr", "half"], "there are 2 --attr and 1 --target; give one --target for each"),
-        (["--target", "0.5", "--target", "0.4"], "there are 1 --attr and 2 --target"),
-        (["--target", "0.5", "--attr", "parity", "--target", "0.4"], "--attr is 'parity' twice"),
-        (["--target", "0.5", "--hold", "parity"], "--attr is 'parity' twice, among those targeted and held"),
-        (["--target", "0.5", "--hold", "half"], "no embedded classifier for half at 8x8 grey"),
-        (["--target", "0.5", "--hold", "half", "--classifier", "x"], "--classifier is 'x'; expected ATTR=PATH"),
+        ("--target 1.5", "--target is 1.5; expected a share"),
+        ("--target -0.1", "--target is -0.1; expected a share"),
+        ("--target nan", "--target is nan; expected a share"),
+        ("--target inf", "--target is inf; expected a share"),
+        ("--target ''", "--target is ''"),
+        ("--target odd=0.3,even=0.3", "sum to 0.6"),
+        ("--target od=0.3,even=0.7", "no class 'od'; did you mean 'odd'"),
+        ("--target odd=0.5,odd=0.5", "names 'odd' twice"),
+        ("--target 1", "leaves one class only"),
+        ("--target odd=1", "leaves one class only"),
+        ("--target 0", "leaves one class only"),
+        ("--target 0.5 --attr half", "there are 2 --attr and 1 --target; give one --target for each"),
+        ("--target 0.5 --target 0.4", "there are 1 --attr and 2 --target"),
+        ("--target 0.5 --attr parity --target 0.4", "--attr is 'parity' twice"),
+        ("--target 0.5 --hold parity", "--attr is 'parity' twice, among those targeted and held"),
+        ("--target 0.5 --hold half", "no embedded classifier for half at 8x8 grey"),
+        ("--target 0.5 --hold half --classifier x", "--classifier is 'x'; expected ATTR=PATH"),
         (
-            ["--target", "0.5", "--classifier", "digits-parity", "--classifier", "x"],
+            "--target 0.5 --classifier digits-parity --classifier x",
             "--classifier is 'x', another one for parity; expected one for each attribute",
         ),
         (
-            ["--target", "0.5", "--drift", "0.1", "--no-others"],
+            "--target 0.5 --drift 0.1 --no-others",
             "--drift changes nothing with --no-others and without --hold; leave it out",
         ),
-        (["--target", "0.5", "--audit", "400", "--power", "0.8"], "--power changes nothing beside --audit"),
-        (["--target", "0.5", "--hold", "half", "--drift", "0"], "--drift is 0.0; expected a positive number"),
-        (["--target", "0.5", "--rounds", "0"], "--rounds is 0; expected 1 or more"),
-        (["--target", "0.5", "--interval", "1,5"], "--interval is (1.0, 5.0); expected none with merged"),
-        (["--target", "0.5", "--interval", "1", "--mode", "guided"], "--interval is '1'; expected two numbers"),
+        ("--target 0.5 --audit 400 --power 0.8", "--power changes nothing beside --audit"),
+        ("--target 0.5 --hold half --drift 0", "--drift is 0.0; expected a positive number"),
+        ("--target 0.5 --rounds 0", "--rounds is 0; expected 1 or more"),
+        ("--target 0.5 --interval 1,5", "--interval is (1.0, 5.0); expected none with merged"),
+        ("--target 0.5 --interval 1 --mode guided", "--interval is '1'; expected two numbers"),
+        ("--target 0.5 --interval 5,1 --mode guided", "expected two finite noise levels, the lower first"),
+        ("--target 0.5 --interval 1,inf --mode guided", "--interval is (1.0, inf); expected two finite"),
         (
-            ["--target", "0.5", "--interval", "5,1", "--mode", "guided"],
-            "expected two finite noise levels, the lower first",
-        ),
-        (
-            ["--target", "0.5", "--interval", "1,inf", "--mode", "guided"],
-            "--interval is (1.0, inf); expected two finite",
-        ),
-        (
-            ["--target", "0.5", "--interval", "1000,2000", "--mode", "guided"],
+            "--target 0.5 --interval 1000,2000 --mode guided",
             "--interval 1000,2000 holds none of the 12 noise levels that the sampler visits, 0.002 to 80; give a wider one",
         ),
-        (["--target", "0.5", "--interval", "1,2", "--mode", "guided", "--steps", "2"], "1,2 holds none of the 2 noise"),
-        (["--target", "0.5", "--finetune", "P_mean=nan"], "--finetune is P_mean=nan; expected a finite number"),
-        (
-            ["--target", "0.5", "--finetune", "micro_batch=1.5"],
-            "--finetune is micro_batch=1.5; expected a whole number",
-        ),
-        (["--target", "0.5", "--finetune", "xflip=0.3"], "--finetune is xflip=0.3; expected 0, 1, true or false"),
-        (["--target", "0.5", "--finetune", "xflip=yes"], "--finetune is 'xflip=yes'; expected NAME=NUMBER"),
-        (["--target", "0.5", "--pool", "10"], "--pool is 10; expected 200"),
-        (["--target", "0.5", "--pool", "5000000"], "--pool is 5000000; expected 200 to 3,999,999 images"),
-        (["--target", "0.5", "--audit", "10000000"], "--audit is 10000000; expected 50 to 999,999 images"),
-        (["--target", "0.5", "--omega", "0"], "--omega is 0.0; expected a positive number"),
-        (["--target", "0.5", "--omega", "-1"], "--omega is -1.0; expected a positive number"),
-        (["--target", "0.5", "--omega", "3"], "--omega is 3.0; expected at most the cap of 2.0"),
-        (["--target", "0.5", "--budget", "0"], "--budget is 0.0; expected a positive number"),
-        (["--target", "0.5", "--budget", "nan"], "--budget is nan; expected a positive number"),
-        (["--target", "0.5", "--steps", "1"], "--steps is 1; expected 2 or more"),
-        (["--target", "0.5", "--audit", "3"], "--audit is 3; expected 50"),
-        (["--target", "0.5", "--pilots", "many"], "--pilots is 'many'; expected whole numbers with commas"),
-        (["--target", "0.5", "--pilots", "10"], "--pilots is (10,); expected sizes of 50"),
-        (["--target", "0.5", "--floor", "1"], "--floor is 1.0; expected a probability"),
-        (["--target", "0.5", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
-        (["--target", "0.5", "--sample-batch", "-2"], "--sample-batch is -2; expected 1 or more"),
-        (["--target", "0.5", "--complement-size", "0"], "--complement-size is 0; expected 1"),
-        (["--target", "0.5", "--seed", "400"], "--seed is 400; expected 0 to 399"),
-        (["--target", "0.5", "--model", "digit-8"], "did you mean 'digits-8'"),
-        (["--target", "0.5", "--model", "nowhere"], "no checkpoint folder 'nowhere'"),
-        (["--target", "0.5", "--classifier", "digits-party"], "did you mean 'digits-parity'"),
-        (["--target", "0.5", "--reference", "digit"], "did you mean 'digits'"),
-        (["--target", "0.5", "--classifier", "emoji-gender"], "labels 'gender', --attr is 'parity'"),
+        ("--target 0.5 --interval 1,2 --mode guided --steps 2", "1,2 holds none of the 2 noise"),
+        ("--target 0.5 --finetune P_mean=nan", "--finetune is P_mean=nan; expected a finite number"),
+        ("--target 0.5 --finetune micro_batch=1.5", "--finetune is micro_batch=1.5; expected a whole number"),
+        ("--target 0.5 --finetune xflip=0.3", "--finetune is xflip=0.3; expected 0, 1, true or false"),
+        ("--target 0.5 --finetune xflip=yes", "--finetune is 'xflip=yes'; expected NAME=NUMBER"),
+        ("--target 0.5 --pool 10", "--pool is 10; expected 200"),
+        ("--target 0.5 --pool 5000000", "--pool is 5000000; expected 200 to 3,999,999 images"),
+        ("--target 0.5 --audit 10000000", "--audit is 10000000; expected 50 to 999,999 images"),
+        ("--target 0.5 --omega 0", "--omega is 0.0; expected a positive number"),
+        ("--target 0.5 --omega -1", "--omega is -1.0; expected a positive number"),
+        ("--target 0.5 --omega 3", "--omega is 3.0; expected at most the cap of 2.0"),
+        ("--target 0.5 --budget 0", "--budget is 0.0; expected a positive number"),
+        ("--target 0.5 --budget nan", "--budget is nan; expected a positive number"),
+        ("--target 0.5 --steps 1", "--steps is 1; expected 2 or more"),
+        ("--target 0.5 --audit 3", "--audit is 3; expected 50"),
+        ("--target 0.5 --pilots many", "--pilots is 'many'; expected whole numbers with commas"),
+        ("--target 0.5 --pilots 10", "--pilots is (10,); expected sizes of 50"),
+        ("--target 0.5 --floor 1", "--floor is 1.0; expected a probability"),
+        ("--target 0.5 --batch-size 0", "--batch-size is 0; expected 1 or more"),
+        ("--target 0.5 --sample-batch -2", "--sample-batch is -2; expected 1 or more"),
+        ("--target 0.5 --complement-size 0", "--complement-size is 0; expected 1"),
+        ("--target 0.5 --seed 400", "--seed is 400; expected 0 to 399"),
+        ("--target 0.5 --model digit-8", "did you mean 'digits-8'"),
+        ("--target 0.5 --model nowhere", "no checkpoint folder 'nowhere'"),
+        ("--target 0.5 --classifier digits-party", "did you mean 'digits-parity'"),
+        ("--target 0.5 --reference digit", "did you mean 'digits'"),
+        ("--target 0.5 --classifier emoji-gender", "labels 'gender', --attr is 'parity'"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options: list[str], message: str) -> None:
+def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options: str, message: str) -> None:
     out = tmp_path / "run"
-    assert message in refused(*RETARGET, *options, "--out", out)
+    assert message in refused(*RETARGET, *shlex.split(options), "--out", out)
     assert not out.exists()
 
 
@@ -145,22 +136,22 @@ def test_compare_refuses_an_interval_without_noise_levels(tmp_path: Path, interv
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--omega", "inf"], "--omega is inf; expected a positive number"),
-        (["--omega", "0"], "--omega is 0.0; expected a positive number"),
-        (["--omega", "3", "--cap", "2"], "--omega is 3.0; expected at most the cap of 2.0"),
-        (["--cap", "0"], "--cap is 0.0; expected a positive number"),
-        (["--cap", "nan"], "--cap is nan; expected a positive number"),
-        (["--floor", "1"], "--floor is 1.0; expected a probability in [0.5, 1)"),
-        (["--complement-size", "0"], "--complement-size is 0; expected 1 image or more"),
+        ("--omega inf", "--omega is inf; expected a positive number"),
+        ("--omega 0", "--omega is 0.0; expected a positive number"),
+        ("--omega 3 --cap 2", "--omega is 3.0; expected at most the cap of 2.0"),
+        ("--cap 0", "--cap is 0.0; expected a positive number"),
+        ("--cap nan", "--cap is nan; expected a positive number"),
+        ("--floor 1", "--floor is 1.0; expected a probability in [0.5, 1)"),
+        ("--complement-size 0", "--complement-size is 0; expected 1 image or more"),
     ],
 )
 def test_complement_refuses_what_retarget_does(
-    tmp_path: Path, digits_pool: MakePool, options: list[str], message: str
+    tmp_path: Path, digits_pool: MakePool, options: str, message: str
 ) -> None:
     pool = digits_pool(30, 10).folder
     before = sorted(pool.rglob("*"))
     command = ["complement", pool, "--attr", "parity", "--target", "0.5", "--out", tmp_path / "c.parquet"]
-    assert message in refused(*command, *options)
+    assert message in refused(*command, *shlex.split(options))
     assert not (tmp_path / "c.parquet").exists()
     assert sorted(pool.rglob("*")) == before, "refused before the pool is labelled"
 
@@ -168,14 +159,14 @@ def test_complement_refuses_what_retarget_does(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--attr", "parit"], "no embedded classifier for parit at 8x8 grey; there is"),
-        (["--attr", "gender"], "no embedded classifier for gender at 8x8 grey"),
-        (["--attr", "gender", "--classifier", "emoji-gender"], "emoji-gender got uint8 images"),
+        ("--attr parit", "no embedded classifier for parit at 8x8 grey; there is"),
+        ("--attr gender", "no embedded classifier for gender at 8x8 grey"),
+        ("--attr gender --classifier emoji-gender", "emoji-gender got uint8 images"),
     ],
 )
-def test_an_attribute_that_cannot_be_seen_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+def test_an_attribute_that_cannot_be_seen_is_refused(tmp_path: Path, options: str, message: str) -> None:
     out = tmp_path / "run"
-    assert message in refused(*MODEL, *options, "--target", "0.5", "--out", out)
+    assert message in refused(*MODEL, *shlex.split(options), "--target", "0.5", "--out", out)
     assert not out.exists()
 
 
@@ -204,47 +195,6 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
             assert name in line, "the message has to name the file"
             assert not (tmp_path / "out").exists()
         assert name in refused("info", tmp_path / name)
-
-
-@pytest.mark.parametrize("place", ["file", "file/run"])
-def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, digits_pool: MakePool, place: str) -> None:
-    # A file where a folder has to be; permissions would not stop root, who runs many a container.
-    (tmp_path / "file").write_text("precious")
-    out, pool, model = tmp_path / place, digits_pool(30, 10).folder, find_checkpoint("digits-8")
-    for command in (
-        [*RETARGET, "--target", "0.5"],
-        ["train", "--preset", "digits-8"],
-        ["generate", "--model", "digits-8", "--seeds", "0-3"],
-        ["finetune", "--model", "digits-8", "--pool", pool],
-        ["merge", "--model", "digits-8", "--aux", model, "--strength", "1"],
-        ["audit", "--before", pool, "--attr", "parity", "--target", "0.5"],
-    ):
-        line = refused(*command, "--out", out)
-        assert "cannot read or write" in line, command
-        assert "file" in line
-    line = refused("complement", pool, "--attr", "parity", "--target", "0.5", "--out", out)
-    assert ("cannot read or write" if place == "file/run" else "it is not written over") in line
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path, digits_pool: MakePool) -> None:
-    pool, model = digits_pool(200, 200).folder, find_checkpoint("digits-8")
-    succeeds("label", pool, "--attr", "parity")
-    for name, command in {
-        "generate": ["--model", "digits-8", "--seeds", "0-99", "--steps", "2", "--batch-size", "100"],
-        "merge": ["--model", "digits-8", "--aux", model, "--strength", "1"],
-        "complement": [pool, "--attr", "parity", "--target", "0.5"],
-        "finetune": ["--model", "digits-8", "--pool", pool, "--budget", "0.2"],
-        "audit": ["--before", pool, "--attr", "parity", "--target", "0.6"],
-    }.items():
-        out = tmp_path / name
-        with small_disk(1500):
-            line = refused(name, *command, "--out", out)
-        assert "cannot read or write" in line, name
-        assert "free space" in line
-        assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
-        assert not list(out.rglob("shard*")) + list(out.rglob("*.safetensors")) + list(out.rglob("report.html"))
-        assert not out.is_file()
 
 
 def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path: Path, white: Path) -> None:
@@ -285,15 +235,15 @@ def test_a_base_of_one_class_is_refused_and_changed_settings_are_named(tmp_path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "nine"], "--seeds is 'nine'; expected first-last"),
-        (["--seeds", "-5"], "--seeds is '-5'; expected first-last"),
-        (["--seeds", "9-3"], "--seeds is '9-3'; expected first-last, such as 0-1023, the last not below the first"),
-        (["--seeds", "0-3", "--batch-size", "0"], "--batch-size is 0; expected 1 or more"),
-        (["--seeds", "0-3", "--steps", "1"], "--steps is 1; expected 2 or more"),
+        ("--seeds nine", "--seeds is 'nine'; expected first-last"),
+        ("--seeds -5", "--seeds is '-5'; expected first-last"),
+        ("--seeds 9-3", "--seeds is '9-3'; expected first-last, such as 0-1023, the last not below the first"),
+        ("--seeds 0-3 --batch-size 0", "--batch-size is 0; expected 1 or more"),
+        ("--seeds 0-3 --steps 1", "--steps is 1; expected 2 or more"),
     ],
 )
-def test_generate_refuses(tmp_path: Path, options: list[str], message: str) -> None:
-    assert message in refused("generate", "--model", "digits-8", *options, "--out", tmp_path / "pool")
+def test_generate_refuses(tmp_path: Path, options: str, message: str) -> None:
+    assert message in refused("generate", "--model", "digits-8", *shlex.split(options), "--out", tmp_path / "pool")
     assert not list(tmp_path.rglob("shard*"))
 
 
@@ -314,113 +264,9 @@ def test_train_and_finetune_refuse(tmp_path: Path, digits_pool: MakePool) -> Non
     assert not out.exists()
 
 
-@pytest.mark.parametrize("strength", ["-0.5", "nan", "inf"])
-def test_merge_refuses_a_bad_strength(tmp_path: Path, strength: str) -> None:
-    line = refused(
-        "merge",
-        "--model",
-        "digits-8",
-        "--aux",
-        find_checkpoint("digits-8"),
-        "--strength",
-        strength,
-        "--out",
-        tmp_path / "out",
-    )
-    assert f"strength is {strength}; expected 0 or more" in line
-    assert not (tmp_path / "out").exists()
-
-
 def test_an_option_that_is_taken_once_is_refused_twice() -> None:
     said = refused("compare", "--attr", "gender", "--attr", "vendor", "--target", "0.5", "--out", "nowhere")
     assert "--attr is given 2 times; expected once" in said
-
-
-def test_merge_writes_over_nothing(tmp_path: Path) -> None:
-    aux, out = tmp_path / "aux", tmp_path / "out"
-    shutil.copytree(find_checkpoint("digits-8"), aux)
-    before = {p.name: p.read_bytes() for p in aux.iterdir()}
-    options = ["merge", "--model", "digits-8", "--aux", str(aux), "--strength", "1"]
-    for mode in ("guided", "merged"):
-        assert "holds other files (" in refused(*options, "--mode", mode, "--out", aux)
-    assert {p.name: p.read_bytes() for p in aux.iterdir()} == before
-    first, again = (run(*options, "--out", str(out), "--json") for _ in range(2))
-    assert (first.exit_code, again.exit_code, first.stdout) == (0, 0, again.stdout)
-    assert "holds other files (" in refused(*options[:-1], "2", "--out", out)
-
-
-def test_an_export_that_would_mix_images_is_refused_before_sampling(tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    options = ["generate", "--model", "digits-8", "--steps", "2", "--export-folder", str(folder)]
-    for _ in range(2):
-        assert run(*options, "--seeds", "0-3", "--out", str(tmp_path / "a")).exit_code == 0
-    message = refused(*options, "--seeds", "10-13", "--out", tmp_path / "b")
-    assert "holds other files (000000.png, 000001.png, 000002.png and 1 more)" in message
-    assert not (tmp_path / "b").exists()
-    zipped = ["--export-zip", tmp_path]
-    assert "is a folder; expected the name of a file" in refused(
-        *options[:-2], "--seeds", "0-3", "--out", tmp_path / "b", *zipped
-    )
-    (tmp_path / "file").touch()
-    assert "is a file; expected the name of a folder" in refused(
-        *options[:-1], tmp_path / "file", "--seeds", "0-3", "--out", tmp_path / "b"
-    )
-
-
-def test_a_complement_writes_over_nothing_but_a_complement(tmp_path: Path, digits_pool: MakePool) -> None:
-    pool, out = digits_pool(200, 100).folder, tmp_path / "c.parquet"
-    command = ["complement", pool, "--attr", "parity", "--target", "0.5", "--out"]
-    first, again = (succeeds(*command, out) for _ in range(2))
-    assert first == again
-    assert succeeds(*command, out, "--seed", "1")["table"] == str(out)
-    pd.DataFrame({"seed": [1], "half": ["top"], "probability": [0.9]}).to_parquet(tmp_path / "other", index=False)
-    pd.DataFrame({"seed": [1]}).to_parquet(tmp_path / "seeds", index=False)
-    (tmp_path / "precious.md").write_text("precious")
-    (tmp_path / "empty").touch()
-    for name in ("other", "seeds", "precious.md", "empty"):
-        before = (tmp_path / name).read_bytes()
-        line = refused(*command, tmp_path / name)
-        assert f"{name} is no earlier complement of parity; it is not written over, give a new name" in line
-        assert (tmp_path / name).read_bytes() == before
-    assert "is no earlier complement" in refused(*command, pool)
-
-
-def test_a_zip_is_written_over_nothing_but_an_export(tmp_path: Path) -> None:
-    options = ["generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-3", "--export-zip"]
-    for _ in range(2):
-        succeeds(*options, tmp_path / "own.zip", "--out", tmp_path / "a")
-    with zipfile.ZipFile(tmp_path / "own.zip") as z:
-        png = z.read("00000/img00000000.png")
-
-    def archive(name: str, description: str | None, time: tuple[int, int, int, int, int, int]) -> None:
-        with zipfile.ZipFile(tmp_path / name, "w") as z:
-            z.writestr(zipfile.ZipInfo("00000/img00000000.png", time), png)
-            if description is not None:
-                z.writestr(zipfile.ZipInfo("dataset.json", time), description)
-
-    none = (1980, 1, 1, 0, 0, 0)
-    archive("photographs.zip", None, none)
-    archive("labelled.zip", '{"labels": [["00000/img00000000.png", 1]]}', none)
-    archive("broken.zip", "{", none)
-    archive("edm.zip", '{"labels": null}', (2022, 7, 1, 12, 0, 0))
-    (tmp_path / "precious.zip").write_text("precious")
-    (tmp_path / "cut.zip").write_bytes((tmp_path / "own.zip").read_bytes()[:-30])
-    for name in ("photographs.zip", "labelled.zip", "broken.zip", "edm.zip", "precious.zip", "cut.zip"):
-        before = (tmp_path / name).read_bytes()
-        line = refused(*options, tmp_path / name, "--out", tmp_path / "b")
-        assert f"{name} is no earlier export; it is not written over, give a new name" in line
-        assert (tmp_path / name).read_bytes() == before
-        assert not (tmp_path / "b").exists(), "refused before sampling"
-
-
-def test_a_refused_fine_tune_leaves_nothing(tmp_path: Path) -> None:
-    assert (
-        run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-3", "--out", str(tmp_path / "p")).exit_code
-        == 0
-    )
-    command = ["finetune", "--model", "digits-8", "--pool", str(tmp_path / "p"), "--budget", "0.064"]
-    assert "augment labels" in refused(*command, "--augment", "0.2", "--out", tmp_path / "aux")
-    assert not (tmp_path / "aux").exists()
 
 
 @pytest.mark.parametrize("arch", [[], ["--arch", "adm"]])
@@ -428,33 +274,6 @@ def test_a_network_of_odd_width_is_refused_in_one_line(tmp_path: Path, arch: lis
     command = ["train", "--data", "digits", "--kimg", "0.1", "--channels", "15", *arch]
     assert "expected an even number" in refused(*command, "--out", tmp_path / "t")
     assert not (tmp_path / "t").exists()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
-        ["compare", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
-        ["sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5"],
-        ["generate", "--model", "digits-8", "--seeds", "0-3"],
-        ["train", "--data", "digits", "--kimg", "0.1"],
-        ["collapse", "--setting", "gaussian"],
-        ["merge", "--model", "digits-8", "--aux", "digits-8", "--strength", "1"],
-        ["classifier", "train", "--data", "digits", "--attr", "parity", "--kimg", "0.1", "--folds", "2"],
-        ["audit", "--attr", "parity"],
-    ],
-)
-def test_nothing_is_written_into_the_folder_of_something_else(tmp_path: Path, command: list[str]) -> None:
-    thesis = tmp_path / "thesis"
-    thesis.mkdir()
-    (thesis / "chapter-1.tex").write_text("It was a dark and stormy night")
-    if command[0] == "audit":
-        pool = str(tmp_path / "pool")
-        run("generate", "--model", "digits-8", "--steps", "2", "--seeds", "0-31", "--out", pool)
-        command = [*command, "--before", pool]
-    message = refused(*command, "--out", thesis)
-    assert message == f"error: {thesis} holds other files (chapter-1.tex); give a new folder"
-    assert [p.name for p in thesis.iterdir()] == ["chapter-1.tex"]
 
 
 def test_what_cannot_work_is_told_by_a_dry_run(tmp_path: Path) -> None:
@@ -467,15 +286,6 @@ def test_what_cannot_work_is_told_by_a_dry_run(tmp_path: Path) -> None:
         confusion["counts"] = [[50, 50], [50, 50]]
     (blind / "config.json").write_text(json.dumps(described))
     assert "does not tell the classes apart" in refused(*command, "--classifier", blind)
-
-
-def test_a_classifier_is_not_trained_over_a_model(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(find_checkpoint("digits-8"), model)
-    before = {p.name: p.read_bytes() for p in model.iterdir()}
-    command = ["classifier", "train", "--data", "digits", "--attr", "parity", "--kimg", "0.1", "--folds", "2"]
-    assert "holds other files" in refused(*command, "--out", model)
-    assert {p.name: p.read_bytes() for p in model.iterdir()} == before
 
 
 @pytest.mark.parametrize(("kind", "option"), [("probe", ["--kimg", "3"]), ("cnn", ["--backbone", "classifier:x"])])

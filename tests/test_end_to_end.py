@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from fairsims.audit.extractors import classifier_features
+from fairsims.audit.features import classifier_features
 from fairsims.audit.fidelity import quality
 from fairsims.audit.result import audit_schema
 from fairsims.classifiers import load_classifier

@@ -26,13 +26,38 @@ from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.retargeting import Retargeting
 
 TINY = [
-    "--pool", "300", "--pilots", "100,150", "--audit", "100", "--steps", "4", "--solver", "dpmpp2m", "--budget", "0.48",
-    "--batch-size", "24", "--lr", "1e-3",
-]  # fmt: skip
+    "--pool",
+    "300",
+    "--pilots",
+    "100,150",
+    "--audit",
+    "100",
+    "--steps",
+    "4",
+    "--solver",
+    "dpmpp2m",
+    "--budget",
+    "0.48",
+    "--batch-size",
+    "24",
+    "--lr",
+    "1e-3",
+]
 HELD = [
-    "--attr", "parity", "--target", "0.5", "--hold", "half", "--drift", "0.002", "--tolerance", "0.002", "--cap", "3",
+    "--attr",
+    "parity",
+    "--target",
+    "0.5",
+    "--hold",
+    "half",
+    "--drift",
+    "0.002",
+    "--tolerance",
+    "0.002",
+    "--cap",
+    "3",
     *TINY,
-]  # fmt: skip
+]
 """Parity to 50:50 while halves stay; a limit so narrow that the first round cannot be near enough."""
 MILD = Augmentation(flip=False, shift=0.5, rotation=0.05, zoom=0.05, light=0.1, blur=0.0, noise=0.1, erase=0.0)
 
@@ -122,10 +147,13 @@ def test_targets_and_what_is_held_are_fixed_first(held: tuple[Path, dict[str, An
     assert found["plan"]["attributes"] == {
         "parity": {
             # Half of both, whichever the base has less of.
-            "classes": ["even", "odd"], "target": {"even": 0.5, "odd": 0.5}, "target_text": "0.5", "tolerance": 0.002,
+            "classes": ["even", "odd"],
+            "target": {"even": 0.5, "odd": 0.5},
+            "target_text": "0.5",
+            "tolerance": 0.002,
         },
         "half": {"classes": ["low", "high"], "target": None, "drift": 0.002},
-    }  # fmt: skip
+    }
     assert found["plan"]["rounds"] == 2
     assert any(m.startswith("held:") for m in found["plan"]["metrics"])
     assert {name: c["digest"] for name, c in found["plan"]["classifiers"].items()} == {
@@ -165,8 +193,14 @@ def test_a_second_round_trains_another_auxiliary(held: tuple[Path, dict[str, Any
     assert again["data_digest"] != trained["data_digest"]
     stages = [s["stage"] for s in result["cost"]["stages"]]
     assert stages[:7] == [
-        "pool", "complement", "auxiliary", "calibration", "complement-2", "auxiliary-2", "calibration-2"
-    ]  # fmt: skip
+        "pool",
+        "complement",
+        "auxiliary",
+        "calibration",
+        "complement-2",
+        "auxiliary-2",
+        "calibration-2",
+    ]
     assert sum(result["rounds"][0]["shares"]["half"].values()) == pytest.approx(1)
     page = (run / "report.html").read_text()
     for said in ("half (was to stay as it is)", "Rounds:", "called low", "called odd"):

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import shlex
 import time
+from typing import Any
 
 import streamlit as st
 
 from fairsims.audit.result import AttributeResult, AuditResult
-from fairsims.dashboard.charts import calibration_chart, loss_chart, shares_chart
+from fairsims.dashboard.charts import CHANGE, calibration_chart, joint_alt, joint_chart, loss_chart, shares_chart
 from fairsims.dashboard.experiments import show_comparison, show_figures, show_sweep
-from fairsims.dashboard.joint_chart import CHANGE, joint_alt, joint_chart
 from fairsims.dashboard.runs_index import RunEntry, progress, read_run
-from fairsims.dashboard.widgets import BADGES, guarded, picked_run, plain, show_table
-from fairsims.report import tables
-from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
+from fairsims.dashboard.widgets import BADGES, guarded, page, plain, show_table
+from fairsims.report import tables, words
 from fairsims.report.measured import cost_numbers, target_distance
 from fairsims.report.numbers import duration, fixed, percent, points, short_percent
 from fairsims.report.screened import image_notes, images_table
-from fairsims.report.words import (
-    LIMIT,
-    SAME_SEEDS,
-    assumption_note,
-    drift_verdict,
-    headline,
-    moved_sentence,
-    neighbours_sentence,
-    resampling_note,
-    short_verdict,
-    side_name,
-    tier_note,
-    untargeted_note,
-)
+from fairsims.report.words import calibration_alt, grid_alt, shares_alt
 
 # After this long without a change, a run that says it is running has probably been stopped.
 QUIET_SECONDS = 600
@@ -66,10 +52,10 @@ def show_audit(run: RunEntry, audit: AuditResult) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         show_images(run, audit)
-    show_quality(run, audit)
+        show_quality(run, audit)
     with right:
         show_cost(run, audit)
-    st.caption(LIMIT)
+    st.caption(words.LIMIT)
 
 
 def show_nothing(run: RunEntry) -> None:
@@ -119,18 +105,11 @@ def show_result(audit: AuditResult) -> None:
     q, cost = target_distance(audit), cost_numbers(audit.cost)[-1:]
     places = iter(st.columns(1 + bool(a.target) + (q is not None) + len(cost)))
     delta = f"{points(a.difference[a.focus].delta)} points" if a.difference else None
-    next(places).metric(
-        f"{plain(a.focus)} share", percent((a.after or a.before)[a.focus].share), delta, delta_color="off", border=True
-    )
+    plainly: dict[str, Any] = {"border": True, "delta_color": "off"}
+    next(places).metric(f"{plain(a.focus)} share", percent((a.after or a.before)[a.focus].share), delta, **plainly)
+    plainly |= {"delta_arrow": "off"}
     if a.target:
-        next(places).metric(
-            "Target",
-            short_percent(a.target.get(a.focus)),
-            short_verdict(a),
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-        )
+        next(places).metric("Target", short_percent(a.target.get(a.focus)), words.short_verdict(a), **plainly)
     if q is not None:
         change = f"{q.values['after'] - q.values['before']:+.{q.digits}f}" if len(q.values) == 2 else None
         metric = None if audit.quality is None else audit.quality.metric
@@ -143,21 +122,16 @@ def show_result(audit: AuditResult) -> None:
             help=plain(f"{metric or 'metric not recorded'}, {q.name}; lower is closer"),
         )
     for row in cost:
-        next(places).metric(
-            "Evaluations per kept image",
-            fixed(row.retargeted if two_sided else row.base, row.digits),
-            f"{fixed(row.base, row.digits)} by resampling" if two_sided else None,
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-        )
+        spent = fixed(row.retargeted if two_sided else row.base, row.digits)
+        beside = f"{fixed(row.base, row.digits)} by resampling" if two_sided else None
+        next(places).metric("Evaluations per kept image", spent, beside, **plainly)
     for t in audit.targeted:
-        said = f" · {plain(short_verdict(t) or '')}" if len(audit.targeted) > 1 and t.target else ""
-        st.write(f"**{plain(headline(t))}**{said} · brackets are 95% intervals")
+        said = f" · {plain(words.short_verdict(t) or '')}" if len(audit.targeted) > 1 and t.target else ""
+        st.write(f"**{plain(words.headline(t))}**{said} · brackets are 95% intervals")
     for kept in audit.preserved:
-        st.write(plain(f"{kept.name}: {drift_verdict(kept)}"))
+        st.write(plain(f"{kept.name}: {words.drift_verdict(kept)}"))
     for other in audit.untargeted:
-        st.write(plain(f"{other.name}: {untargeted_note(other)}"))
+        st.write(plain(f"{other.name}: {words.untargeted_note(other)}"))
     if audit.warnings:
         st.warning("  \n".join(map(plain, audit.warnings)), icon=":material/warning:")
 
@@ -168,9 +142,9 @@ def show_grids(run: RunEntry, audit: AuditResult) -> None:
     if not grids:
         st.write("No image grid was written for this run.")
     elif len(grids) == 2 and audit.same_seeds:
-        st.caption(SAME_SEEDS)
+        st.caption(words.SAME_SEEDS)
     for column, (side, path) in zip(st.columns(2), grids, strict=False):
-        column.write(f"**{side_name(side, audit).capitalize()}**")
+        column.write(f"**{words.side_name(side, audit).capitalize()}**")
         with column, guarded():
             st.image(path.read_bytes(), width="stretch", alt=grid_alt(side, audit.model))
 
@@ -195,12 +169,12 @@ def show_attribute(run: RunEntry, audit: AuditResult, a: AttributeResult) -> Non
     left.altair_chart(shares_chart(a), width="stretch", alt=shares_alt(audit, a), key=f"shares-{a.name}")
     with right:
         show_table(tables.shares_table(a, audit), run, f"shares-{a.name}")
-        for note in (tier_note(a), assumption_note(a), *(w for w in a.warnings if w not in audit.warnings)):
+        for note in (words.tier_note(a), words.assumption_note(a), *(w for w in a.warnings if w not in audit.warnings)):
             if note:
                 st.caption(plain(note))
         if len(a.by_split) > 1:
             show_table(tables.splits_table(a, audit), run)
-            st.caption(plain(moved_sentence(a, audit.sides) or ""))
+            st.caption(plain(words.moved_sentence(a, audit.sides) or ""))
 
 
 def show_joint(run: RunEntry, audit: AuditResult) -> None:
@@ -230,7 +204,7 @@ def show_quality(run: RunEntry, audit: AuditResult) -> None:
         st.write("Quality was not measured.")
     for k, section in enumerate(audit.sections):
         show_table(tables.quality_table(section, audit), run, f"quality-{k + 1}")
-    if sentence := neighbours_sentence(audit):
+    if sentence := words.neighbours_sentence(audit):
         st.caption(plain(sentence))
     if audit.calibration:
         st.subheader("Calibration", anchor=False, divider="gray")
@@ -250,7 +224,7 @@ def show_cost(run: RunEntry, audit: AuditResult) -> None:
     st.subheader("Cost", anchor=False, divider="gray")
     if cost_numbers(audit.cost):
         show_table(tables.cost_table(audit), run)
-        if said := resampling_note(audit):
+        if said := words.resampling_note(audit):
             st.caption(said)
     else:
         st.write("Cost was not recorded.")
@@ -258,6 +232,4 @@ def show_cost(run: RunEntry, audit: AuditResult) -> None:
         show_table(stages, run, "stages")
 
 
-with guarded():
-    if (run := picked_run("Audit")) is not None:
-        show_run(run)
+page("Audit", show_run)

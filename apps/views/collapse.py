@@ -8,10 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from fairsims.dashboard.collapse_chart import drift_chart
+from fairsims.dashboard.charts import drift_chart
 from fairsims.dashboard.experiments import show_figures
 from fairsims.dashboard.runs_index import RunEntry
-from fairsims.dashboard.widgets import BADGES, download, guarded, picked_run, plain, show_table, table
+from fairsims.dashboard.widgets import BADGES, download, guarded, page, plain, show_table, table
 from fairsims.files import read_json
 from fairsims.report.collapse_report import collapse_table, threshold_lines
 from fairsims.report.numbers import number
@@ -75,6 +75,4 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-with guarded():
-    if (run := picked_run("Collapse")) is not None:
-        show_run(run)
+page("Collapse", show_run)

@@ -8,17 +8,9 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-from fairsims.dashboard.gallery import (
-    ORDERS,
-    Calls,
-    attributes_of,
-    chosen_rows,
-    picture,
-    places_of,
-    shared_seeds,
-)
+from fairsims.dashboard.gallery import ORDERS, Calls, attributes_of, chosen_rows, picture, positions_of, shared_seeds
 from fairsims.dashboard.runs_index import RunEntry, pools_of
-from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, table
+from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, page, plain, table
 from fairsims.pools import Pool
 from fairsims.report.numbers import percent
 
@@ -45,7 +37,7 @@ def show_run(run: RunEntry) -> None:
     if not len(seeds):
         st.info("Before and after share no seed, so there is nothing to hold side by side. Choose one of them above.")
         return
-    places = {side: places_of(pool, seeds) for side, pool in pools.items()}
+    places = {side: positions_of(pool, seeds) for side, pool in pools.items()}
     calls, rows = filtered(pools, places)
     st.caption(f"{len(rows):,} of {len(seeds):,} {'pairs' if len(pools) > 1 else 'images'}")
     if not len(rows):
@@ -153,6 +145,4 @@ def show_nearest(run: RunEntry) -> None:
             )
 
 
-with guarded():
-    if (run := picked_run("Images")) is not None:
-        show_run(run)
+page("Images", show_run)

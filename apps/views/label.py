@@ -8,31 +8,12 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from fairsims.audit.result import Change, Share
-from fairsims.dashboard.gallery import attributes_of, picture
-from fairsims.dashboard.labelling import (
-    ADJUDICATION,
-    DESIGNS,
-    MOST_IMAGES,
-    Item,
-    LabelSession,
-    add_label,
-    agreement_of,
-    check_rater,
-    consensus_of,
-    extend_session,
-    positions_of,
-    raters_of,
-    read_labels,
-    read_session,
-    session_folders,
-    shares_from,
-    start_session,
-    undo_label,
-    write_consensus,
-)
+from fairsims.audit.reading import change_table, share_table
+from fairsims.dashboard import labelling
+from fairsims.dashboard.gallery import attributes_of, picture, positions_of
+from fairsims.dashboard.labelling import ADJUDICATION, DESIGNS, MOST_IMAGES, Item, LabelSession
 from fairsims.dashboard.runs_index import RunEntry, audited, pools_of
-from fairsims.dashboard.widgets import download, guarded, held_calls, opened_pools, picked_run, plain, table
+from fairsims.dashboard.widgets import download, guarded, held_calls, opened_pools, page, plain, table
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import FairsimsError, InputError
 from fairsims.pools import Pool
@@ -57,7 +38,7 @@ def show_run(run: RunEntry) -> None:
             "This run is signed, and labels are kept in it: verifying names them as added, and manifest.json, which "
             "lists them, as changed, until it is signed again."
         )
-    folders = session_folders(run.folder)
+    folders = labelling.session_folders(run.folder)
     if not folders:
         st.write(
             "People's labels of some images of this very run measure its shares without trusting the classifier's "
@@ -69,7 +50,7 @@ def show_run(run: RunEntry) -> None:
         st.session_state["sample"] = drawn
     left, right = st.columns(2, vertical_alignment="bottom")
     name = left.selectbox("Sample", [f.name for f in reversed(folders)], key="sample")
-    session = read_session(run.folder / "labels" / name)
+    session = labelling.read_session(run.folder / "labels" / name)
     # The field goes when it is filled in: keys pressed in it would be letters of the name.
     rater = st.session_state.get(RATER, "")
     if rater:
@@ -90,7 +71,7 @@ def ask_rater() -> None:
         st.write("Who labels? Each rater's labels are kept apart, and each goes on where they stopped.")
         name = st.text_input("Your name", max_chars=40, placeholder="letters, digits, - or _").strip()
         if st.form_submit_button("Begin", type="primary"):
-            st.session_state[RATER] = check_rater(name)
+            st.session_state[RATER] = labelling.check_rater(name)
             st.rerun()
 
 
@@ -134,7 +115,7 @@ def new_session(run: RunEntry) -> None:
             classes = held_calls(pools[chosen[0]], tables[chosen[0]][attribute], attribute).classes
         with guarded():
             places = pools_of(run)
-            session = start_session(
+            session = labelling.start_session(
                 run.folder,
                 pools,
                 attribute,
@@ -155,7 +136,7 @@ def label_images(run: RunEntry, session: LabelSession, rater: str) -> None:
     with guarded():
         if message := st.session_state.pop(ERROR, ""):
             st.error(plain(message), icon=":material/warning:")
-        labels = read_labels(session, rater)
+        labels = labelling.read_labels(session, rater)
         left = [i for i in session.images if i not in labels]
         st.progress(len(labels) / len(session.images), f"{len(labels)} of {len(session.images)} labelled")
         if left:
@@ -171,7 +152,7 @@ def label_images(run: RunEntry, session: LabelSession, rater: str) -> None:
                 shortcut="Backspace",
                 type="tertiary",
                 on_click=kept,
-                args=(lambda: undo_label(session, rater),),
+                args=(lambda: labelling.undo_label(session, rater),),
             )
 
 
@@ -189,7 +170,7 @@ def ask(run: RunEntry, session: LabelSession, rater: str, item: Item, number: in
                 key=f"label-{rater}-{number}-{label}",
                 shortcut=keys.get(label),
                 on_click=kept,
-                args=(lambda chosen=label: add_label(session, rater, item, chosen),),
+                args=(lambda chosen=label: labelling.add_label(session, rater, item, chosen),),
             )
 
 
@@ -212,12 +193,12 @@ def pools_of_session(run: RunEntry, session: LabelSession) -> dict[str, Pool]:
 
 
 def show_results(run: RunEntry, session: LabelSession) -> None:
-    raters, consensus = raters_of(session), consensus_of(session)
+    raters, consensus = labelling.raters_of(session), labelling.consensus_of(session)
     if not raters:
         st.info("Nobody has labelled this sample yet.")
         return
     st.subheader("Raters", anchor=False, divider="gray")
-    said = {r: read_labels(session, r) for r in raters}
+    said = {r: labelling.read_labels(session, r) for r in raters}
     counts = {r: Counter(labels.values()) for r, labels in said.items()}
     table(
         [
@@ -226,7 +207,7 @@ def show_results(run: RunEntry, session: LabelSession) -> None:
             for r, labels in said.items()
         ]
     )
-    if (a := agreement_of(session)) is not None:
+    if (a := labelling.agreement_of(session)) is not None:
         kappa = "not defined (all labels are of one class)" if a.kappa is None else f"{a.kappa:.2f}"
         interval = "" if a.low is None or a.high is None else f" [{a.low:.2f}, {a.high:.2f}]"
         st.write(
@@ -248,32 +229,32 @@ def settle(run: RunEntry, session: LabelSession, item: Item, said: Mapping[str, 
     if st.toggle("Settle them now", key="settle"):
         votes = Counter(labels[item] for labels in said.values() if item in labels)
         st.write("Raters said " + plain(", ".join(f"{c}: {n}" for c, n in votes.most_common())))
-        ask(run, session, ADJUDICATION, item, len(read_labels(session, ADJUDICATION)))
+        ask(run, session, ADJUDICATION, item, len(labelling.read_labels(session, ADJUDICATION)))
 
 
 def show_shares(run: RunEntry, session: LabelSession, labels: Mapping[Item, str]) -> None:
     st.subheader("Shares from these labels", anchor=False, divider="gray")
     pools = pools_of_session(run, session)
-    found, change = shares_from(session, pools, dict(labels))
+    found, change = labelling.shares_from(session, pools, dict(labels))
     if not found:
         st.info("No image has a label that counts yet.")
         return
-    classes = next(iter(found.values())).classes
-    rows = [{"class": c} for c in classes]
-    for side, e in found.items():
-        for k, row in enumerate(rows):
-            row[side] = share_text(Share(share=e.share[k], low=e.low[k], high=e.high[k]))
-    for k, row in enumerate(rows):
-        if change is None:
-            break
-        row["difference, points"] = change_text(Change(delta=change.delta[k], low=change.low[k], high=change.high[k]))
-    table(rows)
+    shares = {side: share_table(e, None) for side, e in found.items()}
+    changes = {} if change is None else change_table(change)
+    table(
+        [
+            {"class": c}
+            | {side: share_text(of[c]) for side, of in shares.items()}
+            | ({"difference, points": change_text(changes[c])} if changes else {})
+            for c in next(iter(found.values())).classes
+        ]
+    )
     estimate = next(iter(found.values()))
     st.caption(plain(f"Tier {estimate.tier}, 95% intervals. {estimate.assumption}"))
     for side, e in found.items():
         for warning in e.warnings:
             st.caption(plain(f"{side}: {warning}"))
-    path = write_consensus(session)
+    path = labelling.write_consensus(session)
     left, right = st.columns([1, 3], vertical_alignment="center")
     with left:
         download(path, run, label="consensus.csv")
@@ -292,10 +273,8 @@ def extend(run: RunEntry, session: LabelSession) -> None:
     n = left.number_input("More images of each pool", 1, MOST_IMAGES, 50, key="more")
     if right.button("Add them to the sample", key="extend", icon=":material/add:"):
         with guarded():
-            extend_session(session, pools_of_session(run, session), int(n))
+            labelling.extend_session(session, pools_of_session(run, session), int(n))
             st.rerun()
 
 
-with guarded():
-    if (run := picked_run("Label")) is not None:
-        show_run(run)
+page("Label", show_run)

@@ -12,7 +12,7 @@ from fairsims.audit.facts import Cost
 from fairsims.dashboard.gallery import attributes_of
 from fairsims.dashboard.planning import Way, command, ways
 from fairsims.dashboard.runs_index import RunEntry, pools_of
-from fairsims.dashboard.widgets import guarded, held_calls, opened_pools, picked_run, plain, settings_of, table
+from fairsims.dashboard.widgets import held_calls, opened_pools, page, plain, settings_of, table
 from fairsims.pools import Pool
 from fairsims.report.numbers import number, percent, short_percent
 from fairsims.retarget.complement import ComplementPlan, plan_complement
@@ -107,8 +107,8 @@ def show_plan(
 ) -> None:
     feasible = plan.least_omega is not None and plan.least_omega <= cap + 1e-9
     first, second, third = st.columns(3)
-    first.metric("Least ω", "none" if plan.least_omega is None else f"{plan.least_omega:.2f}", border=True)
-    second.metric("Planned ω", f"{plan.omega:.2f}", border=True)
+    first.metric("Least strength", "none" if plan.least_omega is None else f"{plan.least_omega:.2f}", border=True)
+    second.metric("Planned strength", f"{plan.omega:.2f}", border=True)
     third.metric(
         "Within the cap", "yes" if feasible else "no", f"cap {cap:g}", delta_color="off", delta_arrow="off", border=True
     )
@@ -191,6 +191,4 @@ def measured(run: RunEntry, pool: Pool | None) -> tuple[int, float | None]:
     return each, None if best is None else float(round(best, 1))
 
 
-with guarded():
-    if (run := picked_run("Plan")) is not None:
-        show_run(run)
+page("Plan", show_run)

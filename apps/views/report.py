@@ -13,21 +13,14 @@ import streamlit as st
 
 from fairsims.dashboard.experiments import offer
 from fairsims.dashboard.runs_index import RunEntry
-from fairsims.dashboard.widgets import download, guarded, picked_run, plain
-from fairsims.report import pdf
+from fairsims.dashboard.widgets import download, guarded, page, plain
 from fairsims.report.forms import FORMS, write_reports
+from fairsims.report.html import pdf_lacks
 from fairsims.report.questions import FILE, QUESTIONS, open_ids, read_answers, write_answers
 from fairsims.report.signing import problems, read_public_key, verify
 from fairsims.run import PLAN, SIGNATURE, relisted
 
-FILES = (
-    *FORMS.values(),
-    FILE,
-    PLAN,
-    "audit/audit.json",
-    "manifest.json",
-    SIGNATURE,
-)
+FILES = (*FORMS.values(), FILE, PLAN, "audit/audit.json", "manifest.json", SIGNATURE)
 OTHERS = {
     "comparison": ("compare.md", "compare.png", "compare.json", "compare.parquet"),
     "sweep": ("quality.png", "share.png", "sweep.json", "sweep.parquet"),
@@ -128,7 +121,7 @@ def offer_files(run: RunEntry) -> None:
     write_again(
         run, "Write the report again" if (run.folder / "report.html").exists() else "Write the report", "write-report"
     )
-    if not (run.folder / "report.pdf").exists() and (lacks := pdf.missing()) is not None:
+    if not (run.folder / "report.pdf").exists() and (lacks := pdf_lacks()) is not None:
         st.caption(plain(f"No PDF is written here: it needs {lacks}."))
     there = [run.folder / name for name in FILES if (run.folder / name).is_file()]
     tables = sorted(p for ext in ("csv", "parquet", "png") for p in (run.folder / "audit").glob(f"*.{ext}"))
@@ -195,6 +188,4 @@ def show_verdict(run: RunEntry) -> None:
             st.caption(f"and {len(found) - 50} more; `fairsims verify` names all")
 
 
-with guarded():
-    if (run := picked_run("Report")) is not None:
-        show_run(run)
+page("Report", show_run)

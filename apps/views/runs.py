@@ -8,8 +8,7 @@ import streamlit as st
 
 from fairsims.audit.result import AuditResult
 from fairsims.dashboard.launch import runs_root
-from fairsims.dashboard.runs_index import RunEntry, list_runs, pools_of, progress
-from fairsims.dashboard.runs_table import distance_text, runs_table
+from fairsims.dashboard.runs_index import RunEntry, distance_text, list_runs, pools_of, progress, runs_table
 from fairsims.dashboard.widgets import badge, guarded, no_runs, plain
 from fairsims.files import read_json
 from fairsims.report.collapse_report import loops_headline

@@ -11,8 +11,8 @@ import numpy as np
 
 from fairsims.audit.compare import audit, check_pair
 from fairsims.audit.estimates import ShareEstimate
-from fairsims.audit.extractors import FeatureExtractor, open_extractor
 from fairsims.audit.facts import Cost, PlanFacts, Side, SideCost, by_side
+from fairsims.audit.features import FeatureExtractor, open_extractor
 from fairsims.audit.intervals import ALPHA
 from fairsims.audit.people import PeopleLabels, read_people_labels
 from fairsims.audit.preregistration import planned_attribute, planned_metrics, planned_reference, planned_shares

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from fairsims import __version__
-from fairsims.audit.extractors import FeatureExtractor, classifier_features
 from fairsims.audit.facts import ClassifierFacts, QualityResult, Side, SourceFacts, by_side
+from fairsims.audit.features import FeatureExtractor, classifier_features
 from fairsims.audit.fidelity import quality
 from fairsims.audit.groups import GroupCalls
 from fairsims.audit.joint import MOST_CELLS

@@ -1,27 +1,200 @@
-"""Features kept in files: computed once for the same images and extractor, read in place after.
+"""Feature extractors behind one contract, and features kept in files: computed once for the same images and extractor.
+
+Inception and DINOv2 are as torch-fidelity has them, beside them are open_clip and a classifier. What is measured
+depends on how images are resized and scaled; every extractor says how it does, and a digest stands for all of it.
+Features of different extractors, or of one with another resize, never compare.
 
 Those of a pool are made shard by shard, each a task of an engine. A file that is broken, or cut off, is made again.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from fairsims import engine
-from fairsims.audit.extractors import FeatureExtractor
-from fairsims.classifiers.base import batch_size
+from fairsims.classifiers.backbones import digest_of, open_backbone
+from fairsims.classifiers.base import AttributeClassifier, batch_size
+from fairsims.classifiers.checkpoints import load_classifier
 from fairsims.data.sources import ImageSource
-from fairsims.errors import InputError
-from fairsims.files import atomic
+from fairsims.engine import device
+from fairsims.errors import InputError, closest
+from fairsims.files import atomic, sha256_json
 from fairsims.pools import Part, Pool
+
+INCEPTION = "inception"
+CLIP = "clip:"
+TF1_RESIZE = "bilinear as in TensorFlow 1, without antialiasing (torch-fidelity)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractor:
+    """Images to features, and what decides them."""
+
+    name: str
+    weights_digest: str
+    input_size: int
+    """Side of the square that the network sees."""
+    resize: str
+    """How images are brought to that size, in words."""
+    run: Callable[[Tensor], Tensor]
+    """uint8 `(B, C, H, W)` to `(B, d)`."""
+
+    @property
+    def metric(self) -> str:
+        """What a Fréchet distance between such features is called."""
+        return "FID" if self.name == INCEPTION else f"FD ({self.name} features)"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what decides the features."""
+        return sha256_json(self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """What an audit says about the extractor, JSON."""
+        return {
+            "name": self.name,
+            "weights_digest": self.weights_digest,
+            "input_size": self.input_size,
+            "resize": self.resize,
+        }
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 `(B, C, H, W)` to float32 `(B, d)`. Raises InputError when the images do not fit."""
+        with torch.inference_mode():
+            return self.run(images).to(torch.float32)
+
+
+def open_extractor(
+    spec: str = "classifier", *, classifier: AttributeClassifier | None = None, weights: Path | None = None
+) -> FeatureExtractor:
+    """The extractor of a name: "classifier" (the one given), "inception", "dinov2-vit-b-14" and its other sizes, or
+    "clip:MODEL:PRETRAINED", "clip:hf-hub:NAME", "clip:local-dir:PATH".
+
+    `weights` is a file with Inception's, which are downloaded otherwise; DINOv2's code and weights come from its
+    authors by torch.hub. Raises InputError for an unknown name and where weights are missing or not the right ones.
+    """
+    if weights is not None and spec != INCEPTION:
+        raise InputError(f"a file of weights was given for {spec!r}; only {INCEPTION!r} takes one")
+    if spec == "classifier":
+        if classifier is None:
+            raise InputError("features of a classifier were asked for and there is none; name another extractor")
+        return classifier_features(classifier)
+    # Not needed for a classifier's, and slow to import.
+    from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
+
+    if spec == INCEPTION:
+        return _inception(weights)
+    if spec in DINOV2:
+        return _dinov2(spec)
+    if spec.startswith(CLIP):
+        backbone = open_backbone(spec, load_classifier)
+        p = backbone.preprocessing
+        resize = f"{p['interpolation']}, {p['resize']}; embeddings of length 1"
+        return FeatureExtractor(
+            name=spec, weights_digest=backbone.digest, input_size=p["size"], resize=resize, run=backbone.features
+        )
+    names = ["classifier", INCEPTION, *DINOV2, "clip:MODEL:PRETRAINED", "clip:local-dir:PATH"]
+    raise InputError(f"found no feature extractor {spec!r}{closest(spec, names)}")
+
+
+def classifier_features(classifier: AttributeClassifier) -> FeatureExtractor:
+    """A classifier's penultimate features."""
+    return FeatureExtractor(
+        name=classifier.name,
+        weights_digest=classifier.digest,
+        input_size=classifier.input_size,
+        resize="as the classifier does",
+        run=classifier.features,
+    )
+
+
+def _inception(weights: Path | None) -> FeatureExtractor:
+    from torch_fidelity import FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    # The constructor unpickles whatever it is given: it gets a copy of what was read as tensors and nothing else.
+    plain = io.BytesIO()
+    torch.save(_downloaded(URL_INCEPTION_V3) if weights is None else _tensors(weights), plain)
+    plain.seek(0)
+    try:
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=plain)
+    except (RuntimeError, TypeError, AttributeError) as e:
+        raise InputError(
+            f"{weights or URL_INCEPTION_V3} has other weights than the Inception network "
+            f"({_first_line(e)}); expected those of {URL_INCEPTION_V3}"
+        ) from None
+    return _torch_fidelity(network, INCEPTION, FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE)
+
+
+def _dinov2(name: str) -> FeatureExtractor:
+    from torch_fidelity import FeatureExtractorDinoV2
+
+    try:
+        network = FeatureExtractorDinoV2(name, ["dinov2"])
+    except (OSError, RuntimeError, ImportError) as e:
+        raise InputError(
+            f"cannot load {name} ({_first_line(e)}); it takes facebookresearch/dinov2 and its weights from the "
+            f"internet, or from {torch.hub.get_dir()}"
+        ) from None
+    return _torch_fidelity(network, name, FeatureExtractorDinoV2.INPUT_IMAGE_SIZE)
+
+
+def _torch_fidelity(network: nn.Module, name: str, size: int) -> FeatureExtractor:
+    network = network.eval().requires_grad_(False).to(device())
+    return FeatureExtractor(
+        name=name,
+        weights_digest=digest_of(network),
+        input_size=size,
+        resize=f"{TF1_RESIZE}; grey repeated",
+        run=partial(_run_torch_fidelity, network, name),
+    )
+
+
+def _run_torch_fidelity(network: nn.Module, name: str, images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        found = f"{images.dtype} images {tuple(images.shape)}".removeprefix("torch.")
+        raise InputError(f"{name} got {found}; expected uint8 (B, 1 or 3, H, W)")
+    # Convolutions in TF32 would make features depend on the GPU's generation.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.as_tensor(network(images.to(device()).expand(-1, 3, -1, -1))[0])
+
+
+def _tensors(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other kinds, which fail just after
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"found no weights {path}; give the file that torch-fidelity downloads") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as e:
+        raise InputError(f"{path} cannot be read as weights ({_first_line(e)}); expected a state dict") from None
+
+
+def _downloaded(url: str) -> Any:
+    try:
+        return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as e:
+        raise InputError(
+            f"cannot download {url} ({_first_line(e)}); fetch it elsewhere and give its path (--inception-weights)"
+        ) from None
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0][:200]
+
 
 PIXELS = 2**23
 """Of a batch, at the size that the network sees: 256 images up to 181 pixels wide, 93 of Inception's 299."""

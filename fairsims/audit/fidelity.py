@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fairsims.audit.blocks import subsample
-from fairsims.audit.extractors import FeatureExtractor
 from fairsims.audit.facts import ExtractorFacts, Neighbourhood, Pair, QualityResult, ReferenceFacts
-from fairsims.audit.features import FeatureTable, stored_features
+from fairsims.audit.features import FeatureExtractor, FeatureTable, stored_features
 from fairsims.audit.groups import FEW, KERNEL_SAMPLE, GroupCalls, group_distances
 from fairsims.audit.kernel import kernel_distance
 from fairsims.audit.neighbours import (
@@ -38,8 +37,7 @@ from fairsims.audit.quality import (
     frechet_infinity,
     moments_of,
 )
-from fairsims.audit.references import read_statistics, stored_reference
-from fairsims.audit.reweighting import reference_calls, reference_weights
+from fairsims.audit.references import read_statistics, reference_calls, reference_weights, stored_reference
 from fairsims.classifiers.base import AttributeClassifier
 from fairsims.data import ImageDataset
 from fairsims.data.sources import ImageSource

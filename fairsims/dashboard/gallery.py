@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fairsims.errors import InputError
 from fairsims.pools import Pool
 
 IntArray = npt.NDArray[np.int64]
@@ -71,10 +72,16 @@ def shared_seeds(pools: Mapping[str, Pool]) -> npt.NDArray[np.int64]:
     return np.asarray(shared)
 
 
-def places_of(pool: Pool, seeds: npt.NDArray[np.int64]) -> IntArray:
-    """Position of each of these seeds in the pool, all of which it has."""
+def positions_of(pool: Pool, seeds: Iterable[int]) -> IntArray:
+    """Places of seeds in the pool. Raises InputError naming one that it does not hold."""
+    wanted = np.asarray(list(seeds), dtype=np.int64)
     order = np.argsort(pool.seeds, kind="stable")
-    return np.asarray(order[np.searchsorted(pool.seeds, seeds, sorter=order)])
+    place = np.searchsorted(pool.seeds, wanted, sorter=order)
+    found = order[np.minimum(place, len(order) - 1)]
+    strange = wanted[pool.seeds[found] != wanted]
+    if len(strange):
+        raise InputError(f"seed {strange[0]} is not in {pool.folder}; it is another pool than the seeds are of")
+    return np.asarray(found, dtype=np.int64)
 
 
 def chosen_rows(

@@ -10,21 +10,24 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import cohen_kappa_score
 
 from fairsims.audit.estimates import ShareDifference, ShareEstimate
-from fairsims.audit.labelled import labelled_difference, labelled_pool, labelled_shares
-from fairsims.audit.next_labels import next_to_label
-from fairsims.dashboard.agreement import Agreement, agreement
+from fairsims.audit.labelled import labelled_difference, labelled_pool, labelled_shares, next_to_label
+from fairsims.dashboard.gallery import positions_of
 from fairsims.data.attributes import UNDETERMINED
 from fairsims.errors import InputError
 from fairsims.files import read_json, write_json, write_text
+from fairsims.options import from_mapping, to_json
 from fairsims.pools import Pool
 from fairsims.run import relisted
 from fairsims.seeds import numpy_generator
@@ -54,7 +57,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSession:
-    """Which images are labelled for which attribute, in which order."""
+    """Which images are labelled for which attribute, in which order. Raises InputError where that cannot be."""
 
     folder: Path
     attribute: str
@@ -64,6 +67,15 @@ class LabelSession:
     seed: int
     sides: Mapping[str, Side]
     images: tuple[Item, ...]
+
+    def __post_init__(self) -> None:
+        if self.design not in DESIGNS:
+            raise InputError(f"the design is {self.design!r}; expected one of {', '.join(DESIGNS)}")
+        known = [c for c in self.classes if c != UNDETERMINED]
+        if len(known) < 2 or len(set(known)) != len(known) or not all(c.strip() == c and c for c in known):
+            raise InputError(f"found the classes {', '.join(known) or 'none'}; expected two or more different ones")
+        if not all(side in self.sides for side, _ in self.images) or len(set(self.images)) != len(self.images):
+            raise InputError("an image is of no side, or there twice; expected each once, of one of the sides")
 
     @property
     def name(self) -> str:
@@ -102,11 +114,6 @@ def start_session(
     with the same probability; stratified: spread over the predicted classes where labels tell most. Sides are mixed.
     Raises InputError for names that no file can have, for fewer than two classes and for samples larger than a pool.
     """
-    if design not in DESIGNS:
-        raise InputError(f"the design is {design!r}; expected one of {', '.join(DESIGNS)}")
-    known = tuple(c for c in classes if c != UNDETERMINED)
-    if len(known) < 2 or len(set(known)) != len(known) or not all(c.strip() == c and c for c in known):
-        raise InputError(f"found the classes {', '.join(classes) or 'none'}; expected two or more different ones")
     if not pools or len({p.digest for p in pools.values()}) < len(pools):
         raise InputError(f"{len(pools)} pools were chosen; expected one or more, all different; choose before or after")
     if attribute.strip() in ("", "seed", "source", "file_name"):
@@ -116,7 +123,7 @@ def start_session(
     session = LabelSession(
         folder=run / "labels" / f"{where}-{len(made) + 1}",
         attribute=attribute,
-        classes=(*known, UNDETERMINED),
+        classes=(*(c for c in classes if c != UNDETERMINED), UNDETERMINED),
         design=design,
         seed=seed,
         sides={s: Side(pool=names[s], source=p.digest[:12], table=tables[s]) for s, p in pools.items()},
@@ -147,15 +154,8 @@ def extend_session(session: LabelSession, pools: Mapping[str, Pool], n: int) -> 
         drawn += [(side, int(pool.seeds[i])) for i in chosen]
     order = numpy_generator("labels", session.seed, "order", len(session.images)).permutation(len(drawn))
     whole = LabelSession(**vars(session) | {"images": (*session.images, *(drawn[i] for i in order))})
-    value = {
-        "format": FORMAT,
-        "attribute": whole.attribute,
-        "classes": list(whole.classes),
-        "design": whole.design,
-        "seed": whole.seed,
-        "sides": {k: vars(v) for k, v in whole.sides.items()},
-        "images": [list(i) for i in whole.images],
-    }
+    value = {"format": FORMAT} | to_json(whole)
+    del value["folder"]
     with relisted(whole.run):
         write_json(whole.folder / "session.json", value)
     return whole
@@ -163,31 +163,14 @@ def extend_session(session: LabelSession, pools: Mapping[str, Pool], n: int) -> 
 
 def read_session(folder: Path) -> LabelSession:
     """A session from its folder. Raises InputError for a broken one."""
-    value = read_json(folder / "session.json")
+    path = folder / "session.json"
+    value = read_json(path)
+    if value.pop("format", None) != FORMAT:
+        raise InputError(f"{path} is no session of labels of format {FORMAT}; restore it or delete its folder")
     try:
-        if value["format"] != FORMAT or value["design"] not in DESIGNS:
-            raise ValueError(f"format {value['format']!r}, design {value['design']!r}")
-        sides = {
-            str(k): Side(pool=str(v["pool"]), source=str(v["source"]), table=v["table"] and str(v["table"]))
-            for k, v in value["sides"].items()
-        }
-        images = tuple((str(side), int(seed)) for side, seed in value["images"])
-        classes = tuple(str(c) for c in value["classes"])
-        if not all(side in sides for side, _ in images) or len(set(images)) != len(images) or len(classes) < 3:
-            raise ValueError("its images are of no side or there twice, or it has no classes")
-        return LabelSession(
-            folder=folder,
-            attribute=str(value["attribute"]),
-            classes=classes,
-            design=value["design"],
-            seed=int(value["seed"]),
-            sides=sides,
-            images=images,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise InputError(
-            f"{folder / 'session.json'} is no session of labels ({e}); restore it or delete its folder"
-        ) from None
+        return from_mapping(LabelSession, value | {"folder": folder})
+    except (InputError, ValueError) as e:
+        raise InputError(f"{path} is no session of labels ({e}); restore it or delete its folder") from None
 
 
 def session_folders(run: Path) -> list[Path]:
@@ -311,18 +294,6 @@ def calls(session: LabelSession, side: str, pool: Pool) -> npt.NDArray[np.int64]
     return np.asarray(np.array(place)[pool.labels(table)[columns].to_numpy().argmax(axis=1)])
 
 
-def positions_of(pool: Pool, seeds: Iterable[int]) -> npt.NDArray[np.int64]:
-    """Places of seeds in the pool. Raises InputError naming one that it does not hold."""
-    wanted = np.asarray(list(seeds), dtype=np.int64)
-    order = np.argsort(pool.seeds, kind="stable")
-    place = np.searchsorted(pool.seeds, wanted, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    strange = wanted[pool.seeds[found] != wanted]
-    if len(strange):
-        raise InputError(f"seed {strange[0]} is not in {pool.folder}; the session belongs to another pool")
-    return np.asarray(found, dtype=np.int64)
-
-
 def _true(session: LabelSession, side: str) -> list[int] | None:
     """Classes of the images shown so far, in their order; None while some have no label."""
     labels = consensus_of(session).labels
@@ -338,3 +309,62 @@ def _write(session: LabelSession, rater: str, labels: Labels) -> Labels:
     with relisted(session.run):
         write_text(session.folder / f"{rater}.csv", text.getvalue())
     return labels
+
+
+DRAWS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Agreement of raters on the images that all of them labelled."""
+
+    name: str
+    """What the number is called."""
+    n: int
+    """Images."""
+    raters: int
+    observed: float
+    """Share of pairs of labels of one image that are the same."""
+    kappa: float | None
+    """(observed - by chance)/(1 - by chance); None where all labels are of one class, so that chance explains all."""
+    low: float | None
+    high: float | None
+    """95% interval: percentiles over draws of the images with replacement."""
+
+
+def agreement(labels: npt.ArrayLike, classes: int) -> Agreement:
+    """Of labels `(images, raters)`, class numbers.
+
+    Cohen 1960 takes each rater's own class shares for chance; of several pairs of raters it is their mean (Light 1971).
+    Raises InputError without two raters and an image.
+    """
+    table = np.asarray(labels, dtype=np.int64)
+    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
+        raise InputError(f"got labels of shape {table.shape}; expected at least one image and two raters")
+    n, raters = table.shape
+    pairs = list(combinations(range(raters), 2))
+    # Rows of labels that are the same are counted, not repeated.
+    rows, times = np.unique(table, axis=0, return_counts=True)
+    known = list(range(classes))
+
+    def kappa(weights: npt.NDArray[np.int64]) -> float:
+        found = [cohen_kappa_score(rows[:, a], rows[:, b], labels=known, sample_weight=weights) for a, b in pairs]
+        return float(np.mean(found))
+
+    with warnings.catch_warnings():
+        # It divides by zero where all labels are of one class.
+        warnings.simplefilter("ignore")
+        value = kappa(times)
+        drawn = numpy_generator("agreement", n).multinomial(n, times / n, DRAWS)
+        draws = np.array([kappa(w) for w in drawn]) if np.isfinite(value) else np.array([])
+    draws = draws[np.isfinite(draws)]
+    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) > DRAWS // 2 else (None, None)
+    return Agreement(
+        name="Cohen's kappa" if raters == 2 else "Mean Cohen's kappa of all pairs of raters",
+        n=n,
+        raters=raters,
+        observed=float(np.mean([(rows[:, a] == rows[:, b]) @ times / n for a, b in pairs])),
+        kappa=value if np.isfinite(value) else None,
+        low=None if low is None else min(float(low), value),
+        high=None if high is None else max(float(high), value),
+    )

@@ -16,26 +16,8 @@ from fairsims.retarget.config import RetargetConfig
 
 TRAINING_FORWARDS = 3
 """A training step costs about three forwards: one forward, and a backward of twice its work."""
-_TAKEN_OVER = (
-    "model",
-    "classifier",
-    "reference",
-    "pool",
-    "budget",
-    "batch_size",
-    "lr",
-    "cap",
-    "floor",
-    "pilots",
-    "audit",
-    "tolerance",
-    "steps",
-    "solver",
-    "sample_batch",
-    "precision",
-    "seed",
-)
-"""Settings of an earlier run that the next command keeps."""
+ASKED = ("attr", "target", "hold", "drift", "mode", "interval", "omega", "finetune", "complement_size", "rounds")
+"""Settings that belong to one plan; the next command keeps all others of an earlier run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +68,8 @@ def command(attribute: str, target: Mapping[str, float], *, mode: str, settings:
     defaults = {f.name: f.default for f in fields(RetargetConfig)}
     shares = ",".join(f"{c}={round(s, 6):g}" for c, s in target.items())
     parts = ["fairsims", "retarget", "--attr", attribute, "--target", shares, "--mode", mode]
-    for name in _TAKEN_OVER:
-        value = settings.get(name)
+    for name in defaults:
+        value = None if name in ASKED else settings.get(name)
         value = tuple(value) if isinstance(value, list) else value
         # A run records the precision that "auto", the command's default, came to on its machine.
         if value is None or (value == defaults[name] and name != "precision"):

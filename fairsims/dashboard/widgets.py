@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,13 @@ def picked_run(title: str) -> RunEntry | None:
     return run
 
 
+def page(title: str, show: Callable[[RunEntry], None]) -> None:
+    """A page of one run, chosen beside its title."""
+    with guarded():
+        if (run := picked_run(title)) is not None:
+            show(run)
+
+
 def badge(run: RunEntry) -> None:
     """How a run stands, by word, colour and sign."""
     color, icon = BADGES[run.state]
@@ -127,7 +135,7 @@ def download(path: Path, run: RunEntry, *, label: str | None = None) -> None:
     name = path.relative_to(run.folder).as_posix()
     st.download_button(
         plain(label or name),
-        _reader(path),
+        path.read_bytes,
         f"{run.folder.name}-{path.name}",
         mime=_MIMES.get(path.suffix, "application/octet-stream"),
         key=f"download-{name}",
@@ -137,10 +145,6 @@ def download(path: Path, run: RunEntry, *, label: str | None = None) -> None:
     )
 
 
-def _reader(path: Path) -> Callable[[], bytes]:
-    return path.read_bytes
-
-
 def plain(text: str) -> str:
     """Text from files as it stands: Streamlit reads Markdown, and a name may hold any of its signs."""
     return "".join("\\" + c if c in _MARKDOWN else c for c in _BREAKS.sub(" ", text))
@@ -148,7 +152,8 @@ def plain(text: str) -> str:
 
 def table(rows: list[dict[str, str]]) -> None:
     """A small table that wraps instead of scrolling, but never inside an interval."""
-    cells = [{plain(k): plain(_INTERVAL.sub(_unbroken, v)) for k, v in row.items()} for row in rows]
+    whole = partial(_INTERVAL.sub, lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"))
+    cells = [{plain(k): plain(whole(v)) for k, v in row.items()} for row in rows]
     st.table(cells, border="horizontal", hide_index=True, hide_header=False)
 
 
@@ -177,10 +182,6 @@ def csv_button(rows: list[dict[str, str]], name: str, run: RunEntry) -> None:
         type="tertiary",
         help="This table as a file",
     )
-
-
-def _unbroken(interval: re.Match[str]) -> str:
-    return interval[0].replace(" ", "\N{NO-BREAK SPACE}")
 
 
 _MIMES = {

@@ -6,22 +6,17 @@ Standard training and SIMS differ by marker and fill as well as by colour, so th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fairsims.files import read_json
-from fairsims.report.figures import AFTER, BEFORE, TARGET, canvas
+from fairsims.report.figures import AFTER, BEFORE, TARGET, canvas, legend, panels
 
-PANEL = (3.2, 2.5)
-COLUMNS = 3
 STYLES: dict[str, dict[str, Any]] = {
     "standard": {"color": BEFORE, "marker": "o", "markerfacecolor": "white"},
     "sims": {"color": AFTER, "marker": "s", "markerfacecolor": AFTER},
@@ -33,8 +28,7 @@ MEASURES = {
     "second_moment_drift": "second-moment drift",
 }
 LEVELS = {"augmentation": "{:g} synthetic per real", "fresh": "α = {:g}", "synthetic": "synthetic only"}
-
-Draw = Callable[[Axes, Sequence[Mapping[str, Any]]], None]
+Cells = Sequence[Mapping[str, Any]]
 
 
 def collapse_figures(folder: Path) -> list[Path]:
@@ -69,69 +63,63 @@ def headline_name(result: Mapping[str, Any]) -> str:
 def drift_figure(result: Mapping[str, Any], path: Path) -> None:
     """Drift against generation: mean over repeats with its 95% band, a panel per level, theory dashed."""
     curves, headline = result["theory"]["curves"], result["headline"]
-
-    def draw(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
-        for cell in cells:
-            _curve(axes, cell, headline)
-            if cell["name"] in curves:
-                values = curves[cell["name"]]
-                axes.plot(range(1, len(values) + 1), values, color=TARGET, linestyle=(0, (4, 2)), linewidth=1, zorder=5)
-        if headline == "second_moment_drift":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-
     theory = {"gaussian": "no sampling noise", "kde": "closed form"}.get(result["settings"]["setting"])
-    known = [Line2D([], [], color=TARGET, linestyle=(0, (4, 2)), linewidth=1.1, label=theory)] if curves else []
-    _panels(result, path, draw, known, headline_name(result))
+
+    def draw(axes: Axes, cells: Cells) -> None:
+        _curves(axes, cells, headline)
+        for values in (curves[c["name"]] for c in cells if c["name"] in curves):
+            look: dict[str, Any] = {"color": TARGET, "linestyle": (0, (4, 2)), "linewidth": 1, "zorder": 5}
+            axes.plot(range(1, len(values) + 1), values, label=theory, **look)
+
+    name, percents = headline_name(result), headline == "second_moment_drift"
+    panels(path, _by_level(result), draw, x="generation", y=name, percents=percents)
 
 
 def shares_figure(result: Mapping[str, Any], path: Path) -> None:
     """Share of the smallest class against generation, with its 95% band over repeats."""
     name = minority(result)
     assert name is not None
-
-    def draw(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
-        for cell in cells:
-            _curve(axes, cell, name)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-
-    _panels(result, path, draw, [], f"share of {name.removeprefix('share.')}".replace("$", r"\$"))
+    label = f"share of {name.removeprefix('share.')}".replace("$", r"\$")
+    panels(
+        path,
+        _by_level(result),
+        lambda axes, cells: _curves(axes, cells, name),
+        x="generation",
+        y=label,
+        percents=True,
+    )
 
 
 def threshold_figure(result: Mapping[str, Any], path: Path) -> None:
     """Last generation's drift against the synthetic share, with thresholds, their intervals and the published one."""
     with canvas(path, 3.4, width=5.6) as figure:
         axes: Axes = figure.subplots()
-        handles: list[Any] = []
         for method in result["settings"]["methods"]:
             points = sorted(_final(result, method))
             style = STYLES[method]
             x, mean, low, high = zip(*points, strict=True)
-            axes.plot(x, mean, linewidth=1, markersize=4, **style)
+            axes.plot(x, mean, linewidth=1, markersize=4, label=NAMES[method], **style)
             axes.vlines(x, low, high, color=style["color"], linewidth=1)
-            handles.append(Line2D([], [], label=NAMES[method], linewidth=1, markersize=4, **style))
         for found in (result["threshold"] or {"found": []})["found"]:
             if found["share"] is None:
                 continue
             color, own = STYLES[found["method"]]["color"], found["against"] == "own"
-            axes.axvline(found["share"], color=color, linestyle=":" if own else "-.", linewidth=1.4)
             # Bands of one method would hide each other: one takes the lower half, one the upper.
             half = {"ymax": 0.5} if own else {"ymin": 0.5}
             axes.axvspan(found["low"] or 0, found["high"] or 1, color=color, alpha=0.14, linewidth=0, **half)
             against = "own gen. 1" if own else "standard gen. 1"
             label = f"{NAMES[found['method']]} leaves {against}: {100 * found['share']:.0f}%"
-            handles.append(Line2D([], [], color=color, linestyle=":" if own else "-.", linewidth=1.4, label=label))
+            axes.axvline(found["share"], color=color, linestyle=":" if own else "-.", linewidth=1.4, label=label)
         if result["threshold"] and result["settings"]["setting"] == "gaussian":
             published = result["threshold"]["published_gaussian"]
-            axes.axvline(published, color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2)
-            handles.append(
-                Line2D([], [], color=TARGET, linestyle=(0, (5, 3)), label=f"published {100 * published:.0f}%")
-            )
+            label = f"published {100 * published:.0f}%"
+            axes.axvline(published, color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
         axes.set_xlabel("synthetic share of the training set")
         axes.set_ylabel(f"{headline_name(result)}, generation {result['settings']['generations']}")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(bottom=0)
         sns.despine(ax=axes)
-        figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, handlelength=2.2)
+        legend(figure, [axes], ncols=2, handlelength=2.2)
 
 
 def _final(result: Mapping[str, Any], method: str) -> list[tuple[float, float, float, float]]:
@@ -148,40 +136,24 @@ def _final(result: Mapping[str, Any], method: str) -> list[tuple[float, float, f
     return [(s, m, m if low is None else low, m if high is None else high) for s, m, low, high in found]
 
 
-def _curve(axes: Axes, cell: Mapping[str, Any], name: str) -> None:
-    values, style = cell["measures"][name], STYLES[cell["method"]]
-    kept = [(g, v) for g, v in enumerate(values, 1) if v["mean"] is not None]
-    x = [g for g, _ in kept]
-    axes.plot(x, [v["mean"] for _, v in kept], linewidth=1.3, markersize=3.5, markevery=max(1, len(x) // 12), **style)
-    if all(v["low"] is not None for _, v in kept):
-        axes.fill_between(
-            x, [v["low"] for _, v in kept], [v["high"] for _, v in kept], color=style["color"], alpha=0.2, linewidth=0
-        )
+def _by_level(result: Mapping[str, Any]) -> dict[str, Cells]:
+    """The cells of each level by its title."""
+    title = LEVELS[result["settings"]["loop"]]
+    found: dict[str, list[Mapping[str, Any]]] = {title.format(v): [] for v in result["settings"]["levels"]}
+    for cell in result["cells"]:
+        found[title.format(cell["level"])].append(cell)
+    return dict(found)
 
 
-def _panels(result: Mapping[str, Any], path: Path, draw: Draw, known: Sequence[Line2D], label: str) -> None:
-    """A panel per level, all on the same axes."""
-    settings = result["settings"]
-    levels = settings["levels"]
-    columns = min(COLUMNS, len(levels))
-    rows = math.ceil(len(levels) / columns)
-    banded = settings["repeats"] > 1
-    with canvas(path, PANEL[1] * rows + 0.5, width=max(4.8, PANEL[0] * columns)) as figure:
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes, level in zip(panels, levels, strict=False):
-            draw(axes, [c for c in result["cells"] if c["level"] == level])
-            axes.set_title(LEVELS[settings["loop"]].format(level), loc="left", fontweight="bold")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-            axes.tick_params(labelbottom=True)
-            sns.despine(ax=axes)
-        for axes in panels[len(levels) :]:
-            axes.set_visible(False)
-        # After everything is drawn: it ends the common axis's growing.
-        panels[0].set_ylim(bottom=0)
-        figure.supxlabel("generation", fontsize=9.5)
-        figure.supylabel(label, fontsize=9.5)
-        lines: list[Any] = [
-            Line2D([], [], label=NAMES[m], linewidth=1.3, markersize=3.5, **STYLES[m]) for m in settings["methods"]
-        ]
-        band = [Patch(color="0.5", alpha=0.3, label="95% interval")] if banded else []
-        figure.legend(handles=[*lines, *known, *band], loc="outside upper left", ncols=4, frameon=False)
+def _curves(axes: Axes, cells: Cells, name: str) -> None:
+    """A measure against the generation for each method, with its 95% band where there are repeats."""
+    for cell in cells:
+        values, style, label = cell["measures"][name], STYLES[cell["method"]], NAMES[cell["method"]]
+        kept = [(g, v) for g, v in enumerate(values, 1) if v["mean"] is not None]
+        x, mean = [g for g, _ in kept], [v["mean"] for _, v in kept]
+        axes.plot(x, mean, linewidth=1.3, markersize=3.5, markevery=max(1, len(x) // 12), label=label, **style)
+        if all(v["low"] is not None for _, v in kept):
+            low, high = ([v[end] for _, v in kept] for end in ("low", "high"))
+            band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(x, low, high, label="95% interval", **band)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

@@ -56,7 +56,7 @@ def as_croissant(context: Context) -> dict[str, Any]:
     rai |= {k: text for k, id in ANSWERED.items() if (text := context.answers[id].strip())}
     files = [*pool.shards, *(p for of in tables.values() for p in of)]
     sets = {"images": "after/shard-*.parquet"}
-    sets |= {_set(name): _pattern(of, context) for name, of in tables.items()}
+    sets |= {f"labels-{name}": _pattern(of, context) for name, of in tables.items()}
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -100,6 +100,7 @@ def _id(path: Path, context: Context) -> str:
 
 
 def _images() -> dict[str, Any]:
+    source = {"fileSet": {"@id": "images"}}
     return {
         "@type": "cr:RecordSet",
         "@id": "image",
@@ -107,15 +108,8 @@ def _images() -> dict[str, Any]:
         "key": {"@id": "image/seed"},
         "description": "Images by the seed of their noise.",
         "field": [
-            _field("image/seed", "Seed of the image's noise.", "sc:Integer", {"fileSet": {"@id": "images"}}, "seed"),
-            _field(
-                "image/image",
-                "The image, PNG.",
-                "sc:ImageObject",
-                {"fileSet": {"@id": "images"}},
-                "image",
-                transform={"jsonPath": "bytes"},
-            ),
+            _field("image/seed", "Seed of the image's noise.", "sc:Integer", source, "seed"),
+            _field("image/image", "The image, PNG.", "sc:ImageObject", source, "image", jsonPath="bytes"),
         ],
     }
 
@@ -125,13 +119,8 @@ def _pattern(files: Sequence[Path], context: Context) -> str:
     return (files[0] if len(files) == 1 else files[0].with_name("shard-*.parquet")).relative_to(context.run).as_posix()
 
 
-def _set(name: str) -> str:
-    """The label files of one classifier, together."""
-    return f"labels-{name}"
-
-
 def _labels(name: str, pool: Pool) -> dict[str, Any]:
-    source = {"fileSet": {"@id": _set(name)}}
+    source = {"fileSet": {"@id": f"labels-{name}"}}
     columns = [c for c in pool.labels(name).columns if c != "seed"]
     return {
         "@type": "cr:RecordSet",
@@ -142,23 +131,13 @@ def _labels(name: str, pool: Pool) -> dict[str, Any]:
         "field": [
             _field(f"labels/{name}/seed", "Seed of the image.", "sc:Integer", source, "seed")
             | {"references": {"field": {"@id": "image/seed"}}},
-            *(_probability(name, c, source) for c in columns),
+            *(_field(f"labels/{name}/{c}", f"Probability of {c}.", "sc:Float", source, c) for c in columns),
         ],
     }
 
 
-def _probability(name: str, column: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    return _field(f"labels/{name}/{column}", f"Probability of {column}.", "sc:Float", source, column)
-
-
 def _field(
-    id: str,
-    description: str,
-    kind: str,
-    source: Mapping[str, Any],
-    column: str,
-    *,
-    transform: Mapping[str, Any] | None = None,
+    id: str, description: str, kind: str, source: Mapping[str, Any], column: str, **transform: str
 ) -> dict[str, Any]:
-    found = dict(source) | {"extract": {"column": column}} | ({"transform": dict(transform)} if transform else {})
+    found = dict(source) | {"extract": {"column": column}} | ({"transform": transform} if transform else {})
     return {"@type": "cr:Field", "@id": id, "name": id, "description": description, "dataType": kind, "source": found}

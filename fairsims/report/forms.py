@@ -7,10 +7,8 @@ from pathlib import Path
 
 from fairsims.errors import InputError
 from fairsims.files import write_json, write_text
-from fairsims.report import pdf
 from fairsims.report.croissant import as_croissant, pool_of
-from fairsims.report.drawing import draw
-from fairsims.report.html import as_html
+from fairsims.report.html import as_html, pdf_lacks, write_pdf
 from fairsims.report.markdown import as_markdown
 from fairsims.report.model_card import as_model_card
 from fairsims.report.questions import FILE, write_answers
@@ -34,6 +32,9 @@ def write_reports(run: Path, forms: Sequence[str] = ()) -> list[Path]:
     and `card` where nothing was retargeted, unless they are asked for: then it is an InputError, as is a missing or
     broken audit.
     """
+    # Drawing imports seaborn, which takes longer than everything else a reader of audits needs.
+    from fairsims.report.figures import draw
+
     unknown = [f for f in forms if f not in FORMS]
     if unknown:
         raise InputError(f"there is no form {unknown[0]!r} of a report; expected {', '.join(FORMS)}")
@@ -48,7 +49,7 @@ def write_reports(run: Path, forms: Sequence[str] = ()) -> list[Path]:
         report = document(context, draw(context))
         write: dict[str, Callable[[Path], None]] = {
             "html": lambda path: write_text(path, as_html(report)),
-            "pdf": lambda path: pdf.write_pdf(report, path),
+            "pdf": lambda path: write_pdf(report, path),
             "md": lambda path: write_text(path, as_markdown(report, run)),
             "card": lambda path: write_text(path, as_model_card(report, context)),
             "croissant": lambda path: write_json(path, as_croissant(context)),
@@ -70,7 +71,7 @@ def unwritten(run: Path) -> list[str]:
 def _impossible(context: Context) -> dict[str, str]:
     """Forms that the run cannot have, and why."""
     found = {}
-    if (lacks := pdf.missing()) is not None:
+    if (lacks := pdf_lacks()) is not None:
         found["pdf"] = f"it needs {lacks}"
     if context.result.method is None:
         found["card"] = "no retargeted model to write a card of"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fairsims.audit.facts import SIDES, Cost, GroupDistance, QualityResult, ReferenceFacts, Side
+from fairsims.audit.facts import SIDES, Cost, QualityResult, ReferenceFacts, Side
 from fairsims.audit.result import AuditResult
 from fairsims.report.numbers import ShareLike
 
@@ -118,13 +118,6 @@ def cost_numbers(cost: Cost | None) -> list[CostNumber]:
         (KEPT, base, total),
     )
     return [CostNumber(name=name, base=b, retargeted=r) for name, b, r in rows if (b, r) != (None, None)]
-
-
-def group_rows(section: QualityResult) -> Iterator[tuple[str, str, Mapping[str, GroupDistance]]]:
-    """Attribute, class and the distance of its images on each side."""
-    for attribute, groups in section.groups.items():
-        for group, sides in groups.items():
-            yield attribute, group, sides
 
 
 def steered(result: AuditResult) -> Steered:

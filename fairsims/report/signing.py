@@ -35,10 +35,10 @@ PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 class Verdict:
     """What a run's files are, held against its signature or, without one, its manifest."""
 
-    signed: bool
-    key: str | None
+    signed: bool = False
+    key: str | None = None
     """Fingerprint of the signing key: SHA-256 of its 32 bytes."""
-    trusted: bool
+    trusted: bool = False
     """The signature was checked with a key that the caller gave, not with the one that lies in the run."""
     files: int
     changed: tuple[str, ...]
@@ -173,10 +173,10 @@ def verify(run: Path, public: Ed25519PublicKey | None = None) -> Verdict:
     problem = _signature_problem(key, envelope.get("payloadType"), payload, signatures)
     facts: dict[str, Any] = {"signed": True, "key": fingerprint(key), "trusted": public is not None, "problem": problem}
     if problem is None:
-        return _compared(run, _subjects(run, payload), unlisted=frozenset({SIGNATURE}), **facts)
+        return _compared(run, _subjects(run, payload), frozenset({SIGNATURE}), **facts)
     # Nothing that the envelope lists can be believed; the manifest may still tell what changed.
     if (run / "manifest.json").exists():
-        return _compared(run, _listed_by_manifest(run), unlisted=UNLISTED, **facts)
+        return _compared(run, _listed_by_manifest(run), UNLISTED, **facts)
     return Verdict(files=0, changed=(), missing=("manifest.json",), added=(), **facts)
 
 
@@ -239,9 +239,7 @@ def _subjects(run: Path, payload: bytes) -> dict[str, str]:
 
 
 def _unsigned(run: Path) -> Verdict:
-    return _compared(
-        run, _listed_by_manifest(run), unlisted=UNLISTED, signed=False, key=None, trusted=False, problem=None
-    )
+    return _compared(run, _listed_by_manifest(run), UNLISTED)
 
 
 def _listed_by_manifest(run: Path) -> dict[str, str]:
@@ -253,7 +251,7 @@ def _listed_by_manifest(run: Path) -> dict[str, str]:
     return dict(outputs)
 
 
-def _compared(run: Path, listed: Mapping[str, str], *, unlisted: frozenset[str], **facts: Any) -> Verdict:
+def _compared(run: Path, listed: Mapping[str, str], unlisted: frozenset[str], **facts: Any) -> Verdict:
     there = [n for n in run_files(run) if n not in unlisted]
     # A link is never what was listed, wherever it points.
     same = {n for n in there if n in listed and not (run / n).is_symlink() and sha256_file(run / n) == listed[n]}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fairsims.report.document import Block, Column, Table, Text, row, table
+from fairsims.report.document import Column, Table, Text, row, table
 from fairsims.report.numbers import NOTHING, fixed, percent, short_percent
 from fairsims.report.terminal import as_text
 
@@ -50,8 +50,7 @@ def points_table(points: pd.DataFrame, result: Mapping[str, Any] | None) -> Tabl
 
 def sweep_text(points: pd.DataFrame, result: Mapping[str, Any]) -> str:
     """A whole sweep for the terminal."""
-    blocks: list[Block] = [points_table(points, result), *map(_text, sweep_notes(result))]
-    return as_text(blocks)
+    return as_text([points_table(points, result), *(Text(text=note) for note in sweep_notes(result))])
 
 
 def sweep_notes(result: Mapping[str, Any]) -> Iterator[str]:
@@ -75,7 +74,3 @@ def sweep_headline(points: pd.DataFrame, result: Mapping[str, Any] | None) -> st
     names = {"quality": "best quality", "at_target": "best near the target"}
     best = [f"{name} {result['best'][k]['point']}" for k, name in names.items() if k in result["best"]]
     return "; ".join([f"{len(points)} points", *best])
-
-
-def _text(text: str) -> Text:
-    return Text(text=text)

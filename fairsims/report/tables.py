@@ -11,7 +11,7 @@ from fairsims.audit.result import AttributeResult, AuditResult, JointResult, Sha
 from fairsims.errors import InputError
 from fairsims.report import words
 from fairsims.report.document import Cell, Column, Row, Table, cell, row, table
-from fairsims.report.measured import cost_numbers, digits_of, group_rows, quality_numbers, reference_name
+from fairsims.report.measured import cost_numbers, digits_of, quality_numbers, reference_name
 from fairsims.report.numbers import (
     NOTHING,
     ShareLike,
@@ -153,15 +153,12 @@ def quality_table(section: QualityResult, result: AuditResult) -> Table:
 
 def groups_table(section: QualityResult, result: AuditResult) -> Table:
     """Kernel distances of each class's images to the real images of the class."""
-    rows = list(group_rows(section))
-    there = [d for _, _, sides in rows for d in sides.values()]
+    rows = [(f"{name}: {group}", sides) for name, of in section.groups.items() for group, sides in of.items()]
+    there = [d for _, sides in rows for d in sides.values()]
     digits = max(3, digits_of([v for d in there for v in (d.kid, d.low, d.high) if v is not None]))
     return table(
         ("class", *words.side_names(result)),
-        (
-            row(f"{attribute}: {group}", *(_group(sides.get(side), digits) for side in result.sides))
-            for attribute, group, sides in rows
-        ),
+        (row(name, *(_group(sides.get(side), digits) for side in result.sides)) for name, sides in rows),
         caption="Quality of each class against real images of the class: KID at equal numbers, so that a small class "
         "is not marked down for being small",
     )

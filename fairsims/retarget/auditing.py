@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from fairsims.audit.compare import Aim, audit
-from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import (
     CalibrationPoint,
     Controlled,
@@ -19,6 +18,7 @@ from fairsims.audit.facts import (
     RoundResult,
     SideCost,
 )
+from fairsims.audit.features import classifier_features
 from fairsims.audit.fidelity import open_reference
 from fairsims.audit.result import AuditResult
 from fairsims.audit.targets import as_mapping

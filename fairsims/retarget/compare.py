@@ -15,8 +15,8 @@ import pandas as pd
 
 from fairsims import __version__, engine
 from fairsims.audit.estimates import ShareEstimate
-from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import QualityResult
+from fairsims.audit.features import classifier_features
 from fairsims.audit.fidelity import quality
 from fairsims.audit.records import to_json
 from fairsims.audit.shares import corrected_shares

@@ -86,11 +86,11 @@ def plan_complement(
         raise InputError("the base's shares are the target already; there is nothing to retarget")
     chosen = min(max(least, LEAST), cap) if omega is None else omega
     if omega is not None:
-        reason = f"omega = {omega:g} as asked"
+        reason = f"strength {omega:g} as asked"
     else:
-        reason = f"omega = {chosen:.2f}: the least feasible is {least:.2f}"
+        reason = f"strength {chosen:.2f}: the least feasible is {least:.2f}"
         if least > 1:
-            reason = f"omega = 1 would need a negative share of {_named(classes, complement_shares(pi, tau, 1.0))} in "
+            reason = f"strength 1 would need a negative share of {_named(classes, complement_shares(pi, tau, 1.0))} in "
             reason += f"the complement; the least feasible is {least:.2f}"
         if least > cap:
             reason += f", above the cap of {cap:g}"

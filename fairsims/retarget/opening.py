@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fairsims.audit.power import planned_power, verdicts
-from fairsims.audit.reweighting import reference_weights
+from fairsims.audit.references import reference_weights
 from fairsims.audit.shares import check_confusion
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier

@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from fairsims import engine
-from fairsims.audit.extractors import classifier_features
-from fairsims.audit.features import stored_features
+from fairsims.audit.features import classifier_features, stored_features
 from fairsims.audit.fidelity import QualityReference
 from fairsims.audit.joint import FloatArray
-from fairsims.audit.reweighting import reference_weights
+from fairsims.audit.references import reference_weights
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.errors import InputError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsims import engine
-from fairsims.audit.extractors import classifier_features
+from fairsims.audit.features import classifier_features
 from fairsims.audit.intervals import ALPHA
 from fairsims.audit.preregistration import planned_attribute, planned_metrics, planned_reference, planned_shares
 from fairsims.audit.records import to_json

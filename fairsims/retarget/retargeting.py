@@ -20,9 +20,8 @@ import pandas as pd
 from fairsims import engine
 from fairsims.audit.compare import ShareRule
 from fairsims.audit.estimates import ShareEstimate
-from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import Power
-from fairsims.audit.features import pool_features
+from fairsims.audit.features import classifier_features, pool_features
 from fairsims.audit.joint import MOST_CELLS, Cells
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch_fidelity import FeatureExtractorInceptionV3
 from torch_fidelity.utils import create_feature_extractor
 
-from fairsims.audit.extractors import FeatureExtractor, open_extractor
+from fairsims.audit.features import FeatureExtractor, open_extractor
 from fairsims.classifiers import load_classifier
 from fairsims.data import open_dataset
 from fairsims.errors import InputError

@@ -14,8 +14,14 @@ import torch
 from support import MakePool
 
 from fairsims import engine
-from fairsims.audit.extractors import FeatureExtractor, classifier_features
-from fairsims.audit.features import FeatureTask, pool_features, shard_features, stored_features
+from fairsims.audit.features import (
+    FeatureExtractor,
+    FeatureTask,
+    classifier_features,
+    pool_features,
+    shard_features,
+    stored_features,
+)
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of
 from fairsims.errors import InputError

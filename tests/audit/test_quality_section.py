@@ -10,14 +10,13 @@ import pytest
 from support import MakePool
 
 from fairsims.audit.blocks import subsample
-from fairsims.audit.extractors import classifier_features
 from fairsims.audit.facts import Neighbourhood, Pair, QualityResult, ReferenceFacts
-from fairsims.audit.features import stored_features
+from fairsims.audit.features import classifier_features, stored_features
 from fairsims.audit.fidelity import QualityReference, quality
 from fairsims.audit.groups import GroupCalls
 from fairsims.audit.quality import FrechetReference, frechet_distance, moments_of
 from fairsims.audit.records import from_json, to_json
-from fairsims.audit.reweighting import reference_calls, reference_labels
+from fairsims.audit.references import reference_calls, reference_labels
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.base import features_of
 from fairsims.classifiers.labelling import label_source

@@ -17,8 +17,9 @@ from fairsims.audit.labelled import (
     labelled_null,
     labelled_pool,
     labelled_shares,
+    next_to_label,
+    neyman_allocation,
 )
-from fairsims.audit.next_labels import next_to_label, neyman_allocation
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError

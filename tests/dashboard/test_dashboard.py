@@ -222,8 +222,8 @@ def test_a_rater_name_that_is_no_file_name_is_refused(whole_run):
 def test_a_plan_says_what_it_takes(whole_run):
     app = shown("plan")
     assert [(m.label, m.value) for m in app.metric[:3]] == [
-        ("Least ω", "0.99"),
-        ("Planned ω", "0.99"),
+        ("Least strength", "0.99"),
+        ("Planned strength", "0.99"),
         ("Within the cap", "yes"),
     ]
     assert app.code[0].value.startswith("fairsims retarget --attr gender --target man=0.5,woman=0.5 --mode merged")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairsims.audit.result import Cell, JointResult, JointSide
-from fairsims.dashboard.gallery import Calls, attributes_of, chosen_rows, picture, places_of, shared_seeds
-from fairsims.dashboard.joint_chart import joint_alt, joint_chart
+from fairsims.dashboard.charts import joint_alt, joint_chart
+from fairsims.dashboard.gallery import Calls, attributes_of, chosen_rows, picture, positions_of, shared_seeds
 from fairsims.dashboard.planning import command, ways
 from fairsims.dashboard.runs_index import leads_out, list_runs, pools_of, read_run
 from fairsims.errors import InputError
@@ -115,7 +115,7 @@ def test_pairs_are_of_the_seeds_that_both_have(whole_run, make_faces):
     pools = {"before": Pool(whole_run / "before"), "other": other}
     seeds = shared_seeds(pools)
     assert seeds.tolist() == list(range(530, 540))
-    assert pools["before"].seeds[places_of(pools["before"], seeds)].tolist() == seeds.tolist()
+    assert pools["before"].seeds[positions_of(pools["before"], seeds)].tolist() == seeds.tolist()
     assert attributes_of(other) == {"gender": "faces-12345678"}
     (whole_run / "other" / "labels" / "faces-12345678" / "shard-00000.parquet").write_bytes(b"x")
     assert attributes_of(other) == {}

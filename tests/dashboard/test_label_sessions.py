@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fairsims.audit.people import read_people_labels
-from fairsims.dashboard.agreement import agreement
 from fairsims.dashboard.labelling import (
     ADJUDICATION,
     add_label,
+    agreement,
     agreement_of,
     check_rater,
     consensus_of,

@@ -13,8 +13,7 @@ import report_fixtures as fixtures
 from fairsims.audit.result import AuditResult
 from fairsims.dashboard import launch
 from fairsims.dashboard.charts import calibration_chart, loss_chart, shares_chart
-from fairsims.dashboard.runs_index import list_runs, progress, read_run
-from fairsims.dashboard.runs_table import runs_table
+from fairsims.dashboard.runs_index import list_runs, progress, read_run, runs_table
 from fairsims.errors import InputError
 from fairsims.files import write_json
 from fairsims.report.tables import cost_table, shares_table

@@ -34,14 +34,25 @@ def make_pipeline(diffusers: Any, tmp_path: Path) -> MakePipeline:
     """
 
     def make(
-        pipeline: str = "DDIMPipeline", scheduler: str | None = None, *, unet: dict[str, Any] | None = None,
-        name: str = "pipeline", seed: int = 0, **settings: Any,
-    ) -> Path:  # fmt: skip
+        pipeline: str = "DDIMPipeline",
+        scheduler: str | None = None,
+        *,
+        unet: dict[str, Any] | None = None,
+        name: str = "pipeline",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Path:
         network: dict[str, Any] = {
-            "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (8, 8),
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-            "norm_num_groups": 4, "attention_head_dim": 4,
-        }  # fmt: skip
+            "sample_size": 8,
+            "in_channels": 1,
+            "out_channels": 1,
+            "layers_per_block": 1,
+            "block_out_channels": (8, 8),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            "norm_num_groups": 4,
+            "attention_head_dim": 4,
+        }
         torch.manual_seed(seed)
         model = diffusers.UNet2DModel(**network | (unet or {})).eval()
         kind = getattr(diffusers, scheduler or pipeline.replace("Pipeline", "Scheduler"))

@@ -82,8 +82,9 @@ def test_digest_of_a_pair_follows_both_networks_and_omega(
     for seed in (1, 2):
         save_checkpoint(tmp_path / f"aux{seed}", make_network(seed))
     found = set()
-    for k, (aux, omega, interval) in enumerate([("aux1", 1.0, None), ("aux2", 1.0, None), ("aux1", 1.1, None),
-                                               ("aux1", 1.0, (0.1, 2.0))]):  # fmt: skip
+    for k, (aux, omega, interval) in enumerate(
+        [("aux1", 1.0, None), ("aux2", 1.0, None), ("aux1", 1.1, None), ("aux1", 1.0, (0.1, 2.0))]
+    ):
         save_guided(tmp_path / str(k), str(folder), f"../{aux}", omega, interval=interval)
         found.add(open_checkpoint(tmp_path / str(k)).digest)
     assert len(found) == 4
@@ -120,12 +121,16 @@ def test_weights_of_another_network_are_refused(folder: Path, make_network: Make
 @pytest.mark.parametrize(
     "config",
     [
-        None, {}, {"img_resolution": 8}, {"img_resolution": 8, "img_channels": 1, "surprise": 1},
+        None,
+        {},
+        {"img_resolution": 8},
+        {"img_resolution": 8, "img_channels": 1, "surprise": 1},
         {"img_resolution": 9, "img_channels": 1, "channel_mult": [1, 2]},
         {"img_resolution": 8, "img_channels": 1, "model_channels": -8},
-        {"img_resolution": 8, "img_channels": 1, "patch_size": 0}, {"img_resolution": "8", "img_channels": 1},
+        {"img_resolution": 8, "img_channels": 1, "patch_size": 0},
+        {"img_resolution": "8", "img_channels": 1},
     ],
-)  # fmt: skip
+)
 def test_a_config_that_describes_no_model_is_refused(folder: Path, config: object) -> None:
     change(folder, config=config)
     with pytest.raises(InputError, match="does not describe a model"):

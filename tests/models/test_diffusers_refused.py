@@ -20,10 +20,21 @@ INDEX, CONFIG, LEVELS = "model_index.json", "unet/config.json", "scheduler/sched
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        (INDEX, {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"],
-                 "text_encoder": ["transformers", "CLIPTextModel"]}, "is a StableDiffusionPipeline with text_encoder, vae"),
+        (
+            INDEX,
+            {
+                "_class_name": "StableDiffusionPipeline",
+                "vae": ["diffusers", "AutoencoderKL"],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+            },
+            "is a StableDiffusionPipeline with text_encoder, vae",
+        ),
         (INDEX, {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, "is a LDMPipeline with vqvae"),
-        (INDEX, {"_class_name": "ScoreSdeVePipeline"}, "is a ScoreSdeVePipeline; expected DDPMPipeline or DDIMPipeline"),
+        (
+            INDEX,
+            {"_class_name": "ScoreSdeVePipeline"},
+            "is a ScoreSdeVePipeline; expected DDPMPipeline or DDIMPipeline",
+        ),
         (INDEX, {"_class_name": ["pipeline", "MyPipeline"]}, "expected DDPMPipeline or DDIMPipeline"),
         (INDEX, {"_class_name": None}, "expected DDPMPipeline or DDIMPipeline"),
         (CONFIG, {"_class_name": "UNet2DConditionModel"}, "its UNet is a UNet2DConditionModel; expected a UNet2DModel"),
@@ -39,7 +50,11 @@ INDEX, CONFIG, LEVELS = "model_index.json", "unet/config.json", "scheduler/sched
         (CONFIG, {"layers_per_block": 2}, "has nothing for"),
         (CONFIG, {"add_attention": False}, "asks for nothing"),
         (CONFIG, {"block_out_channels": [2_000_000, 2_000_000]}, "where unet/config.json asks for"),
-        (CONFIG, {"down_block_types": ["DownBlock2D", "os.system"]}, "diffusers builds no UNet2DModel of these settings"),
+        (
+            CONFIG,
+            {"down_block_types": ["DownBlock2D", "os.system"]},
+            "diffusers builds no UNet2DModel of these settings",
+        ),
         (CONFIG, {"block_out_channels": 8}, "diffusers builds no UNet2DModel of these settings"),
         (LEVELS, {"_class_name": "PNDMScheduler"}, "its scheduler is a PNDMScheduler; expected DDPMScheduler or DDIM"),
         (LEVELS, {"_class_name": None}, "its scheduler is a None"),
@@ -53,7 +68,7 @@ INDEX, CONFIG, LEVELS = "model_index.json", "unet/config.json", "scheduler/sched
         (LEVELS, {"trained_betas": [0.99999, 0.5], "num_train_timesteps": 2}, "lowest noise level is 31"),
         (LEVELS, {"clip_sample_range": "wide"}, "could not convert"),
     ],
-)  # fmt: skip
+)
 def test_other_models_are_refused_in_one_line(
     make_pipeline: MakePipeline, tmp_path: Path, file: str, changes: dict[str, Any], message: str
 ) -> None:

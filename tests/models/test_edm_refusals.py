@@ -307,9 +307,25 @@ def whole() -> bytes:
 
 
 SNIPPETS = [
-    b"cos\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"\x85R", b"}b", b"\x96" + b"\xff" * 8, b"\x8e" + b"\x7f" * 8,
-    b"r\xff\xff\xff\x7f", b"(", b"t", b".", b"\x94", b"h\x01", b"j\xff\xff\xff\xff", b"\x93", b"\x81", b"b", b"0", b"2",
-]  # fmt: skip
+    b"cos\nsystem\n",
+    b"\x8c\x02os\x8c\x06system\x93",
+    b"\x85R",
+    b"}b",
+    b"\x96" + b"\xff" * 8,
+    b"\x8e" + b"\x7f" * 8,
+    b"r\xff\xff\xff\x7f",
+    b"(",
+    b"t",
+    b".",
+    b"\x94",
+    b"h\x01",
+    b"j\xff\xff\xff\xff",
+    b"\x93",
+    b"\x81",
+    b"b",
+    b"0",
+    b"2",
+]
 edits = st.lists(
     st.tuples(
         st.sampled_from(["set", "insert", "delete", "copy", "cut"]),

@@ -201,31 +201,63 @@ def song_network(weights: Weights, settings: dict[str, Any], x: Array, c: Array,
 
 SMALL: dict[str, Any] = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "label_dim": 3, "augment_dim": 2}
 NETWORKS: dict[str, tuple[type[nn.Module], Callable[..., Array], dict[str, Any]]] = {
-    "ddpmpp": (SongUNet, song_network, {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}),
+    "ddpmpp": (
+        SongUNet,
+        song_network,
+        {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]},
+    ),
     "ncsnpp": (
-        SongUNet, song_network,
-        {"model_channels": 8, "channel_mult": [2, 1, 2], "num_blocks": 2, "attn_resolutions": [4], "embedding_type": "fourier",
-         "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]},
+        SongUNet,
+        song_network,
+        {
+            "model_channels": 8,
+            "channel_mult": [2, 1, 2],
+            "num_blocks": 2,
+            "attn_resolutions": [4],
+            "embedding_type": "fourier",
+            "encoder_type": "residual",
+            "channel_mult_noise": 2,
+            "resample_filter": [1, 3, 3, 1],
+        },
     ),
     "skip": (
-        SongUNet, song_network,
-        {"model_channels": 8, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": [], "encoder_type": "skip",
-         "decoder_type": "skip", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]},
+        SongUNet,
+        song_network,
+        {
+            "model_channels": 8,
+            "channel_mult": [1, 2, 2],
+            "num_blocks": 1,
+            "attn_resolutions": [],
+            "encoder_type": "skip",
+            "decoder_type": "skip",
+            "channel_mult_noise": 2,
+            "resample_filter": [1, 3, 3, 1],
+        },
     ),
     "skip-box": (
-        SongUNet, song_network,
-        {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8], "encoder_type": "residual",
-         "decoder_type": "skip", "embedding_type": "fourier"},
+        SongUNet,
+        song_network,
+        {
+            "model_channels": 8,
+            "channel_mult": [1, 2],
+            "num_blocks": 1,
+            "attn_resolutions": [8],
+            "encoder_type": "residual",
+            "decoder_type": "skip",
+            "embedding_type": "fourier",
+        },
     ),
     "adm": (
-        DhariwalUNet, adm_network,
+        DhariwalUNet,
+        adm_network,
         {"model_channels": 32, "channel_mult": [1, 2, 4], "num_blocks": 1, "attn_resolutions": [4, 2]},
     ),
     "adm-narrow": (
-        DhariwalUNet, adm_network,
+        DhariwalUNet,
+        adm_network,
         {"model_channels": 8, "channel_mult": [2, 2], "num_blocks": 2, "attn_resolutions": [8, 4]},
     ),
-}  # fmt: skip
+}
 
 
 def scrambled(network: nn.Module) -> nn.Module:

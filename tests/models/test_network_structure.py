@@ -14,26 +14,48 @@ from fairsims.models.layers import FourierEmbedding, PositionalEmbedding
 from fairsims.models.songunet import SongUNet
 
 TINY: dict[str, Any] = {
-    "img_resolution": 8, "in_channels": 3, "out_channels": 3, "label_dim": 5, "augment_dim": 9, "model_channels": 8,
-    "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8],
-}  # fmt: skip
+    "img_resolution": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "label_dim": 5,
+    "augment_dim": 9,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [8],
+}
 
 
-def block(name: str, cin: int, cout: int, *, skip: tuple[int, ...] = (), style: int = 1, heads: int = 0, resample: int = 0) -> dict[str, tuple[int, ...]]:  # fmt: skip
+def block(
+    name: str, cin: int, cout: int, *, skip: tuple[int, ...] = (), style: int = 1, heads: int = 0, resample: int = 0
+) -> dict[str, tuple[int, ...]]:
     """What one UNet block of 32 embedding channels has; `resample` is the number of taps, `skip` its kernel."""
     found: dict[str, tuple[int, ...]] = {
-        "norm0.weight": (cin,), "norm0.bias": (cin,), "conv0.weight": (cout, cin, 3, 3), "conv0.bias": (cout,),
-        "affine.weight": (cout * style, 32), "affine.bias": (cout * style,), "norm1.weight": (cout,),
-        "norm1.bias": (cout,), "conv1.weight": (cout, cout, 3, 3), "conv1.bias": (cout,),
-    }  # fmt: skip
+        "norm0.weight": (cin,),
+        "norm0.bias": (cin,),
+        "conv0.weight": (cout, cin, 3, 3),
+        "conv0.bias": (cout,),
+        "affine.weight": (cout * style, 32),
+        "affine.bias": (cout * style,),
+        "norm1.weight": (cout,),
+        "norm1.bias": (cout,),
+        "conv1.weight": (cout, cout, 3, 3),
+        "conv1.bias": (cout,),
+    }
     if skip == (1,):
         found |= {"skip.weight": (cout, cin, 1, 1), "skip.bias": (cout,)}
     if resample:
         filters = (1, 1, resample, resample)
         found |= {"conv0.resample_filter": filters, "skip.resample_filter": filters}
     if heads:
-        found |= {"norm2.weight": (cout,), "norm2.bias": (cout,), "qkv.weight": (3 * cout, cout, 1, 1),
-                  "qkv.bias": (3 * cout,), "proj.weight": (cout, cout, 1, 1), "proj.bias": (cout,)}  # fmt: skip
+        found |= {
+            "norm2.weight": (cout,),
+            "norm2.bias": (cout,),
+            "qkv.weight": (3 * cout, cout, 1, 1),
+            "qkv.bias": (3 * cout,),
+            "proj.weight": (cout, cout, 1, 1),
+            "proj.bias": (cout,),
+        }
     return {f"{name}.{k}": v for k, v in found.items()}
 
 
@@ -46,12 +68,20 @@ def test_ncsnpp_has_these_parameters() -> None:
         **TINY, embedding_type="fourier", encoder_type="residual", channel_mult_noise=2, resample_filter=[1, 3, 3, 1]
     )
     assert shapes(network) == {
-        "map_noise.freqs": (8,), "map_label.weight": (16, 5), "map_label.bias": (16,), "map_augment.weight": (16, 9),
-        "map_layer0.weight": (32, 16), "map_layer0.bias": (32,), "map_layer1.weight": (32, 32), "map_layer1.bias": (32,),
-        "enc.8x8_conv.weight": (8, 3, 3, 3), "enc.8x8_conv.bias": (8,),
+        "map_noise.freqs": (8,),
+        "map_label.weight": (16, 5),
+        "map_label.bias": (16,),
+        "map_augment.weight": (16, 9),
+        "map_layer0.weight": (32, 16),
+        "map_layer0.bias": (32,),
+        "map_layer1.weight": (32, 32),
+        "map_layer1.bias": (32,),
+        "enc.8x8_conv.weight": (8, 3, 3, 3),
+        "enc.8x8_conv.bias": (8,),
         **block("enc.8x8_block0", 8, 8, heads=1),
         **block("enc.4x4_down", 8, 8, skip=(1,), resample=4),
-        "enc.4x4_aux_residual.weight": (8, 3, 3, 3), "enc.4x4_aux_residual.bias": (8,),
+        "enc.4x4_aux_residual.weight": (8, 3, 3, 3),
+        "enc.4x4_aux_residual.bias": (8,),
         "enc.4x4_aux_residual.resample_filter": (1, 1, 4, 4),
         **block("enc.4x4_block0", 8, 16, skip=(1,)),
         **block("dec.4x4_in0", 16, 16, heads=1),
@@ -61,20 +91,26 @@ def test_ncsnpp_has_these_parameters() -> None:
         **block("dec.8x8_up", 16, 16, skip=(1,), resample=4),
         **block("dec.8x8_block0", 24, 8, skip=(1,)),
         **block("dec.8x8_block1", 16, 8, skip=(1,), heads=1),
-        "dec.8x8_aux_norm.weight": (8,), "dec.8x8_aux_norm.bias": (8,),
-        "dec.8x8_aux_conv.weight": (3, 8, 3, 3), "dec.8x8_aux_conv.bias": (3,),
-    }  # fmt: skip
+        "dec.8x8_aux_norm.weight": (8,),
+        "dec.8x8_aux_norm.bias": (8,),
+        "dec.8x8_aux_conv.weight": (3, 8, 3, 3),
+        "dec.8x8_aux_conv.bias": (3,),
+    }
 
 
 def test_skip_encoder_and_decoder_add_these_parameters() -> None:
     plain, skip = SongUNet(**TINY), SongUNet(**TINY, encoder_type="skip", decoder_type="skip")
     added = {k: v for k, v in shapes(skip).items() if k not in shapes(plain)}
     assert added == {
-        "enc.4x4_aux_down.resample_filter": (1, 1, 2, 2), "enc.4x4_aux_skip.weight": (8, 3, 1, 1),
-        "enc.4x4_aux_skip.bias": (8,), "dec.4x4_aux_norm.weight": (16,), "dec.4x4_aux_norm.bias": (16,),
-        "dec.4x4_aux_conv.weight": (3, 16, 3, 3), "dec.4x4_aux_conv.bias": (3,),
+        "enc.4x4_aux_down.resample_filter": (1, 1, 2, 2),
+        "enc.4x4_aux_skip.weight": (8, 3, 1, 1),
+        "enc.4x4_aux_skip.bias": (8,),
+        "dec.4x4_aux_norm.weight": (16,),
+        "dec.4x4_aux_norm.bias": (16,),
+        "dec.4x4_aux_conv.weight": (3, 16, 3, 3),
+        "dec.4x4_aux_conv.bias": (3,),
         "dec.8x8_aux_up.resample_filter": (1, 1, 2, 2),
-    }  # fmt: skip
+    }
     assert {k for k in shapes(plain) if "aux" in k} == {
         f"dec.8x8_aux_{p}" for p in ("norm.weight", "norm.bias", "conv.weight", "conv.bias")
     }
@@ -85,9 +121,14 @@ def test_adm_has_these_parameters() -> None:
     network = DhariwalUNet(**TINY | {"model_channels": 32, "channel_mult_emb": 1, "attn_resolutions": [8, 4]})
     adm = {"style": 2}
     assert shapes(network) == {
-        "map_augment.weight": (32, 9), "map_label.weight": (32, 5),
-        "map_layer0.weight": (32, 32), "map_layer0.bias": (32,), "map_layer1.weight": (32, 32), "map_layer1.bias": (32,),
-        "enc.8x8_conv.weight": (32, 3, 3, 3), "enc.8x8_conv.bias": (32,),
+        "map_augment.weight": (32, 9),
+        "map_label.weight": (32, 5),
+        "map_layer0.weight": (32, 32),
+        "map_layer0.bias": (32,),
+        "map_layer1.weight": (32, 32),
+        "map_layer1.bias": (32,),
+        "enc.8x8_conv.weight": (32, 3, 3, 3),
+        "enc.8x8_conv.bias": (32,),
         **block("enc.8x8_block0", 32, 32, **adm),
         **block("enc.4x4_down", 32, 32, resample=2, **adm),
         **block("enc.4x4_block0", 32, 64, skip=(1,), heads=1, **adm),
@@ -98,8 +139,11 @@ def test_adm_has_these_parameters() -> None:
         **block("dec.8x8_up", 64, 64, resample=2, **adm),
         **block("dec.8x8_block0", 96, 32, skip=(1,), **adm),
         **block("dec.8x8_block1", 64, 32, skip=(1,), **adm),
-        "out_norm.weight": (32,), "out_norm.bias": (32,), "out_conv.weight": (3, 32, 3, 3), "out_conv.bias": (3,),
-    }  # fmt: skip
+        "out_norm.weight": (32,),
+        "out_norm.bias": (32,),
+        "out_conv.weight": (3, 32, 3, 3),
+        "out_conv.bias": (3,),
+    }
 
 
 def test_attention_is_where_each_network_has_it() -> None:
@@ -121,8 +165,11 @@ def parameters(**settings: Any) -> tuple[int, int]:
 
 
 NCSNPP = {
-    "embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]
-}  # fmt: skip
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+}
 
 
 def test_published_sizes() -> None:

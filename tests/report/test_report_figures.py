@@ -15,9 +15,9 @@ from PIL import Image
 
 from fairsims.audit.result import AuditResult
 from fairsims.errors import InputError
-from fairsims.report.alternatives import calibration_alt, grid_alt, shares_alt
 from fairsims.report.figures import AFTER, BEFORE, calibration_figure, shares_figure
 from fairsims.report.grids import image_grid
+from fairsims.report.words import calibration_alt, grid_alt, shares_alt
 
 
 @pytest.mark.parametrize("draw", [shares_figure, calibration_figure])

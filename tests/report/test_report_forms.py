@@ -23,7 +23,7 @@ from fairsims.files import read_json, sha256_file, sha256_json, write_json
 from fairsims.report import figures
 from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, YOURS, evidence
 from fairsims.report.document import Answer
-from fairsims.report.drawing import draw
+from fairsims.report.figures import draw
 from fairsims.report.forms import find_run, unwritten, write_reports
 from fairsims.report.markdown import plain
 from fairsims.report.questions import QUESTIONS, read_answers, write_answers

@@ -12,15 +12,13 @@ import report_fixtures as fixtures
 
 from fairsims.audit.result import AuditResult
 from fairsims.dashboard.charts import calibration_chart
-from fairsims.dashboard.runs_index import list_runs
-from fairsims.dashboard.runs_table import runs_table
+from fairsims.dashboard.runs_index import list_runs, runs_table
 from fairsims.errors import InputError
 from fairsims.report import figures
-from fairsims.report.alternatives import calibration_alt, shares_alt
 from fairsims.report.html import write_report
 from fairsims.report.measured import steered
 from fairsims.report.numbers import mix
-from fairsims.report.words import drift_verdict
+from fairsims.report.words import calibration_alt, drift_verdict, shares_alt
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fairsims.audit.joint import Cells
-from fairsims.audit.reweighting import reference_weights
+from fairsims.audit.references import reference_weights
 from fairsims.audit.targets import parse_target
 from fairsims.classifiers import load_classifier
 from fairsims.classifiers.abstention import with_undetermined
@@ -92,14 +92,20 @@ def test_a_class_without_candidates_is_named() -> None:
 
 
 def test_a_rare_undetermined_stays_beside_another_attribute() -> None:
-    exact = [Confusion(counts=tuple(map(tuple, (500 * np.eye(k, dtype=int)).tolist())), split="", description="")
-             for k in (3, 2)]  # fmt: skip
+    exact = [
+        Confusion(counts=tuple(map(tuple, (500 * np.eye(k, dtype=int)).tolist())), split="", description="")
+        for k in (3, 2)
+    ]
     called = np.repeat([0, 1, 2], [2200, 869, 3])
     tones = np.arange(len(called)) % 2
     goal = set_goal(
-        Cells(attributes=(GENDER, TONE)), [called, tones], exact, (parse_target("0.5", GENDER),),
-        tolerance=0.03, drift=0.03,
-    )  # fmt: skip
+        Cells(attributes=(GENDER, TONE)),
+        [called, tones],
+        exact,
+        (parse_target("0.5", GENDER),),
+        tolerance=0.03,
+        drift=0.03,
+    )
     assert goal.wanted[0][2] == pytest.approx(3 / 3072, abs=2e-4)
     assert goal.wanted[0][0] == pytest.approx(goal.wanted[0][1])
 

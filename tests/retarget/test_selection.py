@@ -93,9 +93,9 @@ def test_acceptance_is_a_function_of_seed_and_prediction() -> None:
     assert not accept(seeds, predicted, Selection(keep=(0.0, 0.0), images_per_kept=1.0)).any()
 
 
-@pytest.mark.parametrize(("shares", "confusion", "target"), [
-    ((0.6, 0.4), TWO, (0.3, 0.7)), ((0.6, 0.3, 0.1), THREE, (0.4, 0.35, 0.25))
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shares", "confusion", "target"), [((0.6, 0.4), TWO, (0.3, 0.7)), ((0.6, 0.3, 0.1), THREE, (0.4, 0.35, 0.25))]
+)
 def test_selected_shares_are_measured_and_covered(
     shares: tuple[float, ...], confusion: np.ndarray, target: tuple[float, ...]
 ) -> None:

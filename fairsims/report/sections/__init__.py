@@ -16,8 +16,7 @@ from fairsims.report.sections.plan import plan
 from fairsims.report.sections.quality import quality, side_effects
 from fairsims.report.sections.representation import representation
 from fairsims.report.sections.reproduction import reproduction
-from fairsims.report.sections.summary import summary
-from fairsims.report.sections.system import attributes, data, system
+from fairsims.report.sections.system import attributes, data, summary, system
 
 __all__ = ["SECTIONS", "Context", "document", "read_context"]
 

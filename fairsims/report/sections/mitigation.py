@@ -50,8 +50,8 @@ def _method(m: Method) -> Iterator[tuple[str, str]]:
     for label, value in (
         ("strength", m.strength),
         ("largest strength allowed", m.cap),
-        ("planned ω", m.planned_omega),
-        ("least feasible ω", m.least_omega),
+        ("planned strength", m.planned_omega),
+        ("least feasible strength", m.least_omega),
         ("complement set, images", m.complement_size),
     ):
         if value is not None:

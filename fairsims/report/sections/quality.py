@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from fairsims.audit.facts import QualityResult
 from fairsims.report import tables, words
-from fairsims.report.alternatives import nearest_alt
 from fairsims.report.document import Block, Figure, Heading, Notes, Text, soft
 from fairsims.report.measured import NAMES
 from fairsims.report.sections.context import Context
+from fairsims.report.words import nearest_alt
 
 
 def quality(context: Context) -> Iterator[Block]:

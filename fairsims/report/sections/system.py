@@ -1,4 +1,4 @@
-"""The system and its purpose, the data, the attributes."""
+"""Who answers for the report, the system and its purpose, the data, the attributes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from fairsims.audit.facts import Method
 from fairsims.audit.result import AttributeResult
 from fairsims.report import words
-from fairsims.report.document import Block, Column, Facts, Row, Table, Text, row, soft, table
-from fairsims.report.numbers import number, percent, seeds, short_digest, short_percent, value_text
+from fairsims.report.document import Block, Column, Facts, Figure, Heading, Row, Table, Text, row, soft, table
+from fairsims.report.numbers import NOTHING, moment, number, percent, seeds, short_digest, short_percent, value_text
+from fairsims.report.questions import QUESTIONS, open_ids
 from fairsims.report.screened import image_notes, images_table
 from fairsims.report.sections.context import Context
+from fairsims.report.words import grid_alt
 
 WORTH = (
     "Copies are equal to an earlier image, nearly ones almost so. Worth is how many independent images these are "
@@ -128,3 +130,33 @@ def _definition(a: AttributeResult, context: Context) -> str:
     if "undetermined" not in a.classes:
         parts.append("there is no class for images that show none of them")
     return "; ".join(parts)
+
+
+def summary(context: Context) -> Iterator[Block]:
+    """Who answers for the report, and what the images look like."""
+    result, still = context.result, len(open_ids(context.answers))
+    yield Facts(
+        rows=(
+            ("written by", f"fairsims {result.fairsims or '(version not recorded)'}"),
+            ("audit format", result.format),
+            ("measured", moment(result.created) or NOTHING),
+            (
+                "open questions",
+                f"{still} of {len(QUESTIONS)}; each stands in its section as open" if still else "none",
+            ),
+            (
+                "signature",
+                "manifest.dsse.json beside this file, if it was signed; fairsims verify holds every file against it",
+            ),
+        )
+    )
+    yield from context.questions("report.id", "report.status", "report.prepared_by", "report.reviewed_by")
+    yield Heading(text="Images")
+    grids = [(side, path) for side in result.sides if (path := context.audit / f"grid-{side}.png").exists()]
+    if not grids:
+        yield Text(text="No image grid was written for this run.")
+    elif context.two_sided and result.same_seeds:
+        yield Text(text=words.SAME_SEEDS)
+    for side, path in grids:
+        name = words.side_name(side, result).capitalize()
+        yield Figure(path=path, alt=grid_alt(side, result.model), name=name, grid=True)
