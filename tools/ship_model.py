@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         image_grid(Pool(out).read(range(min(96, args.images))), 16, folder / "samples.png")
         config = AuditConfig(before=str(out), attr=(args.attr,), target=("uniform",), reference=recipe["data"])
         opened = open_audit(config)
-        audit = measure(opened).result
+        audit = measure(opened)
     (classifier,) = opened.classifiers
     assert audit.quality is not None
     shares, fd = audit.main.before, audit.quality.before

@@ -106,19 +106,6 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """An audit's result and the images it is about."""
-
-    result: AuditResult
-    before: ImageSource
-    after: ImageSource | None
-    reference: ImageDataset | None
-    """None too where the reference is a file of statistics."""
-    labels: list[dict[str, Any]]
-    """Every label by people that was used, beside what the classifier calls the image."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class OpenAudit:
     """A configuration with everything it names opened and checked."""
 
@@ -203,30 +190,23 @@ def preregistration(opened: OpenAudit) -> dict[str, Any]:
     }
 
 
-def measure(opened: OpenAudit, *, progress: Progress = silent) -> Measured:
+def measure(opened: OpenAudit, *, progress: Progress = silent) -> AuditResult:
     """Carry out an audit.
 
     What can be made again (labels of sources that are no pools, features) is kept in the cache folder. Raises
     InputError for what turns out not to work: labels of other images, a reference that lacks a class.
     """
-    config, sources, reference = opened.config, opened.sources, opened.reference
-    pairs = list(zip(opened.classifiers, opened.aims, strict=True))
+    config, sources = opened.config, opened.sources
     result = audit(
         sources["before"],
         sources.get("after"),
-        pairs,
-        reference=reference,
+        list(zip(opened.classifiers, opened.aims, strict=True)),
+        reference=opened.reference,
         extractors=opened.extractors,
         store=cache_folder("audit"),
         progress=progress,
     )
-    return Measured(
-        result=replace(result, settings=to_json(config), cost=_cost(sources, result.attributes[config.attr[0]])),
-        before=sources["before"],
-        after=sources.get("after"),
-        reference=reference if isinstance(reference, ImageDataset) else None,
-        labels=[row for c, p in pairs for row in _labels_used(c, p, sources)],
-    )
+    return replace(result, settings=to_json(config), cost=_cost(sources, result.attributes[config.attr[0]]))
 
 
 def run_audit(
@@ -243,7 +223,7 @@ def run_audit(
     audit: the manifest is of everything in it. Raises ChangedSettings when it holds one that was planned otherwise.
     """
     if out is None:
-        return replace(measure(open_audit(config), progress=progress).result, command=command)
+        return replace(measure(open_audit(config), progress=progress), command=command)
     fresh = not (out / PLAN).exists()
     if fresh and (out / "audit").exists():
         raise InputError(
@@ -261,10 +241,12 @@ def run_audit(
         if fresh:
             (out / PLAN).unlink()
         raise
-    result = replace(found.result, command=command, plan=plan)
-    publish(out, result, found.before, found.after, found.reference, found.labels)
-    sources = {"before": found.before, "after": found.after, "reference": found.reference}
-    digests = {f"{name}_digest": source.digest for name, source in sources.items() if source is not None}
+    result = replace(found, command=command, plan=plan)
+    before, after = opened.sources["before"], opened.sources.get("after")
+    reference = opened.reference if isinstance(opened.reference, ImageDataset) else None
+    publish(out, result, before, after, reference, list(_labels_used(opened)))
+    named = {"before": before, "after": after, "reference": reference}
+    digests = {f"{name}_digest": source.digest for name, source in named.items() if source is not None}
     write_manifest(out, digests | {"classifier_digest": opened.classifiers[0].digest})
     return result
 
@@ -349,20 +331,21 @@ def _extractors(config: AuditConfig, classifiers: Sequence[AttributeClassifier])
     ]
 
 
-def _labels_used(
-    classifier: AttributeClassifier, aim: Aim, sources: Mapping[Side, ImageSource]
-) -> Iterator[dict[str, Any]]:
-    classes = (*classifier.attribute.classes, UNDETERMINED)
-    for side, people in aim.labels.items():
-        calls = label_source(sources[side], classifier, cache_folder("audit")).argmax(axis=1)
-        for position, label in zip(people.positions.tolist(), people.classes.tolist(), strict=True):
-            yield {
-                "when": side,
-                "image": str(sources[side].ids[position]),
-                "attribute": classifier.attribute.name,
-                "label": classes[label],
-                "called": classes[calls[position]],
-            }
+def _labels_used(opened: OpenAudit) -> Iterator[dict[str, Any]]:
+    """Every label by people that was used, beside what the classifier calls the image."""
+    for classifier, aim in zip(opened.classifiers, opened.aims, strict=True):
+        classes = (*classifier.attribute.classes, UNDETERMINED)
+        for side, people in aim.labels.items():
+            source = opened.sources[side]
+            calls = label_source(source, classifier, cache_folder("audit")).argmax(axis=1)
+            for position, label in zip(people.positions.tolist(), people.classes.tolist(), strict=True):
+                yield {
+                    "when": side,
+                    "image": str(source.ids[position]),
+                    "attribute": classifier.attribute.name,
+                    "label": classes[label],
+                    "called": classes[calls[position]],
+                }
 
 
 def _cost(sources: Mapping[Side, ImageSource], attribute: AttributeResult) -> Cost | None:
