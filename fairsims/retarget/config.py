@@ -70,7 +70,7 @@ class RetargetConfig:
     """Images per fine-tuning step."""
     lr: float = FINETUNE_LR
     """Learning rate of the fine-tune."""
-    finetune: Mapping[str, float] = field(default_factory=dict)
+    finetune: Mapping[str, float | bool] = field(default_factory=dict)
     """Another setting of the fine-tune by its name in `TrainConfig`, e.g. augment=0.15 or P_mean=-1."""
     omega: float | None = None
     """Planned strength of the complement rule; the least feasible by default."""
