@@ -45,6 +45,7 @@ pool = 256
 pilots = [64]
 audit = 64
 steps = 4
+solver = "heun"
 budget = 0.32
 batch_size = 32
 lr = 1e-3
