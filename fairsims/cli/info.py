@@ -11,6 +11,7 @@ import click
 from fairsims import __version__
 from fairsims.cli.common import command, show
 from fairsims.cli.options import json_option
+from fairsims.errors import InputError
 from fairsims.files import read_json
 
 
@@ -18,7 +19,7 @@ from fairsims.files import read_json
 @click.argument("path_or_name", required=False)
 @json_option
 def info(path_or_name: str | None, as_json: bool) -> None:
-    """What is installed and embedded, or what a checkpoint, data set, pool or run is."""
+    """What is installed and embedded, or what a checkpoint, data set, pool, run or image (and its mark) is."""
     if path_or_name is None:
         show(overview(), as_json)
         return
@@ -55,10 +56,13 @@ def describe_path(path: str) -> dict[str, Any]:
     from fairsims.classifiers.checkpoints import embedded_classifiers
     from fairsims.classifiers.measuring import describe_classifier
     from fairsims.data.embedded import EMBEDDED
+    from fairsims.data.files import IMAGE_SUFFIXES
     from fairsims.models import open_checkpoint
     from fairsims.pools import Pool
 
     folder = Path(path)
+    if folder.is_file() and folder.suffix.lower() in IMAGE_SUFFIXES:
+        return describe_image(folder)
     if (folder / "pool.json").exists():
         pool = Pool(folder)
         return {"kind": "pool", "images": len(pool), "labels": pool.label_names, **pool.meta}
@@ -89,6 +93,29 @@ def describe_path(path: str) -> dict[str, Any]:
         "digest": opened.digest,
         "recipe": opened.recipe,
     }
+
+
+def describe_image(path: Path) -> dict[str, Any]:
+    """What an image is, and what it says of its making."""
+    from PIL import Image
+
+    from fairsims.data.marks import is_generated, read_mark
+    from fairsims.data.opening import open_image
+    from fairsims.data.policy import Unusable
+    from fairsims.pools.credentials import read_credentials
+
+    data = path.read_bytes()
+    try:
+        with open_image(data) as image:
+            facts = {"format": image.format, "size": list(image.size), "mode": image.mode}
+            form = Image.MIME.get(image.format or "", "application/octet-stream")
+    except Unusable as flaw:
+        raise InputError(f"found {path} {flaw.found}; expected {flaw.expected}; {flaw.advice}") from None
+    found = read_mark(data)
+    mark: dict[str, Any] = {"marked_as_generated": is_generated(data), **found}
+    if found.get("c2pa"):
+        mark["c2pa"] = read_credentials(data, form) or "present; fairsims[c2pa] verifies them"
+    return {"kind": "image", **facts, "mark": mark}
 
 
 def overview() -> dict[str, Any]:

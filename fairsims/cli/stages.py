@@ -29,6 +29,9 @@ from fairsims.cli.options import (
 from fairsims.errors import InputError
 
 if TYPE_CHECKING:
+    from fairsims.pools.credentials import Credentials
+
+if TYPE_CHECKING:
     from fairsims.models import ModelSpec
 
 NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
@@ -44,6 +47,7 @@ NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 @settings(RETARGET, *NAMED)
 @option(RETARGET, "sample_batch", "--batch-size")
 @option(RETARGET, "precision")
+@option(RETARGET, "mark")
 @compile_option
 @prompts_option
 @settings(PROMPTING, "guidance_scale", "size", "offload", "slicing")
@@ -51,6 +55,9 @@ NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 @click.option("--export-zip", type=PATH, help="Also write an EDM data set zip.")
 @click.option("--export-labels", metavar="ATTR", help="The zip has the classes of this attribute as labels.")
 @click.option("--export-folder", type=PATH, help="Also write PNG files and metadata.csv.")
+@click.option("--c2pa-key", type=PATH, help="Sign what is exported with this private key (PEM; extra c2pa).")
+@click.option("--c2pa-chain", type=PATH, help="Certificates of the key, the signer's first (PEM).")
+@click.option("--c2pa-time", metavar="URL", help="Time stamp authority (RFC 3161) of the signatures.")
 @json_option
 def generate(
     model: str,
@@ -64,6 +71,10 @@ def generate(
     export_zip: Path | None,
     export_labels: str | None,
     export_folder: Path | None,
+    c2pa_key: Path | None,
+    c2pa_chain: Path | None,
+    c2pa_time: str | None,
+    mark: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,7 +91,8 @@ def generate(
     pools.check_exports(seeds, export_zip, export_folder)
     if export_labels is not None and export_zip is None:
         raise InputError(f"--export-labels {export_labels} is given without --export-zip; give both")
-    spec = spec_of(model, prompts, options, precision=precision, batch_size=sample_batch, compiled=compiled)
+    credentials = _credentials(c2pa_key, c2pa_chain, c2pa_time, exported=bool(export_zip or export_folder))
+    spec = spec_of(model, prompts, options, mark=mark, precision=precision, batch_size=sample_batch, compiled=compiled)
     with engine.main_first():
         opened = open_spec(spec)
     channels, side, _ = opened.image_shape
@@ -95,9 +107,9 @@ def generate(
         labels = (label_key(classifier), classifier.attribute.classes)
     if engine.is_main():
         if export_zip:
-            pools.export_edm_zip(pool, export_zip, labels=labels)
+            pools.export_edm_zip(pool, export_zip, labels=labels, mark=mark, credentials=credentials)
         if export_folder:
-            pools.export_folder(pool, export_folder)
+            pools.export_folder(pool, export_folder, mark=mark, credentials=credentials)
     show({"pool": str(out), "images": len(pool), "evaluations_per_image": pool.meta["evaluations_per_image"]}, as_json)
 
 
@@ -120,6 +132,19 @@ def spec_of(model: str, prompts: str | None, sampling: dict[str, Any], **shared:
     steps = sampling["steps"] if was_given("steps") else None
     prompting = Prompting(prompts=tuple(p.text for p in read_prompts(prompts).items), steps=steps, **asked)
     return ModelSpec(base=model, prompting=prompting, **shared)
+
+
+def _credentials(key: Path | None, chain: Path | None, time: str | None, *, exported: bool) -> Credentials | None:
+    """What signs the exported images. Raises InputError for options that lack each other."""
+    from fairsims.pools.credentials import Credentials
+
+    if key is None and chain is None and time is None:
+        return None
+    if key is None or chain is None:
+        raise InputError("content credentials need a key and its certificates; give both --c2pa-key and --c2pa-chain")
+    if not exported:
+        raise InputError("--c2pa-key signs what is exported; give --export-folder or --export-zip as well")
+    return Credentials(key, chain, time)
 
 
 @command()

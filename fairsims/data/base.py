@@ -66,6 +66,11 @@ class SubsetSource:
     def images(self, indices: IntArray) -> Pixels:
         return self.source.images(self.chosen[indices])
 
+    def encoded(self, i: int) -> bytes | None:
+        """The file of an image as it is; None where images have none."""
+        found = getattr(self.source, "encoded", None)
+        return None if found is None else found(int(self.chosen[i]))
+
 
 class ImageDataset:
     """Square images of one size, each with a row of text labels.
@@ -127,6 +132,11 @@ class ImageDataset:
         if len(self):
             self.read([0])  # what reads everything at its first use does so once, not in every thread
         return read_ahead(self.read, len(self), size)
+
+    def encoded(self, i: int) -> bytes | None:
+        """The file of an image as it is; None where images have none."""
+        found = getattr(self.source, "encoded", None)
+        return None if found is None else found(i)
 
     def subset(self, indices: Indices, name: str | None = None) -> ImageDataset:
         """The images at `indices` in that order; its digest follows from this digest and the indices."""

@@ -75,6 +75,8 @@ class ModelSpec:
     """Type of the networks' matrix products."""
     batch_size: int = 128
     """Most images at once."""
+    mark: bool = True
+    """Whether images carry the mark of generated ones (XMP DigitalSourceType) and the model's digest."""
     compiled: bool = False
     """Translate the networks with torch.compile at their first use."""
     prompting: Prompting | None = None

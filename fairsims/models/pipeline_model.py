@@ -16,6 +16,7 @@ from fairsims.errors import FairsimsError, InputError
 from fairsims.files import sha256_json
 from fairsims.models.adapter_training import AdapterConfig, AdapterTraining
 from fairsims.models.adapters import AdapterFolder, Guided, Merged, baked, read_adapter
+from fairsims.models.codec import refuse_infinite
 from fairsims.models.conditions import Conditions
 from fairsims.models.lora_files import write_files
 from fairsims.models.model import Model, ModelSpec, open_model
@@ -128,6 +129,8 @@ class PipelineModel:
             self.pipeline.wear(self.worn)
             with torch.no_grad():
                 found, latents = self.pipeline.sample(self.settings, [self.conditions.of(s) for s in seeds], seeds)
+            refuse_infinite(latents, seeds, "sampling")
+            refuse_infinite(found, seeds, "decoding")
             yield torch.from_numpy(_pixels(found)), latents.cpu()
 
     def facts(self) -> dict[str, Any]:

@@ -5,21 +5,32 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fairsims.data.marks import mark_chunk, marked
 from fairsims.errors import InputError
 from fairsims.files import atomic
+from fairsims.pools.credentials import Credentials
 from fairsims.pools.reading import Pool
-from fairsims.pools.writing import encode_png
 from fairsims.run import refuse_foreign
 
 
-def export_edm_zip(pool: Pool, path: Path, *, labels: tuple[str, Sequence[str]] | None = None) -> None:
-    """The pool as an EDM dataset zip; `labels` = (label table, classes in order) writes class indices."""
+def export_edm_zip(
+    pool: Pool,
+    path: Path,
+    *,
+    labels: tuple[str, Sequence[str]] | None = None,
+    mark: bool = True,
+    credentials: Credentials | None = None,
+) -> None:
+    """The pool as an EDM dataset zip; `labels` = (label table, classes in order) writes class indices.
+
+    `mark` and `credentials` as in `export_folder`.
+    """
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(pool))]
     meta: dict[str, Any] = {"labels": None}
     if labels is not None:
@@ -27,8 +38,8 @@ def export_edm_zip(pool: Pool, path: Path, *, labels: tuple[str, Sequence[str]] 
         winners = table.drop(columns="seed").to_numpy().argmax(axis=1)
         meta = {"labels": [[n, int(k)] for n, k in zip(names, winners, strict=True)], "classes": list(labels[1])}
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
-        for i, name in enumerate(names):
-            z.writestr(zipfile.ZipInfo(name), encode_png(pool.read([i])[0]))
+        for name, png in zip(names, _exported(pool, names, mark, credentials), strict=True):
+            z.writestr(zipfile.ZipInfo(name), png)
         z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(meta))
 
 
@@ -56,14 +67,28 @@ def _is_export(path: Path) -> bool:
         return False
 
 
-def export_folder(pool: Pool, folder: Path) -> None:
-    """The pool as PNG files and `metadata.csv` (file name, seed, every label column)."""
+def export_folder(pool: Pool, folder: Path, *, mark: bool = True, credentials: Credentials | None = None) -> None:
+    """The pool as PNG files and `metadata.csv` (file name, seed, every label column).
+
+    Files are those of the pool, copied, so that their marks stay; with `mark` those of older pools, which have none,
+    get theirs. `credentials` sign them.
+    """
     table = pd.DataFrame({"file_name": [f"{s:06d}.png" for s in pool.seeds], "seed": pool.seeds})
     for name in pool.label_names:
         for column, values in pool.labels(name).drop(columns="seed").items():
             table[str(column)] = values.to_numpy()
-    for i, name in enumerate(table["file_name"]):
+    names = table["file_name"].tolist()
+    for name, png in zip(names, _exported(pool, names, mark, credentials), strict=True):
         with atomic(folder / name) as temporary:
-            temporary.write_bytes(encode_png(pool.read([i])[0]))
+            temporary.write_bytes(png)
     with atomic(folder / "metadata.csv") as temporary:
         table.to_csv(temporary, index=False)
+
+
+def _exported(pool: Pool, names: Sequence[str], mark: bool, credentials: Credentials | None) -> Iterator[bytes]:
+    """The pool's PNGs in order, as they are exported."""
+    digest = str(pool.meta.get("made_by", {}).get("digest", ""))
+    chunk = mark_chunk(digest)
+    for i, name in enumerate(names):
+        png = marked(pool.encoded(i), chunk) if mark else pool.encoded(i)
+        yield png if credentials is None else credentials.sign(png, name, digest)

@@ -94,6 +94,14 @@ class Pool:
             found[row] = self._pixels(i, int(group))
         return torch.from_numpy(found)
 
+    def encoded(self, i: int) -> bytes:
+        """The PNG of the image at a position, as it is. Raises InputError naming its seed where there is none."""
+        group = int(np.searchsorted(self._ends, i, side="right"))
+        png = self._pngs(group)[int(i - self._ends[group])].as_py()
+        if not png:
+            raise InputError(f"image of seed {self.seeds[i]} in {self.folder} is empty; generate its shard again")
+        return bytes(png)
+
     def _pixels(self, i: int, group: int) -> np.ndarray:
         try:
             pixels = decode_png(self._pngs(group)[int(i - self._ends[group])].as_py())

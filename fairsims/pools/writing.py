@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fairsims import __version__, engine
+from fairsims.data.marks import mark_chunk, marked
 from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
 from fairsims.models.conditions import Conditions
@@ -61,12 +62,13 @@ def make_shard(model: Model, task: ShardTask) -> Iterator[int]:
     size = task.spec.batch_size
     # Batches end where shards do, so that a shard is the same whoever makes it.
     cut = [task.seeds[start : start + size] for start in range(0, len(task.seeds), size)]
+    mark = mark_chunk(model.digest) if task.spec.mark else b""
     rows: list[Future[bytes]] = []
     held: list[Tensor] = []
     with ThreadPoolExecutor(ENCODERS) as encoders:
         for images in model.images(cut) if task.latents is None else _and_latents(model, cut, held):
             # PNGs of this batch are made while the next one is sampled.
-            rows += [encoders.submit(encode_png, image) for image in images]
+            rows += [encoders.submit(encode_png, image, mark) for image in images]
             yield len(rows)
         if task.latents is not None:
             # First, so that a shard's latents are there where the shard is.
@@ -110,6 +112,7 @@ def write_pool(
     with engine.main_first():
         known = model.facts()
         known["made_by"] |= dict(facts or {})
+        known |= {"marked": True} if model.spec.mark else {}
         settings = {"format": FORMAT, **known, "seeds": compact_seeds(seeds), "versions": versions}
         settle_settings(folder / "pool.json", settings)
     latents = latents or (isinstance(model, DenoiserModel) and model.latent)
@@ -162,7 +165,7 @@ def select_pool(source: Pool, positions: np.ndarray, folder: Path, *, made_by: d
     settle_settings(folder / "pool.json", kept | {"made_by": made_by, "seeds": compact_seeds(seeds)})
     for number, start in enumerate(range(0, len(seeds), SHARD_SIZE)):
         part = positions[start : start + SHARD_SIZE]
-        pngs = [encode_png(image) for image in source.read(part)]
+        pngs = [source.encoded(int(i)) for i in part]
         write_shard(folder / f"shard-{number:05d}.parquet", seeds[start : start + SHARD_SIZE], pngs, source.asked)
 
 
@@ -198,9 +201,9 @@ def compact_seeds(seeds: Sequence[int]) -> list[list[int]] | list[int]:
     return list(seeds)
 
 
-def encode_png(image: Tensor) -> bytes:
-    """`(C, H, W)` uint8, one or three channels, as PNG bytes."""
+def encode_png(image: Tensor, mark: bytes = b"") -> bytes:
+    """`(C, H, W)` uint8, one or three channels, as PNG bytes, with the chunk that marks it."""
     array = image.permute(1, 2, 0).cpu().numpy()
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    return marked(buffer.getvalue(), mark) if mark else buffer.getvalue()

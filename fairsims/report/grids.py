@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from fairsims.data.marks import marked
 from fairsims.errors import InputError
 from fairsims.files import atomic
 
@@ -18,11 +19,11 @@ GAP = 1
 """Width of the white separators in image pixels, before scaling."""
 
 
-def image_grid(images: np.ndarray | Tensor, columns: int, path: Path, scale: int = 2) -> None:
+def image_grid(images: np.ndarray | Tensor, columns: int, path: Path, scale: int = 2, mark: bytes = b"") -> None:
     """Write uint8 `images` `(N, C, H, W)`, C 1 or 3, row by row into a PNG; the same images give the same bytes.
 
     Pixels are repeated `scale` times, never interpolated, so that what is seen is what was generated. Raises
-    InputError when the images are of another shape or type.
+    InputError when the images are of another shape or type. `mark` is a chunk of `fairsims.data.marks`.
     """
     x = np.asarray(images)
     if x.ndim != 4 or x.dtype != np.uint8 or x.shape[1] not in (1, 3) or len(x) == 0:
@@ -40,3 +41,5 @@ def image_grid(images: np.ndarray | Tensor, columns: int, path: Path, scale: int
     picture = Image.fromarray(grid[..., 0] if c == 1 else grid)
     with atomic(path) as temporary:
         picture.save(temporary, format="PNG")
+        if mark:
+            temporary.write_bytes(marked(temporary.read_bytes(), mark))

@@ -12,6 +12,8 @@ from torch.nn.functional import interpolate
 from fairsims.audit.facts import Pair, by_side
 from fairsims.audit.result import AuditResult, save_audit
 from fairsims.audit.tables import write_tables
+from fairsims.data import ImageDataset
+from fairsims.data.marks import COMPOSITE, is_generated, mark_chunk
 from fairsims.data.sources import ImageSource
 from fairsims.pools import Pool
 from fairsims.report.grids import image_grid
@@ -45,8 +47,8 @@ def publish(
     for side, source in by_side(before, after).items():
         paired = side == "before" and result.shown is not None
         seen = Pool(run / side) if paired else source
-        grid = seen.read(range(min(GRID, len(seen))))
-        image_grid(grid, COLUMNS, folder / f"grid-{side}.png", scale=scale)
+        shown = range(min(GRID, len(seen)))
+        image_grid(seen.read(shown), COLUMNS, folder / f"grid-{side}.png", scale=scale, mark=_mark(seen, shown))
         if reference is not None and pairs.get(side):
             _gallery(pairs[side], source, reference, folder / f"nearest-{side}.png", 2 * scale)
     write_report(run)
@@ -58,4 +60,11 @@ def _gallery(pairs: Sequence[Pair], source: ImageSource, reference: ImageSource,
     real = reference.read([p.training for p in pairs])
     if real.shape != generated.shape:
         real = interpolate(real, source.shape[1:])
-    image_grid(torch.cat([generated, real]), len(pairs), path, scale=scale)
+    mark = _mark(source, [p.generated for p in pairs]) or _mark(reference, [p.training for p in pairs])
+    image_grid(torch.cat([generated, real]), len(pairs), path, scale=scale, mark=mark)
+
+
+def _mark(source: ImageSource, positions: Sequence[int]) -> bytes:
+    """The mark of a picture put together from images of which one is marked as generated."""
+    files = (source.encoded(i) for i in positions) if isinstance(source, Pool | ImageDataset) else ()
+    return mark_chunk(kind=COMPOSITE) if any(f is not None and is_generated(f) for f in files) else b""

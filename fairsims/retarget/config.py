@@ -16,7 +16,7 @@ from fairsims.options import check_choices, choice, to_json
 from fairsims.training.config import FINETUNE_LR, TrainConfig, finetune_config
 
 MODES = ("merged", "guided")
-SINCE = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
+SINCE = ("guide", "guidance", "guide_interval", "vae", "classes", "labels", "mark")
 """Settings of the model that earlier runs did not have."""
 MIN_POOL = 200
 SEEDS_PER_RUN = 10_000_000
@@ -101,6 +101,7 @@ class RetargetConfig:
     vae: str | None = ModelSpec.vae
     classes: str | None = ModelSpec.classes
     labels: str = ModelSpec.labels
+    mark: bool = ModelSpec.mark
     sample_batch: int = 128
     """Images sampled at once."""
     precision: str = TrainConfig.precision
