@@ -124,6 +124,7 @@ def source_facts(source: ImageSource) -> SourceFacts:
         evaluations_per_image=source.meta.get("evaluations_per_image"),
         precision=source.meta.get("precision"),
         made_by=made_by,
+        marked=source.meta.get("marked"),
         checkpoint=made_by.get("digest") or sha256_json(made_by),
     )
 

@@ -72,6 +72,8 @@ class SourceFacts:
     precision: str | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    marked: bool | None = None
+    """Whether every image of a pool carries the mark of generated ones."""
     found: Found | None = None
     """Of images that are no pool: what was read of the path, what was not, and what was done to them."""
     screening: Screening | None = None

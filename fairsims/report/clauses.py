@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from fairsims.audit.result import AuditResult
 from fairsims.report.measured import quality_numbers
 from fairsims.run import PLAN
 
+_FILE = tomllib.loads((files(__package__) / "clauses.toml").read_text(encoding="utf-8"))
+REVIEWED: dt.date = _FILE["reviewed"]
+"""When the table was last compared with what is published."""
+MOST_DAYS = 180
+SPECIAL = ("gender", "sex", "race", "ethnicity", "skin_tone", "skin tone", "religion")
+"""Attributes whose retargeting Art. 4a concerns."""
 PRESENT, PARTIAL, YOURS, ABSENT, UNSEEN = "present", "partial", "you must supply it", "not measured", "not verified"
 
 
@@ -22,6 +29,10 @@ class Clause:
 
     rule: str
     asks: str
+    since: str
+    """From when it is in force."""
+    edition: str
+    """The text that was read."""
     sections: tuple[str, ...] = ()
     """Ids."""
     needs: tuple[str, ...] = ()
@@ -46,6 +57,7 @@ class Clause:
 def evidence(result: AuditResult, run: Path) -> dict[str, bool]:
     """Parts of an audit, and whether this one has them."""
     attributes, method = result.attributes.values(), result.method
+    pools = [p for p in result.pools.values() if p.kind == "pool"]
     measured = {q.key for s in result.sections[:1] for q in quality_numbers(s)}
     return {
         "model": bool(result.model),
@@ -59,13 +71,25 @@ def evidence(result: AuditResult, run: Path) -> dict[str, bool]:
         "mitigation": method is not None,
         "ratio": method is not None and method.complement_size is not None,
         "plan": result.plan is not None and (run / PLAN).exists(),
+        "marked": bool(pools) and all(p.marked for p in pools),
+        "log": bool(pools) and all(p.seeds and p.checkpoint for p in pools),
         "settings": bool(result.settings) or (run / "config.json").exists(),
         "both sides": len(result.sides) == 2,
     }
 
 
+def stale(today: dt.date) -> str:
+    """A warning where the table was last reviewed more than `MOST_DAYS` ago; else nothing."""
+    days = (today - REVIEWED).days
+    if days <= MOST_DAYS:
+        return ""
+    return (
+        f"This table was last reviewed on {REVIEWED:%d %B %Y}, {days} days before this report: rules have changed since"
+    )
+
+
 def _read() -> Iterator[Clause]:
-    for value in tomllib.loads((files(__package__) / "clauses.toml").read_text(encoding="utf-8"))["clause"]:
+    for value in _FILE["clause"]:
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
         yield Clause(**given)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,8 @@ from fairsims.audit.result import AuditResult
 from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
-from fairsims.report import figures
-from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, YOURS, evidence
+from fairsims.report import figures, words
+from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, REVIEWED, YOURS, evidence, stale
 from fairsims.report.document import Answer
 from fairsims.report.figures import draw
 from fairsims.report.forms import find_run, unwritten, write_reports
@@ -215,7 +217,14 @@ def test_status_of_a_rule_follows_what_is_there(run: Path) -> None:
     view, answers = AuditResult.from_json(fixtures.AUDIT), read_context(run).answers
     statuses = {c.rule: c.status(view, answers, run) for c in CLAUSES}
     assert statuses["AI Act, Art. 10(2)(f)"] == PRESENT
-    assert statuses["AI Act, Art. 50(2)"] == YOURS
+    measures = {m: statuses[f"AI Act, Art. 50(2), measure {m}"] for m in ("1.1.1", "1.1.2", "1.1.3", "1.2")}
+    assert measures["1.1.1"] == measures["1.1.2"] == measures["1.2"] == YOURS
+    marked = replace(view, pools={s: replace(p, kind="pool", marked=True) for s, p in view.pools.items()})
+    assert all(
+        c.status(marked, answers, run) == PARTIAL for c in CLAUSES if c.rule.endswith(("measure 1.1.1", "measure 1.2"))
+    )
+    assert statuses["AI Act, Art. 5 as amended"] == YOURS and statuses["AI Act, Art. 15(4)"] in (YOURS, PARTIAL)
+    assert all(c.edition and c.since for c in CLAUSES)
     assert statuses["AI Act, Annex IV 2(g)"] == PARTIAL
     answered = dict.fromkeys(answers, "yes")
     assert all(c.status(view, answered, run) == PRESENT for c in CLAUSES if c.questions and not c.needs)
@@ -223,6 +232,25 @@ def test_status_of_a_rule_follows_what_is_there(run: Path) -> None:
     assert all(set(c.questions) <= ids for c in CLAUSES)
     assert {id for c in CLAUSES for id in c.sections} <= {id for id, *_ in SECTIONS}
     assert {n for c in CLAUSES for n in c.needs} <= set(evidence(view, run))
+
+
+def test_a_table_of_rules_grows_old(run: Path) -> None:
+    assert not stale(REVIEWED) and not stale(REVIEWED + dt.timedelta(days=180))
+    assert "181 days before this report" in stale(REVIEWED + dt.timedelta(days=181))
+
+
+def test_the_bias_profile_and_what_article_4a_concerns(run: Path) -> None:
+    view = AuditResult.from_json(fixtures.AUDIT)
+    (run / "report.toml").write_text(
+        '[risk]\nhazard = "men only are shown as doctors"\ntrigger = "a new base model"\n', encoding="utf-8"
+    )
+    text = write_reports(run, ["md"])[0].read_text(encoding="utf-8")
+    profile = text[text.index("Bias profile") :]
+    group = words.furthest_below(view.main, "before")
+    row = next(line for line in profile.splitlines() if f"{view.main.name}: {group}" in line)
+    assert "men only are shown as doctors" in row and "a new base model" in row and "±" in row
+    assert "Art. 4a concerns this audit: shares of perceived gender" in text
+    assert "measure 1.1.2" in text and "2 Dec 2026" in text and f"reviewed {REVIEWED.isoformat()}" in text
 
 
 def test_quality_at_each_strength_has_its_figure(run: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 
 from fairsims.report import tables, words
-from fairsims.report.clauses import CLAUSES, Clause
-from fairsims.report.document import Block, Column, Row, Text, row, table
+from fairsims.report.clauses import CLAUSES, REVIEWED, SPECIAL, Clause, stale
+from fairsims.report.document import Block, Column, Notes, Row, Text, cell, row, table
 from fairsims.report.numbers import NOTHING
 from fairsims.report.sections.context import Context
 
@@ -15,7 +16,7 @@ def limits(context: Context) -> Iterator[Block]:
     """What the numbers do not say."""
     yield Text(text=words.LIMIT)
     yield Text(text=_intervals(context))
-    yield from context.questions("limits")
+    yield from context.questions("limits", "risk.intimate", "risk.feedback")
 
 
 def oversight(context: Context) -> Iterator[Block]:
@@ -30,7 +31,7 @@ def changes(context: Context) -> Iterator[Block]:
 
 def marking(context: Context) -> Iterator[Block]:
     """How images are marked as generated."""
-    yield Text(text="fairsims writes plain PNG images: it adds no watermark and no content credentials (C2PA) to them.")
+    yield Text(text=" ".join(_marks(context)))
     yield from context.questions("marking")
 
 
@@ -41,14 +42,36 @@ def rules(context: Context) -> Iterator[Block]:
         "advice, and no statement that any of them applies. “Present” says that this report holds the evidence "
         "named, not that it suffices."
     )
-    names = [Column(title=t, name=True) for t in ("asks for", "where", "status")]
+    if warning := stale(dt.date.today()):
+        yield Notes(lines=(warning,))
+    if concerned := [a.name for a in context.result.targeted if a.target and a.name.casefold() in SPECIAL]:
+        yield Text(text=f"Art. 4a concerns this audit: shares of perceived {', '.join(concerned)} were to be changed.")
+    names = [Column(title=t, name=True) for t in ("asks for", "in force from", "edition", "where", "status")]
     yield table(("rule", *names), (_row(c, context) for c in CLAUSES))
 
 
 def _row(clause: Clause, context: Context) -> Row:
     numbers = ", ".join(str(context.places[id]) for id in clause.sections)
     where = [f"section {numbers}" if numbers else NOTHING, *clause.files]
-    return row(clause.rule, clause.asks, "; ".join(where), clause.status(context.result, context.answers, context.run))
+    status = clause.status(context.result, context.answers, context.run)
+    edition = cell(clause.edition, f"reviewed {REVIEWED.isoformat()}", wrap=True)
+    return row(clause.rule, clause.asks, clause.since, edition, "; ".join(where), status)
+
+
+def _marks(context: Context) -> Iterator[str]:
+    """How this audit's images are marked."""
+    for side in context.result.sides:
+        pool, name = context.result.pools.get(side), words.side_name(side, context.result)
+        if pool is None or pool.kind != "pool":
+            yield f"{name.capitalize()}: images that fairsims did not generate; their own marks stay in every copy."
+        elif pool.marked:
+            yield (
+                f"{name.capitalize()}: every PNG says in XMP that a trained model made it (IPTC DigitalSourceType "
+                "trainedAlgorithmicMedia), and by which (SHA-256). This mark is not signed."
+            )
+        else:
+            yield f"{name.capitalize()}: generated images without a mark (--no-mark, or an earlier version)."
+    yield "Exports are signed with content credentials (C2PA) where a key is given. There is no watermark."
 
 
 def _intervals(context: Context) -> str:

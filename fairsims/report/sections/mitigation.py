@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from fairsims.audit.facts import Method
 from fairsims.report import tables, words
-from fairsims.report.document import Block, Facts, Heading, Text, soft
+from fairsims.report.document import Block, Column, Facts, Heading, Table, Text, row, soft, table
 from fairsims.report.measured import cost_numbers
-from fairsims.report.numbers import mix, value_text
+from fairsims.report.numbers import mix, percent, short_percent, value_text
 from fairsims.report.sections.context import Context
 
 
@@ -38,7 +38,34 @@ def mitigation(context: Context) -> Iterator[Block]:
         yield Text(text="Cost was not recorded.")
     if stages := tables.stages_table(result):
         yield stages
+    yield Heading(text="Bias profile")
+    yield _profile(context)
+    yield soft(
+        "Rows as prEN 18283 drafts them (third-party reading; not cited in the Official Journal): what is open stands "
+        "with the questions below."
+    )
+    yield from context.questions("risk.hazard", "risk.trigger")
     yield from context.questions("residual")
+
+
+def _profile(context: Context) -> Table:
+    """For each attribute with a target, or else the first: group at risk, hazard, measurement, threshold, ..."""
+    result, rows = context.result, []
+    opened = {q.id: q.answer.strip() or "open" for q in context.questions("risk")}
+    method = result.method
+    done = (
+        "none"
+        if method is None
+        else f"{words.MODES.get(str(method.mode), str(method.mode))}, strength {value_text(method.strength)}"
+    )
+    for a in result.targeted:
+        group = words.furthest_below(a, "before") if a.target else min(a.classes, key=lambda c: a.before[c].share)
+        tier = f", tier {a.tier['before']}" if "before" in a.tier else ""
+        limit = f"{short_percent(a.target[group])} ± {short_percent(a.tolerance)}" if a.target else "no target was set"
+        measured = f"share {percent(a.before[group].share)}{tier}"
+        rows.append(row(f"{a.name}: {group}", opened["risk.hazard"], measured, limit, done, opened["risk.trigger"]))
+    names = ("hazard", "measurement", "threshold", "mitigation", "review trigger")
+    return table(("group at risk", *(Column(title=t, name=True) for t in names)), rows)
 
 
 def _method(m: Method) -> Iterator[tuple[str, str]]:
