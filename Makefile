@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint test-fast test-slow test-browser dashboard bench clean
+.PHONY: install demo test lint test-fast test-slow test-browser fuzz dashboard bench clean
 
 install: .venv/installed
 
@@ -31,6 +31,9 @@ test-slow: install
 
 test-browser: install
 	$(BIN)/pytest -m browser
+
+fuzz: install
+	$(BIN)/pytest -m slow tests/data/test_fuzzing.py
 
 dashboard: install
 	$(BIN)/fairsims dashboard runs
