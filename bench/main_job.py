@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attr", default="gender")
     parser.add_argument("--target", default="0.5")
     parser.add_argument("--seed", type=int, default=0)
-    for name in ("direction", "mode", "precision", "pool", "audit", "budget", "steps", "solver"):
+    for name in ("mode", "precision", "pool", "audit", "budget", "steps", "solver"):
         kind = type(getattr(RetargetConfig, name))
         parser.add_argument(f"--{name}", type=kind if kind in (int, float) else str)
     args = parser.parse_args(arguments)

@@ -38,6 +38,7 @@ SMALL = [
 ]  # fmt: skip
 
 TELL_TIME = {"plan.json", "timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
+TELL_TIME |= {"positive/stats.jsonl"}
 
 
 def command(*options: str) -> list[str]:

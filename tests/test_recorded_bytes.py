@@ -25,7 +25,7 @@ FOLDERS = ("pool", "after")
 SAMPLER = ("--steps", "8", "--solver", "dpmpp2m")
 RETARGET = [
     *("--model", "digits-8", "--attr", "parity", "--target", "0.5", "--pool", "500", "--pilots", "128,512"),
-    *("--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4", *SAMPLER),
+    *("--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4", "--mode", "merged", *SAMPLER),
 ]
 
 

@@ -44,6 +44,7 @@ attr = "parity"
 pool = 256
 pilots = [64]
 audit = 64
+solver = "heun"
 steps = 4
 solver = "heun"
 budget = 0.32
@@ -88,7 +89,7 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     first = repeat(folder, runs, "--record")
     assert first.exit_code == 0, first.stderr
     assert "nothing was recorded" in first.stdout
-    made = ["merged-parity-0.5-seed0", "merged-parity-0.45-seed0"]
+    made = ["paired-parity-0.5-seed0", "paired-parity-0.45-seed0"]
     assert [Path(line).name for line in first.stderr.splitlines()] == made
     table = pd.read_csv(folder / "results.csv")
     assert table["target"].tolist() == [0.5, 0.45]
@@ -100,7 +101,7 @@ def test_a_retargeting_repeated_is_as_recorded(tmp_path: Path) -> None:
     again = repeat(folder, runs)
     assert (again.exit_code, (runs / "tiny" / "results.csv").exists()) == (0, True)
     assert again.stdout.startswith(
-        "merged, target 0.5, seed 0: as recorded\nmerged, target 0.45, seed 0: as recorded\n"
+        "paired, target 0.5, seed 0: as recorded\npaired, target 0.45, seed 0: as recorded\n"
     )
 
 
@@ -108,11 +109,11 @@ def test_targets_with_one_complement_share_its_auxiliary(tmp_path: Path) -> None
     """At the least omega the complement of either has no odd digits."""
     folder, runs = recipe(tmp_path / "pure", DIGITS.replace("0.45", "0.55")), tmp_path / "runs"
     assert repeat(folder, runs, "--record").exit_code == 0
-    second = runs / "pure" / "merged-parity-0.55-seed0"
-    assert read_json(second / "plan.json")["plan"]["taken_over"] == ["pool", "auxiliary"]
+    second = runs / "pure" / "paired-parity-0.55-seed0"
+    assert read_json(second / "plan.json")["plan"]["taken_over"] == ["pool", "auxiliary", "positive"]
     assert read_json(second / "complement.json")["complement"] == {"even": 1.0, "odd": 0.0}
     first, again = (
-        read_json(runs / "pure" / f"merged-parity-{t}-seed0" / "auxiliary" / "training.json") for t in ("0.5", "0.55")
+        read_json(runs / "pure" / f"paired-parity-{t}-seed0" / "auxiliary" / "training.json") for t in ("0.5", "0.55")
     )
     assert again == first
 
@@ -120,7 +121,7 @@ def test_targets_with_one_complement_share_its_auxiliary(tmp_path: Path) -> None
 def test_runs_that_sample_otherwise_share_nothing(tmp_path: Path) -> None:
     folder, runs = recipe(tmp_path / "two", DIGITS + "steps = 5\n"), tmp_path / "runs"
     assert repeat(folder, runs).exit_code == 0
-    made = [runs / "two" / f"merged-parity-{t}-seed0" for t in ("0.5", "0.45")]
+    made = [runs / "two" / f"paired-parity-{t}-seed0" for t in ("0.5", "0.45")]
     assert [read_json(m / "pool" / "pool.json")["sampler"]["steps"] for m in made] == [4, 5]
     assert not list(runs.rglob("*.part"))
 

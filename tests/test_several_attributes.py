@@ -80,7 +80,8 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def retarget(run: Path, half: Path, *options: str) -> dict[str, Any]:
-    command = ["retarget", "--model", "digits-8", "--precision", "float32", "--out", str(run), "--json"]
+    command = ["retarget", "--model", "digits-8", "--mode", "merged", "--precision", "float32"]
+    command += ["--solver", "heun", "--steps", "12", "--out", str(run), "--json"]
     command += ["--classifier", f"half={half}", *options]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.stderr or result.exception

@@ -16,7 +16,7 @@ from fairsims.dashboard.widgets import held_calls, opened_pools, page, plain, se
 from fairsims.pools import Pool
 from fairsims.report.numbers import number, percent, short_percent
 from fairsims.retarget.complement import ComplementPlan, plan_complement
-from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.config import MODES, RetargetConfig
 
 DEFAULT_RATE, CAP, FLOOR = 1000.0, RetargetConfig.cap, RetargetConfig.floor
 ABOUT = {name: getattr(RetargetConfig, name) for name in ("pool", "budget", "pilots")}
@@ -49,7 +49,7 @@ def show_run(run: RunEntry) -> None:
     st.subheader("Cost", anchor=False, divider="gray")
     show_cost(run, pool, settings, pi, tau, plan)
     st.subheader("Command", anchor=False, divider="gray")
-    mode = st.segmented_control("Mode", ["merged", "guided"], default="merged", required=True, key="mode") or "merged"
+    mode = st.segmented_control("Mode", list(MODES), default=MODES[0], required=True, key="mode") or MODES[0]
     target = dict(zip(classes, map(float, tau), strict=True))
     st.code(command(attribute, target, mode=mode, settings=settings), language="bash", wrap_lines=True)
     st.caption("With `--dry-run` it prints the plan and the time on this machine, and stops.")

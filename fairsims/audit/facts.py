@@ -264,8 +264,6 @@ class Method:
     """How the model was retargeted."""
 
     mode: str | None = None
-    direction: str | None = None
-    """complement: from the auxiliary to the base; paired: from it to a second auxiliary."""
     replaced: Count | None = None
     """paired: images in which the second's set differs."""
     unmatched: Count | None = None

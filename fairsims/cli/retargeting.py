@@ -28,7 +28,7 @@ from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
 ONCE = ("attr", "target", "classifier")
-TO_SEVERAL = ("hold", "drift", "others", "mode", "direction", "rounds", "power")
+TO_SEVERAL = ("hold", "drift", "others", "mode", "rounds", "power")
 """Settings of `retarget` alone: a comparison and a sweep have one attribute and fine-tune once."""
 
 

@@ -193,13 +193,17 @@ def complement(
 @option(RETARGET, "model")
 @click.option("--aux", type=PATH, required=True, help="Auxiliary checkpoint.")
 @click.option("--strength", type=float, required=True, help="w or omega: (1+w) base - w auxiliary.")
-@option(RETARGET, "mode")
+@click.option(
+    "--positive", type=PATH, help="Of a paired contrast: what the auxiliary is subtracted from, not the base."
+)
+@click.option("--mode", type=click.Choice(["merged", "guided"]), default="merged", show_default=True)
 @click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
 @json_option
-def merge(model: str, aux: Path, strength: float, mode: str, out: Path, as_json: bool) -> None:
-    """Write base and auxiliary as one network (merged) or as a guided pair."""
+def merge(model: str, aux: Path, strength: float, positive: Path | None, mode: str, out: Path, as_json: bool) -> None:
+    """Write base and auxiliary as one network (merged) or as guidance by both (guided)."""
     from fairsims.models import ModelSpec, open_model
 
-    made = open_model(ModelSpec(base=model, auxiliary=str(aux), strength=strength, mode=mode))
+    towards = None if positive is None else str(positive)
+    made = open_model(ModelSpec(base=model, auxiliary=str(aux), positive=towards, strength=strength, mode=mode))
     made.export(out, recipe={"aux_digest": made.auxiliary.digest} if made.auxiliary else None)
     show({"checkpoint": str(out), "digest": made.digest}, as_json)

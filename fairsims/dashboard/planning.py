@@ -49,7 +49,7 @@ def ways(
     budget: float,
     pilots: Sequence[int],
 ) -> tuple[Way, Way, Way]:
-    """Resampling the base, the merged model and the guided pair; shares `(K,)`, `evaluations` an image of the base.
+    """Resampling the base, one network and the guided pair; shares `(K,)`, `evaluations` an image of the base.
 
     What strength cannot reach under the cap is resampled from what it does reach.
     """
@@ -58,7 +58,7 @@ def ways(
     trained = pool * evaluations + budget * 1000 * TRAINING_FORWARDS
     return (
         Way(name="resampling the base", once=0.0, each=resampling_cost(base, target) * evaluations),
-        Way(name="merged", once=trained + sum(pilots) * evaluations, each=left * evaluations),
+        Way(name="paired or merged", once=trained + sum(pilots) * evaluations, each=left * evaluations),
         Way(name="guided", once=trained + 2 * sum(pilots) * evaluations, each=left * 2 * evaluations),
     )
 

@@ -75,7 +75,7 @@ class Entry(ABC):
 def retarget_config(recipe: Table, options: Table) -> RetargetConfig:
     """The settings of a run over the recipe's defaults, those of its mode between them."""
     settings = {"precision": resolve_precision("auto")} | recipe.get("defaults", {})
-    settings |= recipe.get(options.get("mode", "merged"), {}) | options
+    settings |= recipe.get(options.get("mode", RetargetConfig.mode), {}) | options
     return from_mapping(RetargetConfig, settings)
 
 

@@ -19,7 +19,8 @@ from fairsims.retarget.retarget import retarget
 from fairsims.run import PLAN, Progress
 
 SAMPLED_BY = ("model", "steps", "solver", "schedule", "precision", "sample_batch", *SINCE)
-TRAINED_BY = ("budget", "lr", "batch_size", "finetune")
+TRAINED = ("auxiliary", "positive")
+TRAINED_BY = ("paired", "budget", "lr", "batch_size", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,12 @@ class Retargeting(Entry):
         try:
             retarget(work, self.folder, progress=progress, publish=publish, command=command)
         except ChangedSettings as e:
-            if str(self.folder / "auxiliary") not in str(e):
+            if not any(str(self.folder / name) in str(e) for name in TRAINED):
                 raise
-            # The copied auxiliary was trained on another complement: the plan must not say that it was taken over.
-            shutil.rmtree(self.folder / "auxiliary")
-            for name in (PLAN, "complement.parquet"):
+            # What was copied was trained on other sets: the plan must not say that it was taken over.
+            for name in TRAINED:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in (PLAN, "complement.parquet", "positive.parquet"):
                 (self.folder / name).unlink(missing_ok=True)
             retarget(work, self.folder, progress=progress, publish=publish, command=command)
 
@@ -61,7 +63,7 @@ class Retargeting(Entry):
             return
         parts = ["pool"] if theirs.pool == ours.pool else []
         if all(getattr(theirs, name) == getattr(ours, name) for name in TRAINED_BY):
-            parts.append("auxiliary")
+            parts += TRAINED if ours.paired else TRAINED[:1]
         for part in parts:
             if not (self.folder / part).exists() and (other.folder / part).exists():
                 whole = self.folder / f".{part}.part"

@@ -19,14 +19,12 @@ NEAREST = (
     "each that real image. A copy would look alike."
 )
 MODES = {
+    "paired": "paired contrast, merged weights: base + w·(positive − auxiliary), one network at sampling time",
+    "paired-guided": "paired contrast at each noise level: base + ω·(positive − auxiliary), three networks",
     "merged": "merged weights: (1 + w)·base − w·auxiliary, one network at sampling time",
     "guided": "SIMS guidance: (1 + ω)·base − ω·auxiliary at each noise level, two networks at sampling time",
     "resampled": "classifier resampling: images are generated and kept or dropped to match the target",
 }
-PAIRED = (
-    "a paired contrast: from the auxiliary to a second one in place of the base, both trained alike on sets that "
-    "differ in the targeted attribute"
-)
 MODES["sims"] = MODES["guided"]
 MEASURES = {
     "least_ratio": "least representation ratio, share over target",

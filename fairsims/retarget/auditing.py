@@ -93,7 +93,6 @@ def _method(work: Retargeting, best: Round, response: Response, candidates: Pool
     generated = {} if candidates is None else _by_attribute(goal, goal.measured(work.predicted(candidates)))
     return Method(
         mode=config.mode,
-        direction=config.direction,
         replaced=contrast.replaced if contrast else None,
         unmatched=contrast.unmatched if contrast else None,
         alike_in=tuple(c.attribute.name for c in work.alike) if contrast else (),

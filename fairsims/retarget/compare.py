@@ -80,7 +80,8 @@ def compare(
             resampling = selection_for(work.goal, work.goal.base)
         for name, chosen in sets.items():
             with run.stage(name):
-                work.fine_tune(folder / name, chosen, kimg=config.budget, kind=name)
+                half = 2 if name in TRAINED["paired"] else 1
+                work.fine_tune(folder / name, chosen, kimg=config.budget / half, kind=name)
         auxiliary, negative, positive, finetuned = (folder / name for name in sets)
         trained = Trained(
             omega=plan.omega,
@@ -157,7 +158,7 @@ def _row(work: Retargeting, arm: Arm, sizes: Mapping[str, int]) -> Row:
         "images_per_kept": arm.images_per_kept,
         "evaluations_per_kept": arm.evaluations_per_kept,
         "sampling_seconds": seconds[arm.name],
-        "training_kimg": config.budget * len(trained),
+        "training_kimg": config.budget if trained else 0.0,
         "training_images": max((sizes[name] for name in trained), default=0),
         "training_seconds": sum(seconds[name] for name in trained),
         "calibration_images": sum(p.n for p in pilots),

@@ -15,7 +15,9 @@ from fairsims.models.sampling import SamplerConfig
 from fairsims.options import check_choices, choice, to_json
 from fairsims.training.config import FINETUNE_LR, TrainConfig, finetune_config
 
-MODES = ("merged", "guided")
+SIMS = ("merged", "guided")
+"""As published: one auxiliary, and the base in the place of a second."""
+MODES = ("paired", *SIMS, "paired-guided")
 SINCE = ("guide", "guidance", "guide_interval", "vae", "classes", "labels", "mark")
 """Settings of the model that earlier runs did not have."""
 MIN_POOL = 200
@@ -49,13 +51,10 @@ class RetargetConfig:
 
     At hand are embedded ones for the attributes of the real data, and those given as ATTR=PATH."""
     mode: str = choice(*MODES)
-    """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks (SIMS)."""
-    direction: str = choice("complement", "paired")
-    """complement: away from an auxiliary of the complement set (SIMS).
+    """merged: one network, (1+w) base - w auxiliary in weights. guided: two networks (SIMS).
 
-    paired: away from it and towards a second one, of the same list with entries replaced by images that differ in the
-    targeted attribute alone, both with the pool's mix of other known attributes. These then move less; it costs another
-    fine-tune."""
+    paired: base + w (positive - auxiliary) in weights, from two auxiliaries trained alike on sets that differ in the
+    targeted attribute alone; other known attributes move less. paired-guided: the same with three networks."""
     replaced: float = 0.5
     """Paired only: part of the entries replaced, of those that can be."""
     classifier: str | tuple[str, ...] | None = None
@@ -65,7 +64,7 @@ class RetargetConfig:
     pool: int = 3072
     """Images of the base to label and draw from."""
     budget: float = 9.6
-    """Fine-tuning of the auxiliary, in thousands of images (kimg)."""
+    """Fine-tuning, in thousands of images (kimg); two auxiliaries have half each."""
     batch_size: int = TrainConfig.batch_size
     """Images per fine-tuning step."""
     lr: float = FINETUNE_LR
@@ -145,9 +144,9 @@ class RetargetConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         # Refuse what no sampler and no training can be made of.
         self.spec()
-        self.fine_tuning(self.budget)
+        self.fine_tuning(self.kimg)
         if self.interval is not None:
-            if self.mode != "guided":
+            if self.combined != "guided":
                 raise ValueError(f"interval is {self.interval}; expected none with {self.mode}, only guided has one")
             if not (len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1] < math.inf):
                 raise ValueError(f"interval is {self.interval}; expected two finite noise levels, the lower first")
@@ -163,6 +162,21 @@ class RetargetConfig:
             batch_size=self.sample_batch,
             **{name: getattr(self, name) for name in same},
         )
+
+    @property
+    def paired(self) -> bool:
+        """Whether the base is moved from one auxiliary to another, not away from one."""
+        return self.mode.startswith("paired")
+
+    @property
+    def combined(self) -> str:
+        """How the networks act together: `merged` or `guided`."""
+        return "guided" if self.mode.endswith("guided") else "merged"
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of images that each auxiliary is fine-tuned for."""
+        return self.budget / 2 if self.paired else self.budget
 
     def fine_tuning(self, kimg: float, **changes: Any) -> TrainConfig:
         """Settings of an auxiliary's fine-tune of `kimg` thousand images; those of `finetune` go before all others.
@@ -246,7 +260,6 @@ class RetargetConfig:
             ("drift", RetargetConfig.drift),
             ("others", True),
             ("rounds", RetargetConfig.rounds),
-            ("direction", "complement"),
             ("replaced", RetargetConfig.replaced),
             ("power", RetargetConfig.power),
             ("schedule", RetargetConfig.schedule),

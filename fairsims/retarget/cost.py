@@ -34,12 +34,13 @@ def stage_costs(run: Run) -> Cost:
     config, folder = run.settings, run.folder
     before, after = (read_json(folder / side / "pool.json")["evaluations_per_image"] for side in ("before", "after"))
     candidates = folder / "candidates"
+    trained = round(config["budget"] * 1000 / (2 if (folder / "positive").exists() else 1))
     images = {
         "pool": (config["pool"], before),
         "before": (len(Pool(folder / "before")), before),
         "after": (len(Pool(candidates if candidates.exists() else folder / "after")), after),
-        "auxiliary": (round(config["budget"] * 1000), None),
-        "positive": (round(config["budget"] * 1000), None),
+        "auxiliary": (trained, None),
+        "positive": (trained, None),
     }
     # The audit itself is still running when this is written, except in a run killed just after it.
     spent = {stage: seconds for stage, seconds in run.seconds.items() if stage != "audit"}
@@ -103,7 +104,7 @@ def planned_forwards(work: Retargeting) -> dict[str, int]:
     return {
         "pool": config.pool * before,
         # A training step costs about three forwards: one forward, and a backward of twice its work.
-        "auxiliary": work.most_rounds * (1 + (config.direction == "paired")) * round(config.budget * 1000) * 3,
+        "auxiliary": work.most_rounds * round(config.budget * 1000) * 3,
         "calibration": work.most_rounds * sum(config.pilots) * after,
         "before": work.shown * before,
         "after": work.power.n * after,

@@ -64,7 +64,8 @@ def draw_complement(
     if size is None:
         needed = [(len(f), s) for f, s in zip(candidates, shares, strict=True) if s > 0]
         plenty = [(n, s) for n, s in needed if n >= scarce] or needed
-        size = int(min(n / s for n, s in plenty))
+        # A share that should be 1 may be rounded to a little more.
+        size = int(min(n / s for n, s in plenty) + 1e-6)
     if size < 1:
         raise InputError(f"the complement set would have {size} images; expected at least 1")
     rng = numpy_generator(seed, "complement")

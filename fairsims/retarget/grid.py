@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from fairsims.options import from_mapping
-from fairsims.retarget.config import AUDIT_OFFSET, CALIBRATION_OFFSET, MODES, SEEDS_PER_RUN, RetargetConfig
+from fairsims.retarget.config import AUDIT_OFFSET, CALIBRATION_OFFSET, SEEDS_PER_RUN, SIMS, RetargetConfig
 
 Interval = tuple[float, float]
 
@@ -34,7 +34,7 @@ class Point:
         if self.mode == "base":
             return "base"
         parts = [self.mode, size_name(self.size), f"{self.budget:09.3f}"]
-        parts += [f"w{self.omega:g}"] if self.mode in MODES else []
+        parts += [f"w{self.omega:g}"] if self.mode in SIMS else []
         return "-".join(parts + ([f"s{interval_name(self.interval)}"] if self.interval else []))
 
 
@@ -84,9 +84,9 @@ class SweepConfig:
             raise ValueError(f"attr is {', '.join(self.run.names)}; expected one attribute in a sweep")
         if "guided" not in self.modes and self.intervals != (None,):
             raise ValueError(f"intervals is {self.intervals}; expected none without guided among the modes")
-        unknown = [m for m in self.modes if m not in MODES]
+        unknown = [m for m in self.modes if m not in SIMS]
         if unknown:
-            raise ValueError(f"modes is {unknown[0]!r}; expected some of {', '.join(MODES)}")
+            raise ValueError(f"modes is {unknown[0]!r}; expected some of {', '.join(SIMS)}")
         # Refuses what no run can be made of.
         for point in self.points():
             self.of(point)
@@ -115,7 +115,7 @@ class SweepConfig:
 
     def of(self, point: Point) -> RetargetConfig:
         """The retargeting that a point belongs to. Raises ValueError as `RetargetConfig`."""
-        mode = point.mode if point.mode in MODES else self.run.mode
+        mode = point.mode if point.mode in SIMS else "merged"
         budget = point.budget or self.budgets[-1]
         return replace(self.run, mode=mode, budget=budget, complement_size=point.size, interval=point.interval)
 

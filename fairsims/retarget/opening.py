@@ -35,7 +35,7 @@ def prepare(config: RetargetConfig) -> Retargeting:
     targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
     reference = _reference(config, model)
     _check_reference(reference, classifiers, targets)
-    check_settings(network, fine_tuning(config, model.recipe, config.budget))
+    check_settings(network, fine_tuning(config, model.recipe, config.kimg))
     judged = [
         v
         for t, c in zip(targets, classifiers, strict=False)

@@ -24,7 +24,7 @@ from fairsims.files import atomic, read_json, write_json
 from fairsims.models import DenoiserModel
 from fairsims.pools import Pool
 from fairsims.retarget.complement import ComplementPlan
-from fairsims.retarget.config import MODES
+from fairsims.retarget.config import SIMS
 from fairsims.retarget.grid import Point, SweepConfig, interval_name, size_name
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.training.folder import snapshot_folder
@@ -167,7 +167,7 @@ class Points:
         """Shares that the point's auxiliary makes by itself, `(K,)`, where that was measured."""
         auxiliary = Point(mode="auxiliary", size=point.size, budget=point.budget, omega=-1.0)
         path = row_file(self.work.run.folder / "points", auxiliary)
-        if point.mode not in MODES or not path.exists():
+        if point.mode not in SIMS or not path.exists():
             return None
         row = read_json(path)
         return np.array([row[f"share.{c}"] for c in self.work.classifier.attribute.classes])
@@ -193,7 +193,7 @@ def best_points(rows: Mapping[Point, Row], target: float | None, tolerance: floa
     could be measured is there.
     """
     measure = "fd_reference" if target is None else "fd_target"
-    combined = {p: r for p, r in rows.items() if p.mode in MODES}
+    combined = {p: r for p, r in rows.items() if p.mode in SIMS}
     found: dict[str, Point] = {}
     if all(r.get(measure) is not None for r in combined.values()) and combined:
         found["quality"] = min(combined, key=lambda p: float(combined[p][measure]))

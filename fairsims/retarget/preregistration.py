@@ -16,10 +16,10 @@ from fairsims.files import sha256_json
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.run import PLAN, Progress, Run, read_plan, write_plan
 
-READY_MADE = ("pool", "auxiliary")
+READY_MADE = ("pool", "auxiliary", "positive")
 """What a run may take over from an earlier one or from a sweep before it begins."""
 DECIDED = (
-    *("mode", "direction", "interval", "pool", "complement_size", "omega", "cap", "floor", "pilots"),
+    *("mode", "interval", "pool", "complement_size", "omega", "cap", "floor", "pilots"),
     *("solver", "steps", "precision"),
 )
 """Settings that a plan names one by one; the digest of all of them is there too."""

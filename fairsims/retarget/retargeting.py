@@ -128,7 +128,7 @@ class Retargeting:
     def retargeted(self, auxiliary: Path, strength: float, positive: Path | None = None) -> DenoiserModel:
         """The model with what is trained in these folders at a strength, in the mode of the settings."""
         config = self.config
-        return self.model.retargeted(auxiliary, strength, config.mode, config.interval, positive=positive)
+        return self.model.retargeted(auxiliary, strength, config.combined, config.interval, positive=positive)
 
     def tuned(self, folder: Path) -> DenoiserModel:
         """The network that `fine_tune` left in `folder`, by itself."""

@@ -72,14 +72,14 @@ def calibrated_rounds(work: Retargeting) -> list[Round]:
         parts = ("auxiliary", "positive", "calibration")
         auxiliary, second, pilots = (work.run.folder / numbered(part, number) for part in parts)
         with work.run.stage(auxiliary.name):
-            work.fine_tune(auxiliary, chosen, kimg=work.config.budget)
+            work.fine_tune(auxiliary, chosen, kimg=work.config.kimg)
         positive, contrast, start = None, None, plan.omega
-        if work.config.direction == "paired":
+        if work.config.paired:
             positive = second
             with work.run.stage(positive.name):
                 contrast = draw_positive_set(work, chosen, plan, numbered("positive", number))
                 start = plan.omega / contrast.scale
-                work.fine_tune(positive, contrast.chosen, kimg=work.config.budget, kind="positive")
+                work.fine_tune(positive, contrast.chosen, kimg=work.config.kimg, kind="positive")
         response, why = None, ""
         with work.run.stage(pilots.name):
             try:
@@ -115,8 +115,7 @@ def best_round(rounds: Sequence[Round]) -> tuple[Round, Response]:
 def draw_complement_set(work: Retargeting, plan: ComplementPlan, name: str) -> np.ndarray:
     """Draw a complement set, `name.parquet`, and write how it was planned, `name.json`; its positions in the pool."""
     goal, names = work.goal, work.cells.names
-    raked = work.config.direction == "paired"
-    chosen = work.draw_set(name, plan.complement, work.config.complement_size, raked=raked)
+    chosen = work.draw_set(name, plan.complement, work.config.complement_size, raked=work.config.paired)
     if work.run.main:
         content = asdict(plan) | {
             "target": as_mapping(goal.target, names),

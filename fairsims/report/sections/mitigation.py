@@ -71,9 +71,9 @@ def _profile(context: Context) -> Table:
 def _method(m: Method) -> Iterator[tuple[str, str]]:
     if m.mode is not None:
         yield "mode", words.MODES.get(m.mode, m.mode)
-    if m.direction == "paired":
+    if m.replaced is not None:
         alike = f"alike in {', '.join(m.alike_in)}" if m.alike_in else "of no other known attribute"
-        yield "direction", f"{words.PAIRED}; {m.replaced} images differ, {alike}, {m.unmatched} could not be matched"
+        yield "two sets", f"{m.replaced} images differ, {alike}; {m.unmatched} of them could not be matched"
     for label, value in (
         ("strength", m.strength),
         ("largest strength allowed", m.cap),
