@@ -121,7 +121,7 @@ class RetargetConfig:
         if twice:
             raise ValueError(f"attr is {twice[0]!r} twice, among those targeted and held; expected different ones")
         idle = [name for name in self.classifiers if name not in self.names]
-        if idle and not self.others and self.direction == "complement":
+        if idle and not self.others and not self.paired:
             raise ValueError(f"classifier is one of {idle[0]}; expected none of other attributes without others")
         for name in ("budget", "lr", "tolerance", "drift"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
