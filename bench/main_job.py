@@ -64,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attr", default="gender")
     parser.add_argument("--target", default="0.5")
     parser.add_argument("--seed", type=int, default=0)
-    for name in ("mode", "precision", "pool", "audit", "budget", "steps", "solver"):
-        kind = type(getattr(RetargetConfig, name))
-        parser.add_argument(f"--{name}", type=kind if kind in (int, float) else str)
+    for name in ("mode", "precision", "solver"):
+        parser.add_argument(f"--{name}")
+    for name in ("pool", "audit", "steps", "pilots"):
+        parser.add_argument(f"--{name}", type=int, nargs="+" if name == "pilots" else None)
+    parser.add_argument("--budget", type=float)
     args = parser.parse_args(arguments)
     given = {k: v for k, v in vars(args).items() if k != "out" and v is not None}
     with tempfile.TemporaryDirectory() as place:

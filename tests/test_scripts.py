@@ -48,14 +48,24 @@ def test_embedded_classifiers_are_built_by_name() -> None:
     ("name", "arguments", "said"),
     [
         ("coverage", ["--repetitions", "2"], "gender x glasses, 100 each"),
+        ("forwards", ["--model", "digits-8", "--batches", "8", "--repeats", "1"], "channels_last"),
         ("frechet", ["--width", "16", "--repeats", "1", "--rows", "64", "128"], "peak memory of 64 rows"),
         ("labelling", ["--images", "64", "--batch", "32", "--pairs", "1"], "ResNet-18, 64 px"),
+        (
+            "main_job",
+            [
+                *("--model", "digits-8", "--attr", "parity", "--pool", "256", "--pilots", "64", "--audit", "64"),
+                *("--budget", "0.64", "--precision", "float32"),
+            ],
+            "forward and backward",
+        ),
+        ("power", ["--repetitions", "2", "--classifier", "digits-parity", "--target", "0.5"], "digits-parity"),
         ("precision", ["--model", "digits-8", "--attr", "parity", "--images", "16"], "time float32 / bfloat16"),
         ("sampling", ["--model", "digits-8", "--batch", "8", "--steps", "2", "--repeats", "1"], "merged / generate"),
         (
             "solvers",
-            ["--model", "digits-8", "--classifier", "digits-parity", "--images", "16"],
-            "ipndm    logsnr      12 evaluations",
+            ["--model", "digits-8", "--classifiers", "digits-parity", "--images", "16"],
+            "ipndm    12 logsnr      12 evaluations",
         ),
         ("training", ["--model", "digits-8", "--batch", "8", "--steps", "1", "--repeats", "1"], "step / raw"),
     ],

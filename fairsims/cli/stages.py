@@ -196,7 +196,13 @@ def complement(
 @click.option(
     "--positive", type=PATH, help="Of a paired contrast: what the auxiliary is subtracted from, not the base."
 )
-@click.option("--mode", type=click.Choice(["merged", "guided"]), default="merged", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["merged", "guided"]),
+    default="merged",
+    show_default=True,
+    help="merged: one network of extrapolated weights. guided: all of them at every step.",
+)
 @click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
 @json_option
 def merge(model: str, aux: Path, strength: float, positive: Path | None, mode: str, out: Path, as_json: bool) -> None:

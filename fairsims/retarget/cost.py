@@ -114,7 +114,7 @@ def planned_forwards(work: Retargeting) -> dict[str, int]:
 def _evaluations(work: Retargeting) -> int:
     """Network evaluations of an image of the retargeted model. The base stands in for the auxiliaries."""
     stand_in = Path(work.model.spec.base)
-    paired = stand_in if work.config.direction == "paired" else None
+    paired = stand_in if work.config.paired else None
     return work.retargeted(stand_in, 1.0, paired).evaluations_per_image
 
 

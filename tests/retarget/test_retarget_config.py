@@ -184,7 +184,8 @@ def test_classifiers_belong_to_attributes(tmp_path: Path) -> None:
     assert config(classifier=str(folder)).classifiers == {"parity": str(folder)}, "a path may hold the sign"
     assert config(classifier="ink=b/c").classifiers == {"ink": "b/c"}, "of an attribute that is only watched"
     with pytest.raises(ValueError, match="classifier is one of ink; expected none of other attributes without others"):
-        config(classifier="ink=b/c", others=False)
+        config(classifier="ink=b/c", others=False, mode="merged")
+    assert config(classifier="ink=b/c", others=False).classifiers, "a paired contrast is alike in it"
     assert config(classifier="parity=a").classifiers == {"parity": "a"}
     assert config(**several, classifier=("half=a=b", "ink=c")).classifiers == {"half": "a=b", "ink": "c"}
     with pytest.raises(ValueError, match="classifier is 'a'; expected ATTR=PATH, ATTR one of parity, half, ink"):
