@@ -77,13 +77,13 @@ def test_a_real_process_refuses_in_one_line_without_traceback(tmp_path: Path) ->
         ("--target 0.5 --audit 400 --power 0.8", "--power changes nothing beside --audit"),
         ("--target 0.5 --hold half --drift 0", "--drift is 0.0; expected a positive number"),
         ("--target 0.5 --rounds 0", "--rounds is 0; expected 1 or more"),
-        ("--target 0.5 --interval 1,5", "--interval is (1.0, 5.0); expected none with merged"),
+        ("--target 0.5 --interval 1,5", "--interval is (1.0, 5.0); expected none with paired"),
         ("--target 0.5 --interval 1 --mode guided", "--interval is '1'; expected two numbers"),
         ("--target 0.5 --interval 5,1 --mode guided", "expected two finite noise levels, the lower first"),
         ("--target 0.5 --interval 1,inf --mode guided", "--interval is (1.0, inf); expected two finite"),
         (
             "--target 0.5 --interval 1000,2000 --mode guided",
-            "--interval 1000,2000 holds none of the 12 noise levels that the sampler visits, 0.002 to 80; give a wider one",
+            "--interval 1000,2000 holds none of the 10 noise levels that the sampler visits, 0.002 to 80; give a wider one",
         ),
         ("--target 0.5 --interval 1,2 --mode guided --steps 2", "1,2 holds none of the 2 noise"),
         ("--target 0.5 --finetune P_mean=nan", "--finetune is P_mean=nan; expected a finite number"),
@@ -124,7 +124,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, options
     ("interval", "message"),
     [
         ("1,inf", "--interval is (1.0, inf); expected two finite noise levels, the lower first"),
-        ("1000,2000", "--interval 1000,2000 holds none of the 12 noise levels that the sampler visits, 0.002 to 80"),
+        ("1000,2000", "--interval 1000,2000 holds none of the 10 noise levels that the sampler visits, 0.002 to 80"),
     ],
 )
 def test_compare_refuses_an_interval_without_noise_levels(tmp_path: Path, interval: str, message: str) -> None:

@@ -46,7 +46,6 @@ pilots = [64]
 audit = 64
 solver = "heun"
 steps = 4
-solver = "heun"
 budget = 0.32
 batch_size = 32
 lr = 1e-3

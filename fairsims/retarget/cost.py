@@ -74,8 +74,10 @@ def resampling_advice(work: Retargeting) -> str | None:
     resampling generates, against one of the retargeted model, or more where the plan lies beyond the strength cap and
     selection has to finish. None for a single attribute, and where resampling cannot do it.
     """
+    if len(work.classifiers) == 1:
+        return None
     kept = images_per_kept(work.goal, work.predicted(work.pool))
-    if len(work.classifiers) == 1 or not np.isfinite(kept):
+    if not np.isfinite(kept):
         return None
     plan, own, planned = work.first_plan(), _evaluations(work), 1.0
     if plan.least_omega is None or plan.least_omega > work.config.cap:

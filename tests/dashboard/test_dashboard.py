@@ -226,7 +226,7 @@ def test_a_plan_says_what_it_takes(whole_run):
         ("Planned strength", "0.99"),
         ("Within the cap", "yes"),
     ]
-    assert app.code[0].value.startswith("fairsims retarget --attr gender --target man=0.5,woman=0.5 --mode merged")
+    assert app.code[0].value.startswith("fairsims retarget --attr gender --target man=0.5,woman=0.5 --mode paired")
     rerun(app.number_input(key="target-gender-woman").set_value(90.0))
     assert app.metric[2].value == "no"
     assert "resampled with the classifier" in texts(app)

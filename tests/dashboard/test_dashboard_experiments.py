@@ -43,7 +43,7 @@ RESULT = {
     "split": "variant",
     "evaluations_per_kept": 10.0,
     "quality": {"metric": "FD (digits-parity features)", "reference": {"name": "digits", "labels": "its own"}},
-    "arms": [ARM | {"arm": name, "error": 0.05 - k / 100} for k, name in enumerate(NAMES)],
+    "arms": [ARM | {"arm": name, "error": 0.06 - k / 100} for k, name in enumerate(NAMES)],
 }
 
 
@@ -70,7 +70,7 @@ def swept(tmp_path_factory):
 def test_a_finished_comparison_is_listed_and_shown(comparison):
     said = texts(shown("runs"))
     assert "comparison" in said
-    assert plain("of 5 ways the nearest is SIMS, guided, odd off target by +1.0 [−4.0, −1.0] points") in said
+    assert plain("of 6 ways the nearest is paired contrast, odd off target by +1.0 [−4.0, −1.0] points") in said
     app = shown("audit")
     assert not app.error
     assert [s.value for s in app.subheader] == ["Where they end up", "What they cost"]

@@ -85,7 +85,7 @@ def test_plan_takes_the_least_omega_so_that_the_neediest_class_is_out_of_the_com
     assert plan.omega == plan.least_omega == pytest.approx(2 / 3)
     assert plan.complement == (1.0, 0.0)
     assert plan.reachable == pytest.approx((0.5, 0.5))
-    assert plan.reason == "omega = 0.67: the least feasible is 0.67"
+    assert plan.reason == "strength 0.67: the least feasible is 0.67"
 
 
 def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
@@ -93,14 +93,14 @@ def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
     assert plan.omega == 0.25
     assert plan.complement == pytest.approx((0.75, 0.25))
     assert plan.reachable == pytest.approx((0.5, 0.5))
-    assert plan.reason == "omega = 0.25: the least feasible is 0.11"
+    assert plan.reason == "strength 0.25: the least feasible is 0.11"
 
 
 def test_a_low_cap_holds_below_one_too() -> None:
     plan = plan_complement(np.array([0.6, 0.4]), np.array([0.5, 0.5]), TWO, cap=0.1)
     assert (plan.omega, plan.complement) == (0.1, pytest.approx((1.0, 0.0)))
     assert plan.reason.startswith(
-        "omega = 0.10: the least feasible is 0.25, above the cap of 0.1; no woman in the complement"
+        "strength 0.10: the least feasible is 0.25, above the cap of 0.1; no woman in the complement"
     )
 
 
@@ -202,7 +202,7 @@ def test_draw_takes_all_it_can_without_repeating() -> None:
 @given(st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60)), shares(3, 0.1))
 def test_draw_without_a_size_never_repeats(counts: tuple[int, int, int], mix: np.ndarray) -> None:
     probabilities = pool(counts)
-    size = int(min(n / s for n, s in zip(counts, mix, strict=True)))
+    size = int(min(n / s for n, s in zip(counts, mix, strict=True)) + 1e-6)
     assume(size >= 1)
     chosen = draw_complement(probabilities, mix)
     assert len(chosen) == len(set(chosen.tolist())) == size
