@@ -70,17 +70,22 @@ def contrast_set(
     for c, supply in fitting.items():
         if not supply.count:
             raise InputError(f"no image of {names[c]} in the pool is sure enough to be drawn; lower --floor")
-    entries = rng.permutation(np.concatenate([rng.permutation(np.flatnonzero(of == c)) for c in shrinking]))
-    chosen, left, unmatched = complement.copy(), leaving.copy(), 0
-    queue = np.repeat(growing, arriving[growing])
-    for c in rng.permutation(queue):
-        open_entries = entries[left[of[entries]] > 0]
-        matched = open_entries[np.isin(others[complement[open_entries]], fitting[c].kinds)]
-        entry = matched[0] if len(matched) else open_entries[0]
-        unmatched += len(matched) == 0
-        chosen[entry] = fitting[c].take(others[complement[entry]])
-        left[of[entry]] -= 1
-        entries = entries[entries != entry]
+    entries = rng.permutation(np.flatnonzero(np.isin(of, shrinking)))
+    chosen, left, wanted, unmatched = complement.copy(), leaving.copy(), arriving.copy(), 0
+    for matched in (True, False):
+        for entry in entries:
+            # An entry that was replaced is of another class now, which has to grow.
+            if places[chosen[entry]] != of[entry] or not left[of[entry]]:
+                continue
+            kind = int(others[complement[entry]])
+            fits = [c for c in fitting if wanted[c] and (not matched or fitting[c].has(kind))]
+            if not fits:
+                continue
+            c = max(fits, key=lambda c: wanted[c])
+            chosen[entry] = fitting[c].take(kind)
+            left[of[entry]] -= 1
+            wanted[c] -= 1
+            unmatched += not matched
     return Contrast(chosen=chosen, replaced=total, unmatched=int(unmatched), scale=scale)
 
 
@@ -100,7 +105,8 @@ def raked_strata(
     counts = np.bincount(place, minlength=cells.size).reshape(len(shares), -1)
     given = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # Little of every mix that occurs, so that an empty stratum does not stand in the way.
-    joint = shares[:, None] * (0.999 * given + 0.001 * cells.independent([shares, *mixes]).reshape(len(shares), -1))
+    independent = cells.independent([np.ones(len(shares)), *mixes]).reshape(len(shares), -1)
+    joint = shares[:, None] * (0.999 * given + 0.001 * independent)
     wanted = rake(cells, joint.reshape(-1), dict(enumerate([shares, *mixes])))
     of_strata = np.zeros((n, cells.size), dtype=np.float32)
     of_strata[np.arange(n), place] = probabilities.max(axis=1)
@@ -117,12 +123,11 @@ class _Supply:
         self._by_kind[-1] = shuffled
         self._used = dict.fromkeys(self._by_kind, 0)
 
-    @property
-    def kinds(self) -> list[int]:
-        return [k for k in self._by_kind if k >= 0]
+    def has(self, kind: int) -> bool:
+        return kind in self._by_kind
 
     def take(self, kind: int) -> int:
-        kind = int(kind) if int(kind) in self._by_kind else -1
+        kind = kind if kind in self._by_kind else -1
         images = self._by_kind[kind]
         self._used[kind] += 1
         return int(images[(self._used[kind] - 1) % len(images)])
