@@ -317,6 +317,7 @@ GENDER = ["--attr", "gender", "--target", "0.5"]
     [
         (["retarget", *GENDER, "--out", "x"], ["--runs", "elsewhere"]),
         (["retarget", *GENDER, "--out", "x", "--no-others"], ["--drift", "0.01"]),
+        (["retarget", *GENDER, "--mode", "merged"], ["--replaced", "0.3"]),
         *[(["sweep", "--out", "x"], [f"--{name}", "0.9"]) for name in ("omega", "cap", "floor", "tolerance")],
         (["audit", "--before", "digits", "--attr", "parity"], ["--tolerance", "0.01"]),
         (["audit", "--before", "digits", *GENDER], ["--drift", "0.01"]),

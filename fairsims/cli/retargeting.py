@@ -61,6 +61,8 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
         refuse_idle("beside --audit: the number of images is fixed", "power")
     if not (options["hold"] or options["others"]):
         refuse_idle("with --no-others and without --hold", "drift")
+    if not options["mode"].startswith("paired"):
+        refuse_idle(f"with --mode {options['mode']}", "replaced")
     config = RetargetConfig(**options)
     work = prepare(config)
     note(work.model.spec.sampler.advice)
