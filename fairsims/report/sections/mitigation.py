@@ -77,8 +77,8 @@ def _method(m: Method) -> Iterator[tuple[str, str]]:
     for label, value in (
         ("strength", m.strength),
         ("largest strength allowed", m.cap),
-        ("planned strength", m.planned_omega),
-        ("least feasible strength", m.least_omega),
+        ("planned by the complement rule", m.planned_omega),
+        ("least feasible by the rule", m.least_omega),
         ("complement set, images", m.complement_size),
     ):
         if value is not None:
