@@ -145,7 +145,7 @@ def work(config: SweepConfig) -> dict[str, float]:
         stages["confirm"] = config.confirm * nfe * (1 + dearest)
     if config.steer:
         audited = run.audit or MOST
-        stages["calibrate and audit"] = nfe * (sum(run.pilots) * dearest + audited * dearest + SHOWN)
+        stages["calibrate and audit"] = nfe * (run.calibration * dearest + audited * dearest + SHOWN)
     return stages
 
 
@@ -162,7 +162,7 @@ def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
         lines.append(f"  {stage:<32}{forwards / 1e6:>8.1f} M forwards{each:>9.2f} h")
     lines.append(f"  {'in all':<32}{sum(stages.values()) / 1e6:>8.1f} M forwards{hours:>9.2f} h")
     pools = config.run.pool * (2 if config.steer else 1) + config.images * sum(1 for _ in config.points())
-    pools += config.confirm * 3 + ((sum(config.run.pilots) + (config.run.audit or MOST) + SHOWN) if config.steer else 0)
+    pools += config.confirm * 3 + ((config.run.calibration + (config.run.audit or MOST) + SHOWN) if config.steer else 0)
     # Unpacked pixels: an upper bound of the PNG's size.
     images = pools * size["resolution"] ** 2 * 3 / 1e9
     network = size["parameters"] * 4 / 1e9

@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     for name in ("mode", "precision", "solver"):
         parser.add_argument(f"--{name}")
-    for name in ("pool", "audit", "steps", "pilots"):
-        parser.add_argument(f"--{name}", type=int, nargs="+" if name == "pilots" else None)
+    for name in ("pool", "audit", "steps", "calibration"):
+        parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--budget", type=float)
     args = parser.parse_args(arguments)
     given = {k: v for k, v in vars(args).items() if k != "out" and v is not None}

@@ -29,7 +29,7 @@ def retarget_model(out: str | Path, *, progress: Progress = silent, **settings: 
     target, ChangedSettings when `out` holds another run.
 
     >>> import fairsims
-    >>> tiny = {"pool": 200, "pilots": (50, 50), "audit": 50, "steps": 4, "solver": "dpmpp2m", "rounds": 1}
+    >>> tiny = {"pool": 200, "calibration": 100, "audit": 50, "steps": 4, "solver": "dpmpp2m", "rounds": 1}
     >>> tiny |= {"budget": 0.048, "batch_size": 24}
     >>> result = fairsims.retarget_model("run", model="digits-8", attr="parity", target="0.5", **tiny)
     >>> result.main.classes, result.main.target

@@ -53,12 +53,20 @@ class Run:
         """Of every stage, added up over resumptions."""
 
     @staticmethod
-    def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-        """Whether the folder holds a finished run. Raises ChangedSettings when it is one of other settings."""
-        status = folder / "status.json"
+    def is_finished(folder: Path, settings: Mapping[str, Any], *, replaced: Mapping[str, str] | None = None) -> bool:
+        """Whether the folder holds a finished run. Raises ChangedSettings when it is one of other settings.
+
+        `replaced` names settings of earlier versions and what is in their place now: where a run has the former,
+        neither is compared.
+        """
+        status, path = folder / "status.json", folder / "config.json"
         if not status.exists() or read_json(status).get("state") != "finished":
             return False
-        settle_settings(folder / "config.json", settings)
+        earlier = read_json(path) if path.exists() else {}
+        for old, new in (replaced or {}).items():
+            if old in earlier:
+                settings = {k: v for k, v in settings.items() if k != new} | {old: earlier[old]}
+        settle_settings(path, settings)
         return True
 
     def __enter__(self) -> Self:

@@ -195,7 +195,7 @@ def test_the_same_generate_again_adds_nothing_and_other_seeds_are_refused(tmp_pa
 def test_dry_run_plans_without_writing(tmp_path: Path) -> None:
     plan = succeeds(*RETARGET, "--target", "0.5", "--out", tmp_path / "run", "--dry-run")
     assert plan["forwards"]["pool"] == 3072 * 10
-    assert plan["forwards"]["calibration"] == (512 + 1024 + 3072) * 10
+    assert plan["forwards"]["calibration"] == 4096 * 10
     assert plan["estimated_total_seconds"] >= 0
     assert plan["classifier"] == "digits-parity"
     assert plan["settings"]["target"] == "0.5"

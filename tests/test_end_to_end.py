@@ -33,7 +33,7 @@ from fairsims.pools import Pool, select_pool
 from fairsims.report.html import write_report
 
 SMALL = [
-    "--pool", "500", "--pilots", "128,512", "--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4",
+    "--pool", "500", "--calibration", "640", "--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4",
     "--steps", "8", "--solver", "dpmpp2m",
 ]  # fmt: skip
 
@@ -191,11 +191,20 @@ def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Pa
     audit = json.loads((run / "audit" / "audit.json").read_text())
     points = audit["calibration"]
     assert list(Draft202012Validator(audit_schema()).iter_errors(audit)) == []
-    assert [(p["n"], p["quality_n"]) for p in points] == [(500, 128), (128, 128), (512, 128)]
-    pilots = [run / "pool", *(run / "calibration" / f"{p['strength']:.6f}-{p['n']}" for p in points[1:])]
+    least = min(p["n"] for p in points)
+    assert sum(p["n"] for p in points[1:]) == 640
+    # The first look at every strength, each of other seeds.
+    looks = [
+        sorted((run / "calibration").glob(f"{p['strength']:.6f}-*"), key=lambda f: int(f.name.split("-")[1]))
+        for p in points[1:]
+    ]
+    pilots = [run / "pool", *(of[0] for of in looks)]
+    n = min(len(Pool(folder)) for folder in pilots)
+    assert {p["quality_n"] for p in points} == {n}
+    assert n <= least
     first = {}
     for number, folder in enumerate(pilots):
-        select_pool(Pool(folder), np.arange(128), tmp_path / str(number), made_by={})
+        select_pool(Pool(folder), np.arange(n), tmp_path / str(number), made_by={})
         first[str(number)] = Pool(tmp_path / str(number))
     classifier = load_classifier("digits-parity")
     data = str(open_checkpoint("digits-8").recipe["data"])
@@ -206,8 +215,9 @@ def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Pa
         for name in ("fd_reference", "fd_target"):
             assert point[name] == pytest.approx(found.numbers[str(number)][name], rel=1e-4)
     # Towards the target's mix and away from the data as given.
-    assert points[-1]["fd_target"] < points[0]["fd_target"]
-    assert points[-1]["fd_reference"] > points[0]["fd_reference"]
+    chosen = min(points, key=lambda p: abs(p["strength"] - audit["method"]["strength"]))
+    assert chosen["fd_target"] < points[0]["fd_target"]
+    assert chosen["fd_reference"] > points[0]["fd_reference"]
 
 
 def test_runs_of_earlier_versions_are_read_or_refused(
@@ -232,6 +242,24 @@ def test_runs_of_earlier_versions_are_read_or_refused(
     assert not (run / "plan.json").exists()
 
 
+def test_a_finished_run_of_an_earlier_calibration_is_read_and_an_unfinished_one_refused(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their settings have the sizes of pilots in the place of a number of images."""
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    settings = json.loads((run / "config.json").read_text())
+    del settings["calibration"]
+    (run / "config.json").write_text(json.dumps(settings | {"pilots": [128, 512]}))
+    monkeypatch.chdir(tmp_path)
+    read = CliRunner().invoke(main, command(*SMALL, "--json"))
+    assert json.loads(read.stdout)["attributes"] == json.loads((run / "audit" / "audit.json").read_text())["attributes"]
+    (run / "status.json").write_text('{"stage": "after", "state": "running", "message": ""}')
+    refused = CliRunner().invoke(main, command(*SMALL))
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert "made with pilots = [128, 512]" in refused.stderr
+
+
 def test_seed_ranges_never_overlap(whole: tuple[Path, str]) -> None:
     run, _ = whole
 
@@ -239,13 +267,14 @@ def test_seed_ranges_never_overlap(whole: tuple[Path, str]) -> None:
         return {int(s) for shard in folder.glob("shard-*.parquet") for s in pd.read_parquet(shard)["seed"]}
 
     pool, before, after = (seeds(run / name) for name in ("pool", "before", "after"))
-    pilots = sorted((seeds(p) for p in (run / "calibration").iterdir()), key=len)
-    assert [len(s) for s in (pool, *pilots, before, after)] == [500, 128, 512, 64, 400]
+    looks = [seeds(p) for p in (run / "calibration").iterdir()]
+    calibration = set[int]().union(*looks)
+    assert [len(s) for s in (pool, calibration, before, after)] == [500, 640, 64, 400]
     assert before < after
-    assert pilots[0] < pilots[1], "pilots share their noise"
-    assert not pool & pilots[1]
+    assert sum(map(len, looks)) == 640, "every look has seeds of its own"
+    assert not pool & calibration
     assert not pool & after
-    assert not pilots[1] & after
+    assert not calibration & after
     assert set(pd.read_parquet(run / "complement.parquet")["seed"]) <= pool
 
 
@@ -274,7 +303,7 @@ def test_changed_setting_is_named_and_nothing_is_touched(
 
 
 def test_killed_and_interrupted_equals_uninterrupted(whole: tuple[Path, str], tmp_path: Path) -> None:
-    # Before the first image; in the fine-tune, once it has a state to go on from; then between pilots.
+    # Before the first image; in the fine-tune, once it has a state to go on from; then between looks.
     folder = tmp_path / "cut"
     running, _ = stop(folder, SMALL, when=lambda run: (run / "plan.json").exists(), how=signal.SIGKILL)
     assert running
@@ -309,8 +338,8 @@ def test_killed_at_random_moments(whole: tuple[Path, str], tmp_path: Path) -> No
 
 
 def test_guided_beyond_the_cap_is_finished_by_resampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A share for every class, 80% odd from a quarter: more than the cap reaches, so every pilot stands at the cap and the
-    # classifier does the rest.
+    # A share for every class, 80% odd from a quarter: more than the cap reaches; the weakest strength that does as much as
+    # any is near it, and the classifier does the rest.
     monkeypatch.chdir(tmp_path)
     options = [
         "--mode",
@@ -319,8 +348,8 @@ def test_guided_beyond_the_cap_is_finished_by_resampling(tmp_path: Path, monkeyp
         "odd=0.8,even=0.2",
         "--cap",
         "1",
-        "--pilots",
-        "128,256",
+        "--calibration",
+        "384",
         "--audit",
         "128",
     ]
@@ -333,7 +362,7 @@ def test_guided_beyond_the_cap_is_finished_by_resampling(tmp_path: Path, monkeyp
     assert after["evaluations_per_image"] == 2 * before["evaluations_per_image"]
     assert json.loads((tmp_path / "run" / "guided" / "config.json").read_text())["class"] == "SIMSGuidance"
     assert result["method"]["resampled"] is True
-    assert result["method"]["strength"] == 1.0
+    assert 0.8 < result["method"]["strength"] <= 1.0
     assert abs(parity["after"]["odd"]["share"] - 0.8) < 0.12
     assert 1.2 < after["images_per_kept"] < result["cost"]["resampling_base"]["images_per_kept"]
     kept, candidates = (

@@ -249,7 +249,7 @@ def test_other_commands_run_once(tmp_path: Path) -> None:
 def test_two_processes_retarget_like_one(tmp_path: Path) -> None:
     options = [
         "retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--precision", "float32", "--json",
-        "--pool", "600", "--pilots", "100,400", "--audit", "200", "--steps", "4", "--budget", "2.56", "--batch-size", "32",
+        "--pool", "600", "--calibration", "500", "--audit", "200", "--steps", "4", "--budget", "2.56", "--batch-size", "32",
     ]  # fmt: skip
     two = json.loads(finish(cli(*options, "--out", tmp_path / "two")))
     one = json.loads(finish(cli(*options, "--out", tmp_path / "one", processes=1)))

@@ -98,7 +98,7 @@ def test_json_and_back() -> None:
     )
     assert to_json(outer) == value
     run = RetargetConfig(
-        attr="parity", target="0.5", model="digits-8", finetune={"augment": 0.1, "xflip": True}, pilots=(60, 70)
+        attr="parity", target="0.5", model="digits-8", finetune={"augment": 0.1, "xflip": True}, calibration=130
     )
     sweep = SweepConfig(run=run, sizes=(None, 9), intervals=(None, (0.3, 5.0)), modes=("guided",))
     assert from_mapping(SweepConfig, to_json(sweep)) == sweep

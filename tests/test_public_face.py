@@ -50,9 +50,9 @@ def test_a_retargeting_in_one_call_is_that_of_the_command(tmp_path: Path) -> Non
     """The same images, weights, settings and numbers; only the recorded command and times differ."""
     tiny = {"pool": 200, "audit": 50, "steps": 4, "solver": "dpmpp2m", "rounds": 1, "budget": 0.048, "batch_size": 24}
     chosen = {"model": "digits-8", "attr": "parity", "target": "0.5", **tiny}
-    fairsims.retarget_model(tmp_path / "called", **chosen, pilots=(50, 50))
+    fairsims.retarget_model(tmp_path / "called", **chosen, calibration=100)
     options = [text for k, v in chosen.items() for text in (f"--{k.replace('_', '-')}", str(v))]
-    command = ["retarget", *options, "--pilots", "50,50", "--out", str(tmp_path / "typed"), "--json"]
+    command = ["retarget", *options, "--calibration", "100", "--out", str(tmp_path / "typed"), "--json"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.stderr or result.exception
     called, typed = (tmp_path / name for name in ("called", "typed"))

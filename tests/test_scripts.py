@@ -47,6 +47,7 @@ def test_embedded_classifiers_are_built_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
+        ("calibration", ["--repeats", "1", "--kind", "as planned"], "as planned                       100.0%"),
         ("coverage", ["--repetitions", "2"], "gender x glasses, 100 each"),
         ("forwards", ["--model", "digits-8", "--batches", "8", "--repeats", "1"], "channels_last"),
         ("frechet", ["--width", "16", "--repeats", "1", "--rows", "64", "128"], "peak memory of 64 rows"),
@@ -54,7 +55,7 @@ def test_embedded_classifiers_are_built_by_name() -> None:
         (
             "main_job",
             [
-                *("--model", "digits-8", "--attr", "parity", "--pool", "256", "--pilots", "64", "--audit", "64"),
+                *("--model", "digits-8", "--attr", "parity", "--pool", "256", "--calibration", "64", "--audit", "64"),
                 *("--budget", "0.64", "--precision", "float32"),
             ],
             "forward and backward",

@@ -19,7 +19,7 @@ from fairsims.retarget.complement import ComplementPlan, plan_complement
 from fairsims.retarget.config import MODES, RetargetConfig
 
 DEFAULT_RATE, CAP, FLOOR = 1000.0, RetargetConfig.cap, RetargetConfig.floor
-ABOUT = {name: getattr(RetargetConfig, name) for name in ("pool", "budget", "pilots")}
+ABOUT = {name: getattr(RetargetConfig, name) for name in ("pool", "budget", "calibration")}
 
 
 def show_run(run: RunEntry) -> None:
@@ -156,8 +156,8 @@ def show_cost(
         help="Measured in this run." if rate else "Not known for this run: `fairsims retarget --dry-run` measures it.",
     )
     known: dict[str, Any] = {k: settings.get(k) or v for k, v in ABOUT.items()}
-    pool_size, budget, pilots = int(known["pool"]), float(known["budget"]), [int(p) for p in known["pilots"]]
-    every = ways(pi, tau, plan, evaluations=float(nfe), pool=pool_size, budget=budget, pilots=pilots)
+    pool_size, budget, images = int(known["pool"]), float(known["budget"]), int(known["calibration"])
+    every = ways(pi, tau, plan, evaluations=float(nfe), pool=pool_size, budget=budget, calibration=images)
     table([row(w, int(images), float(speed)) for w in every])
     resampling, merged, _ = every
     pays = merged.pays_from(resampling)
@@ -166,7 +166,9 @@ def show_cost(
         if math.isfinite(pays)
         else "Resampling needs no more evaluations an image than the merged model here: retargeting does not pay off."
     )
-    st.caption("'Once' is pool, fine-tune (three forwards a step) and pilots; labels of a classifier are not counted.")
+    st.caption(
+        "'Once' is pool, fine-tune (three forwards a step) and calibration; labels of a classifier are not counted."
+    )
 
 
 def row(way: Way, images: int, speed: float) -> dict[str, str]:

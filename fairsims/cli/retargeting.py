@@ -124,7 +124,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
 @settings(SWEEP, without=("run", "steer"), sizes={"type": SIZES}, modes={"type": WORDS}, intervals={"type": INTERVALS})
 @settings(
     RETARGET,
-    without=("model", *ONCE, *TO_SEVERAL, "replaced", "budget", "complement_size", "interval", "pilots", "audit"),
+    without=("model", *ONCE, *TO_SEVERAL, "replaced", "budget", "complement_size", "interval", "calibration", "audit"),
     tolerance={"help": "Points whose share lies within this of the target are near it."},
 )
 @out_option

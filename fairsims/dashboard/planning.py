@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -47,7 +47,7 @@ def ways(
     evaluations: float,
     pool: int,
     budget: float,
-    pilots: Sequence[int],
+    calibration: int,
 ) -> tuple[Way, Way, Way]:
     """Resampling the base, one network and the guided pair; shares `(K,)`, `evaluations` an image of the base.
 
@@ -58,8 +58,8 @@ def ways(
     trained = pool * evaluations + budget * 1000 * TRAINING_FORWARDS
     return (
         Way(name="resampling the base", once=0.0, each=resampling_cost(base, target) * evaluations),
-        Way(name="paired or merged", once=trained + sum(pilots) * evaluations, each=left * evaluations),
-        Way(name="guided", once=trained + 2 * sum(pilots) * evaluations, each=left * 2 * evaluations),
+        Way(name="paired or merged", once=trained + calibration * evaluations, each=left * evaluations),
+        Way(name="guided", once=trained + 2 * calibration * evaluations, each=left * 2 * evaluations),
     )
 
 
@@ -74,8 +74,6 @@ def command(attribute: str, target: Mapping[str, float], *, mode: str, settings:
         # A run records the precision that "auto", the command's default, came to on its machine.
         if value is None or (value == defaults[name] and name != "precision"):
             continue
-        if name == "pilots":
-            value = ",".join(map(str, value))
         for v in value if isinstance(value, tuple) else (value,):
             parts += [f"--{name.replace('_', '-')}", str(v)]
     return shlex.join(parts)

@@ -91,7 +91,7 @@ def _resampled(work: Retargeting, selection: Selection, spend: float) -> Arm:
 
     Other steps make other shares; and how many images are kept of those generated says how many steps there are.
     """
-    folder, n, tried = work.run.folder / "resampled", max(work.config.pilots), set[int]()
+    folder, n, tried = work.run.folder / "resampled", work.config.calibration, set[int]()
     model, steps = work.model, _steps(work, spend, selection)
     with work.run.stage("calibration resampled"):
         while steps.steps not in tried:

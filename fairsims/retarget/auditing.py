@@ -28,7 +28,7 @@ from fairsims.pools import Pool
 from fairsims.retarget.calibration import Pilot, as_pilot, focus_values
 from fairsims.retarget.cost import images_per_kept, stage_costs
 from fairsims.retarget.goal import Goal
-from fairsims.retarget.retargeting import Retargeting, pilot_folder
+from fairsims.retarget.retargeting import Retargeting, look_folder
 from fairsims.retarget.rounds import Response, Round, best_round
 from fairsims.retarget.selection import Selection
 
@@ -58,9 +58,11 @@ def audit_run(
     )
     calibration = tuple(_point(p) for p in response.calibration.pilots)
     if work.reference is not None:
-        tried = [Pool(pilot_folder(best.pilots, p.strength, p.n)) for p in response.calibration.pilots[1:]]
+        first: dict[float, Pool] = {}
+        for look in response.calibration.looks:
+            first.setdefault(look.strength, Pool(look_folder(best.pilots, look)))
         judged = list(zip(work.classifiers, targets, strict=False))
-        calibration = _with_quality(calibration, [work.pool, *tried], work.reference, judged, store)
+        calibration = _with_quality(calibration, [work.pool, *first.values()], work.reference, judged, store)
     return replace(
         result,
         power=work.power,

@@ -25,6 +25,7 @@ from fairsims.classifiers.labelling import predicted_counts
 from fairsims.errors import InputError
 from fairsims.files import atomic, now, read_json, write_json
 from fairsims.retarget.arms import ARMS, Arm, Trained, make_arms
+from fairsims.retarget.config import REPLACED
 from fairsims.retarget.preregistration import begin, comparison_metrics
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.retarget.rounds import draw_complement_set, draw_positive_set
@@ -63,7 +64,7 @@ def compare(
     config = work.config
     if config.mode != "guided" or len(work.classifiers) != 1:
         raise InputError(f"found {config.mode} for {', '.join(config.names)}; expected guided for one attribute")
-    if Run.is_finished(folder, work.settings):
+    if Run.is_finished(folder, work.settings, replaced=REPLACED):
         return read_json(folder / "compare.json")
     own: dict[str, Any] = {"arms": list(ARMS), "power": None, "before": None, "metrics": comparison_metrics(work)}
     fixed = begin(work, folder, progress, rounds=1, **own)

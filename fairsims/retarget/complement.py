@@ -18,7 +18,7 @@ from fairsims.errors import InfeasibleTarget, InputError
 FLOOR = 0.9
 """Least class probability of an image that enters the complement set."""
 LEAST = 0.25
-"""Smallest omega planned: less moves the shares by less than pilots can tell."""
+"""Smallest omega planned: less moves the shares by less than calibration can tell."""
 GAIN = 0.7
 """Part of a measured error that the next round's complement sets out to mend: the whole of it tends to overshoot."""
 RESPONSE = (0.5, 1.0)

@@ -20,11 +20,13 @@ SIMS = ("merged", "guided")
 MODES = ("paired", *SIMS, "paired-guided")
 SINCE = ("guide", "guidance", "guide_interval", "vae", "classes", "labels", "mark")
 """Settings of the model that earlier runs did not have."""
-MIN_POOL = 200
+MIN_POOL, MIN_CALIBRATION = 200, 50
 SEEDS_PER_RUN = 10_000_000
+REPLACED = {"pilots": "calibration"}
+"""Settings of earlier versions, and what is in their place now."""
 CALIBRATION_OFFSET, AUDIT_OFFSET = 4_000_000, 6_000_000
 # What the seeds of each use suffice for; an audit that resamples generates several images a kept one.
-MAX_POOL, MAX_PILOT = CALIBRATION_OFFSET - 1, AUDIT_OFFSET - CALIBRATION_OFFSET - 1
+MAX_POOL, MAX_CALIBRATION = CALIBRATION_OFFSET - 1, AUDIT_OFFSET - CALIBRATION_OFFSET - 1
 MAX_AUDIT = (SEEDS_PER_RUN - AUDIT_OFFSET) // 4 - 1
 
 
@@ -81,8 +83,8 @@ class RetargetConfig:
     """Images in the complement set; by default as many as the pool gives without repeating one."""
     rounds: int = 2
     """Fine-tunes of the auxiliary at most: a further one where one strength cannot serve all shares."""
-    pilots: tuple[int, ...] = (512, 1024, 3072)
-    """Calibration images of each pilot."""
+    calibration: int = 4096
+    """Images at most to find the strength with; fewer are made where they suffice."""
     audit: int | None = None
     """Audit images of each side; by default as many as the power needs, 8192 at most."""
     power: float = 0.9
@@ -133,10 +135,10 @@ class RetargetConfig:
             raise ValueError(f"power is {self.power}; expected a probability between 0 and 1")
         if self.audit is not None and not 50 <= self.audit <= MAX_AUDIT:
             raise ValueError(f"audit is {self.audit}; expected 50 to {MAX_AUDIT:,} images")
-        if not self.pilots or min(self.pilots) < 50 or max(self.pilots) > MAX_PILOT:
-            raise ValueError(f"pilots is {self.pilots}; expected sizes of 50 to {MAX_PILOT:,} images")
-        if list(self.pilots) != sorted(self.pilots):
-            raise ValueError(f"pilots is {self.pilots}; expected the smaller first: the last ones decide")
+        if not MIN_CALIBRATION <= self.calibration <= MAX_CALIBRATION:
+            raise ValueError(
+                f"calibration is {self.calibration}; expected {MIN_CALIBRATION} to {MAX_CALIBRATION:,} images"
+            )
         if not 0 < self.replaced <= 1:
             raise ValueError(f"replaced is {self.replaced}; expected a part above 0, 1 at most")
         for name in ("batch_size", "sample_batch", "rounds"):

@@ -107,7 +107,7 @@ def planned_forwards(work: Retargeting) -> dict[str, int]:
         "pool": config.pool * before,
         # A training step costs about three forwards: one forward, and a backward of twice its work.
         "auxiliary": work.most_rounds * round(config.budget * 1000) * 3,
-        "calibration": work.most_rounds * sum(config.pilots) * after,
+        "calibration": work.most_rounds * config.calibration * after,
         "before": work.shown * before,
         "after": work.power.n * after,
     }

@@ -19,7 +19,7 @@ from fairsims.run import PLAN, Progress, Run, read_plan, write_plan
 READY_MADE = ("pool", "auxiliary", "positive")
 """What a run may take over from an earlier one or from a sweep before it begins."""
 DECIDED = (
-    *("mode", "interval", "pool", "complement_size", "omega", "cap", "floor", "pilots"),
+    *("mode", "interval", "pool", "complement_size", "omega", "cap", "floor", "calibration"),
     *("solver", "steps", "precision"),
 )
 """Settings that a plan names one by one; the digest of all of them is there too."""
@@ -97,7 +97,7 @@ def comparison_metrics(work: Retargeting) -> list[str]:
 def seed_ranges(work: Retargeting) -> dict[str, list[int]]:
     """First and last seed of every use; where resampling is needed the audit goes on beyond its last."""
     config = work.config
-    sizes = {"pool": config.pool, "calibration": max(config.pilots), "audit": work.power.n}
+    sizes = {"pool": config.pool, "calibration": config.calibration, "audit": work.power.n}
     return {use: [seeds[0], seeds[-1]] for use, n in sizes.items() for seeds in [config.seeds(use, n)]}
 
 

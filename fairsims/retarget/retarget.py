@@ -12,6 +12,7 @@ from fairsims.audit.result import AuditResult, load_audit, save_audit
 from fairsims.data import ImageDataset
 from fairsims.pools import Pool
 from fairsims.retarget.auditing import audit_run
+from fairsims.retarget.config import REPLACED
 from fairsims.retarget.cost import resampling_advice
 from fairsims.retarget.preregistration import READY_MADE, begin
 from fairsims.retarget.retargeting import Retargeting
@@ -42,7 +43,7 @@ def retarget(
     Raises ChangedSettings when the folder holds a run with other settings or another plan, InfeasibleTarget or
     InputError when the target or the pool cannot serve, InputError when an earlier version began the run.
     """
-    if Run.is_finished(folder, work.settings):
+    if Run.is_finished(folder, work.settings, replaced=REPLACED):
         return load_audit(folder)
     fixed = begin(work, folder, progress, beside=READY_MADE, rounds=work.most_rounds)
     with work.run as run:

@@ -32,7 +32,7 @@ from fairsims.data.attributes import Attribute
 from fairsims.files import atomic
 from fairsims.models import DenoiserModel, open_model
 from fairsims.pools import Pool, grow_pool, pool_dataset, pool_latents, select_pool, write_pool
-from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
+from fairsims.retarget.calibration import Calibration, Look, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import ComplementPlan, plan_complement
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.contrast import Contrast, contrast_set, raked_strata
@@ -146,10 +146,11 @@ class Retargeting:
         stage: str = "",
         progress: Progress | None = None,
         facts: Mapping[str, Any] | None = None,
+        first: int = 0,
     ) -> Pool:
-        """The first `n` images on the seeds of a use, labelled for every attribute; `facts` join those of the model."""
+        """`n` images on the seeds of a use from `first`, labelled for every attribute; `facts` join the model's."""
         progress, stage = progress or self.run.progress, stage or folder.name
-        for done in write_pool(folder, model, self.config.seeds(use, n), facts=facts):
+        for done in write_pool(folder, model, self.config.seeds(use, first + n)[first:], facts=facts):
             progress(stage, done, n)
         pool = Pool(folder)
         self.labels(pool)
@@ -316,26 +317,24 @@ class Retargeting:
             self.run.progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
 
     def calibrate(self, at: At, planned: float, folder: Path) -> Calibration:
-        """The strength that reaches the goal, from pilots in `folder` and a table of them beside it.
+        """The strength that reaches the goal, from looks in `folder` and a table of the strengths beside it.
 
         `planned` is where to start; the pool is the pilot at strength 0. Raises NoResponse as `calibrate` does.
         """
-        goal, planned_images, done_before = self.goal, sum(self.config.pilots), 0
+        goal = self.goal
 
         def values(images: Pool) -> np.ndarray:
             return focus_values(self.predicted(images), goal.confusion, goal.focus)
 
-        def measure(strength: float, n: int) -> np.ndarray:
-            nonlocal done_before
-            start = done_before
-
+        def measure(look: Look) -> np.ndarray:
             def progress(stage: str, done: int, _: int) -> None:
-                self.run.progress(stage, start + done, max(start + n, planned_images))
+                self.run.progress(stage, look.first + done, self.config.calibration)
 
-            place = pilot_folder(folder, strength, n)
-            images = self.images(place, at(strength), "calibration", n, stage=folder.name, progress=progress)
-            done_before += n
-            return values(images)
+            place, model = look_folder(folder, look), at(look.strength)
+            stage = folder.name
+            return values(
+                self.images(place, model, "calibration", look.n, first=look.first, stage=stage, progress=progress)
+            )
 
         found = calibrate(
             measure,
@@ -343,8 +342,8 @@ class Retargeting:
             base=as_pilot(values(self.pool), 0.0),
             start=planned,
             cap=self.config.cap,
-            sizes=self.config.pilots,
-            confirm=goal.cells.size > 2,
+            images=self.config.calibration,
+            tolerance=self.config.tolerance,
         )
         if self.run.main:
             with atomic(folder.with_name(f"{folder.name}.parquet")) as temporary:
@@ -354,22 +353,24 @@ class Retargeting:
     def shares_at(self, calibration: Calibration, folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:
         """Shares over the cells at the chosen strength, and the standard errors of each attribute's shares.
 
-        They are those of the largest pilot in `folder`, moved along the line to the base's.
+        Every share is read off the images in `folder` and the base's with the weights that the fit of the calibration
+        gives each strength.
         """
-        # Of several as large, the nearest to the chosen strength says most; at the cap that is the cap itself.
-        pilot = max(
-            (p for p in calibration.pilots if p.strength > 0),
-            key=lambda p: (p.n, -abs(p.strength - calibration.strength)),
-        )
-        found, goal = self.predicted(Pool(pilot_folder(folder, pilot.strength, pilot.n))), self.goal
-        moved = goal.base + (goal.measured(found) - goal.base) * (calibration.strength / pilot.strength)
-        inside = np.clip(moved, 0, None)
-        return np.asarray(inside / inside.sum()), goal.noise(found)
+        goal, predicted = self.goal, [self.predicted(self.pool)]
+        for pilot in calibration.pilots[1:]:
+            looks = [Pool(look_folder(folder, look)) for look in calibration.looks if look.strength == pilot.strength]
+            predicted.append(np.concatenate([self.predicted(images) for images in looks]))
+        # The base's are those that all else is planned on.
+        shares = calibration.weights @ np.array([goal.base, *(goal.measured(p) for p in predicted[1:])])
+        inside = np.clip(shares, 0, None)
+        errors = [[w * se for se in goal.noise(p)] for w, p in zip(calibration.weights, predicted, strict=True)]
+        noise = [np.sqrt(np.square(of).sum(axis=0)) for of in zip(*errors, strict=True)]
+        return np.asarray(inside / inside.sum()), noise
 
 
-def pilot_folder(folder: Path, strength: float, n: int) -> Path:
-    """Where `Retargeting.calibrate` leaves the images of a pilot."""
-    return folder / f"{strength:.6f}-{n}"
+def look_folder(folder: Path, look: Look) -> Path:
+    """Where `Retargeting.calibrate` leaves the images of a look."""
+    return folder / f"{look.strength:.6f}-{look.first}"
 
 
 def fine_tuning(config: RetargetConfig, recipe: Mapping[str, Any], kimg: float) -> TrainConfig:

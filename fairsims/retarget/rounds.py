@@ -24,7 +24,7 @@ class Response:
 
     calibration: Calibration
     shares: np.ndarray
-    """Shares over the cells at the chosen strength, from the largest pilot, `(cells,)`."""
+    """Shares over the cells at the chosen strength, as the fit has them, `(cells,)`."""
     noise: list[np.ndarray]
     """Standard errors of each attribute's shares, `(K,)`."""
     error: float
@@ -46,6 +46,7 @@ class Round:
     contrast: Contrast | None
     """And the set that it is trained on."""
     pilots: Path
+    """Where the images of its calibration are."""
     response: Response | None
     """None where the shares do not respond at all: the earlier rounds stand."""
     why: str = ""

@@ -28,7 +28,7 @@ from fairsims.training.folder import snapshot_folder
 
 FORMAT = "fairsims-sweep/1"
 UNUSED = (
-    *("mode", "interval", "budget", "complement_size", "pilots", "audit", "power", "rounds"),
+    *("mode", "interval", "budget", "complement_size", "calibration", "audit", "power", "rounds"),
     *("tolerance", "drift", "others"),
 )
 """Settings of a run that the grid has, or that a sweep does not use."""

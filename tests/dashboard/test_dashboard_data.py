@@ -165,7 +165,7 @@ def test_a_large_pool_is_read_group_by_group(whole_run, monkeypatch):
 def test_costs_are_those_of_the_rule():
     pi, tau = np.array([0.75, 0.25]), np.array([0.5, 0.5])
     plan = plan_complement(pi, tau, ("man", "woman"))
-    resampling, merged, guided = ways(pi, tau, plan, evaluations=10, pool=100, budget=1.0, pilots=(50,))
+    resampling, merged, guided = ways(pi, tau, plan, evaluations=10, pool=100, budget=1.0, calibration=50)
     assert (resampling.once, resampling.each) == (0, 20)
     assert (merged.once, merged.each) == (100 * 10 + 3000 + 500, 10)
     assert (guided.once, guided.each) == (100 * 10 + 3000 + 1000, 20)
@@ -174,9 +174,9 @@ def test_costs_are_those_of_the_rule():
     assert guided.pays_from(resampling) == float("inf")
     # Beyond the cap what is left is resampled from what strength reaches.
     far = plan_complement(pi, np.array([0.1, 0.9]), ("man", "woman"), cap=1.0)
-    assert ways(pi, np.array([0.1, 0.9]), far, evaluations=10, pool=0, budget=0.1, pilots=())[1].each == pytest.approx(
-        18
-    )
+    assert ways(pi, np.array([0.1, 0.9]), far, evaluations=10, pool=0, budget=0.1, calibration=0)[
+        1
+    ].each == pytest.approx(18)
 
 
 def test_the_command_is_one_that_the_command_line_reads():
@@ -186,7 +186,7 @@ def test_the_command_is_one_that_the_command_line_reads():
 
     earlier = {
         "model": "a b",
-        "pilots": [512, 2048],
+        "calibration": 2560,
         "solver": "dpmpp2m",
         "tolerance": 0.03,
         "classifier": ["x=1", "y=2"],
@@ -202,7 +202,7 @@ def test_the_command_is_one_that_the_command_line_reads():
     ]
     assert "--tolerance" not in line
     context = retarget.make_context("retarget", shlex.split(line)[2:])
-    assert context.params["pilots"] == (512, 2048)
+    assert context.params["calibration"] == 2560
     assert "--precision float32" in command("a", {"b": 1.0}, mode="merged", settings={"precision": "float32"})
     assert context.params["classifier"] == ("x=1", "y=2")
 

@@ -268,7 +268,7 @@ def test_a_pipeline_is_retargeted_and_goes_back(
     list(train_folder(untrained, digits, config, tmp_path / "model", recipe={}))
     options = {
         "--model": tmp_path / "model", "--attr": "parity", "--target": "even=0.35,odd=0.65", "--pool": 400,
-        "--pilots": 256, "--audit": 256, "--budget": 1.2, "--batch-size": 32, "--lr": 3e-4, "--steps": 6,
+        "--calibration": 256, "--audit": 256, "--budget": 1.2, "--batch-size": 32, "--lr": 3e-4, "--steps": 6,
         "--floor": 0.6, "--out": tmp_path / "run",
     }  # fmt: skip
     result = CliRunner().invoke(main, ["retarget", *(str(a) for pair in options.items() for a in pair)])

@@ -2,84 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from support import script
 
 from fairsims.errors import NoResponse
 from fairsims.models import GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.models.sampling import SamplerConfig, solve
-from fairsims.retarget.calibration import Pilot, ResponseFit, calibrate, focus_values
+from fairsims.retarget.calibration import Belief, Look, Measure, Pilot, ResponseFit, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import complement_shares
-from fairsims.retarget.config import RetargetConfig
 from fairsims.seeds import noise_for
 
-Response = Callable[[float], float]
-
-CONFUSION = np.array([[0.97, 0.05], [0.03, 0.95]])
+bench = script("bench/calibration.py")
 FOCUS = np.array([False, True])
-TOLERANCE = RetargetConfig(model="m", attr="a", target="0.5").tolerance
+BELIEF = Belief(slope=1.0, scale=1.0, reach=0.9)
 
 
-def logistic(a: float, b: float, c: float = 0.0) -> Response:
-    return lambda s: float(1 / (1 + np.exp(-(a + b * s + c * s * s))))
+@pytest.mark.parametrize("name", list(bench.KINDS))
+def test_it_ends_well(name: str) -> None:
+    """A few repeats of what `bench/calibration.py` does 200 times."""
+    kind = bench.KINDS[name]
+    ends = [bench.repeat(kind, seed) for seed in range(3)]
+    assert sum(bench.ended_well(kind, end) for end in ends) >= (3 if name in bench.ORDINARY else 2)
+    assert all(end.images <= 4096 for end in ends)
 
 
-def observe(response: Response, seed: int) -> Callable[[float, int], np.ndarray]:
-    """A model whose image k is of the focus class when a number of its own lies below the share; labelled with errors."""
-    rng = np.random.default_rng(seed)
-    truth, error = rng.random(5000), rng.random(5000)
-
-    def measure(strength: float, n: int) -> np.ndarray:
-        true = (truth[:n] < response(strength)).astype(int)
-        predicted = (error[:n] < CONFUSION[1, true]).astype(int)
-        return focus_values(predicted, CONFUSION, FOCUS)
-
-    return measure
-
-
-def pilot(values: np.ndarray, strength: float = 0.0) -> Pilot:
-    n = len(values)
-    return Pilot(strength=strength, share=float(values.mean()), se=float(values.std(ddof=1) / n**0.5), n=n)
-
-
-def base_of(response: Response, seed: int, n: int = 3072) -> Pilot:
-    return pilot(observe(response, seed + 10_000)(0.0, n))
-
-
-@pytest.mark.parametrize(
-    ("name", "response", "target", "start"),
-    [
-        ("as planned", logistic(-1.1, 1.1), 0.5, 1.0),
-        ("weaker than the plan", logistic(-1.1, 0.8), 0.5, 1.0),
-        ("steeper than the plan", logistic(-1.1, 2.6), 0.5, 1.0),
-        ("bending", logistic(-1.1, 0.3, 0.55), 0.5, 1.0),
-        ("linear in the share", lambda s: 0.25 + 0.18 * s, 0.5, 1.0),
-        ("past parity", logistic(-1.1, 1.1), 0.65, 2.0),
-        ("a rare class", logistic(-3.0, 1.2), 0.1, 1.0),
-        ("a small move", logistic(-1.1, 1.0), 0.3, 1.0),
-    ],
-)
-def test_it_hits_the_target_in_95_of_100_repeats(name: str, response: Response, target: float, start: float) -> None:
-    misses = []
-    for seed in range(100):
-        found = calibrate(
-            observe(response, seed), target=target, base=base_of(response, seed), start=start, cap=2.0
-        )  # fmt: skip
-        assert not found.at_cap
-        assert [p.n for p in found.pilots] == [3072, 512, 1024, 3072]
-        assert found.share == pytest.approx(target, abs=1e-5)
-        misses.append(abs(response(found.strength) - target))
-    within = int((np.array(misses) < TOLERANCE).sum())
-    assert within >= 95, f"{name}: {within} of 100 within {TOLERANCE}"
+@pytest.mark.parametrize("name", ["as planned", "turning short of the target"])
+def test_the_promised_share_is_as_sure_as_it_says(name: str) -> None:
+    kind = bench.KINDS[name]
+    ends = [bench.repeat(kind, seed) for seed in range(8)]
+    assert np.mean([abs(e.share - e.found.share) < 3 * e.found.se for e in ends]) > 0.8
+    assert all(e.found.se < 0.02 for e in ends)
 
 
 def test_it_hits_the_target_on_exact_mixtures() -> None:
-    # The whole loop on real samplers: 75:25, complement for parity, pilots of guided samples on common seeds.
+    # The whole loop on real samplers: 75:25, complement for parity, looks at guided samples.
     pi = np.array([0.75, 0.25])
     rho = complement_shares(pi, np.array([0.5, 0.5]), 1.0)
     means = torch.tensor([[-1.0], [1.0]])
@@ -91,261 +51,126 @@ def test_it_hits_the_target_on_exact_mixtures() -> None:
         samples = solve(guided, noise_for(seeds, (1,)), SamplerConfig(solver="heun", steps=16))
         return base.classify(samples).numpy()
 
-    def measure_at(offset: int) -> Callable[[float, int], np.ndarray]:
-        return lambda s, n: focus_values(predicted(s, range(offset, offset + n)), exact, FOCUS)
+    def measure_at(offset: int) -> Measure:
+        return lambda look: focus_values(
+            predicted(look.strength, range(offset + look.first, offset + look.first + look.n)), exact, FOCUS
+        )
 
-    for repeat in range(3):
+    for repeat in range(2):
         offset = repeat * 100_000
-        zero = pilot(focus_values(predicted(0.0, range(offset, offset + 2000)), exact, FOCUS))
+        zero = as_pilot(focus_values(predicted(0.0, range(offset, offset + 2000)), exact, FOCUS), 0.0)
         found = calibrate(measure_at(offset + 50_000), target=0.5, base=zero, start=0.6, cap=2.0)
         share = float(predicted(found.strength, range(10**6, 10**6 + 8000)).mean())
         assert abs(share - 0.5) < 0.025
         assert 0.8 < found.strength < 1.2, "with exact scores the plan is right"
 
 
-def test_a_target_beyond_the_cap_is_reported() -> None:
-    response = logistic(-2.5, 0.6)
-    found = calibrate(observe(response, 0), target=0.6, base=base_of(response, 0), start=2.0, cap=2.0)
-    assert found.at_cap
-    assert found.strength == 2.0
-    assert found.share == pytest.approx(response(2.0), abs=0.03)
+def calibrated(name: str, *, seed: int = 0, **changes: object) -> tuple[list[Look], bench.Calibration]:
+    """The looks that were asked for, and the answer."""
+    kind, looks = bench.KINDS[name], list[Look]()
+    images = bench.Images(kind.response, seed)
+
+    def measure(look: Look) -> np.ndarray:
+        looks.append(look)
+        return np.asarray(images(look))
+
+    settings = {"target": kind.target, "start": kind.start, "cap": bench.CAP} | changes
+    base = as_pilot(bench.Images(kind.response, seed + 1)(Look(strength=0.0, first=0, n=3072)), 0.0)
+    return looks, calibrate(measure, base=base, **settings)
 
 
-@pytest.mark.parametrize("target", [0.55, 0.6])
-def test_a_start_at_the_cap_does_not_hide_what_lies_before_the_turn(target: float) -> None:
-    # The share is 0.64 at 1 and 0.66 at 1.3, 0.50 at the cap, where a large planned strength looks first.
-    response = logistic(-1.39, 3.2, -1.25)
-    for seed in range(30):
-        found = calibrate(observe(response, seed), target=target, base=base_of(response, seed), start=2.0, cap=2.0)
-        assert not found.at_cap
-        assert response(found.strength) == pytest.approx(target, abs=0.05)
+def test_every_look_has_seeds_of_its_own_and_all_are_used() -> None:
+    looks, found = calibrated("as planned")
+    assert found.looks == tuple(looks)
+    assert [look.first for look in looks] == np.cumsum([0, *(look.n for look in looks[:-1])]).tolist()
+    assert sum(look.n for look in looks) == 4096
+    assert {p.strength: p.n for p in found.pilots[1:]} == {
+        s: sum(look.n for look in looks if look.strength == s) for s in dict.fromkeys(look.strength for look in looks)
+    }
 
 
-def test_a_flat_response_takes_the_weakest_strength_that_does_as_much() -> None:
-    def response(s: float) -> float:
-        return 0.23 + 0.07 * min(s, 1.0)
-
-    weak = 0
-    for seed in range(30):
-        found = calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=1.0, cap=2.0)
-        assert found.at_cap
-        assert any(p.strength == found.strength and p.n == 3072 for p in found.pilots)
-        weak += found.strength <= 1.0
-    assert weak >= 25
+@pytest.mark.parametrize("images", [64, 100, 700])
+def test_a_small_budget_is_kept_to(images: int) -> None:
+    looks, found = calibrated("as planned", images=images)
+    assert sum(look.n for look in looks) == images
+    assert found.se > 0.01
 
 
-@pytest.mark.parametrize("sizes", [(1024,), (512, 1024)])
-def test_few_pilots_and_a_small_plan_still_reach_the_target(sizes: tuple[int, ...]) -> None:
-    response = logistic(-1.1, 0.9)
-    found = calibrate(observe(response, 0), target=0.5, base=base_of(response, 0), start=0.25, cap=2.0, sizes=sizes)
-    assert response(found.strength) == pytest.approx(0.5, abs=0.06)
+def test_a_wide_tolerance_needs_fewer_images() -> None:
+    looks, found = calibrated("as planned", tolerance=0.1)
+    assert sum(look.n for look in looks) < 2048
+    assert 1.96 * found.se <= 0.05
 
 
 def test_strengths_have_no_last_bits() -> None:
     """They are settings of pools: a processor that rounds its linear algebra otherwise has to find the same."""
-    response = logistic(-1.1, 1.1)
-    found = calibrate(observe(response, 0), target=0.5, base=base_of(response, 0), start=1 / 3, cap=2.0)
-    assert all(s == round(s, 6) for s in (found.strength, *(p.strength for p in found.pilots)))
+    looks, found = calibrated("as planned", start=1 / 3)
+    assert all(s == round(s, 6) for s in (found.strength, *(look.strength for look in looks)))
 
 
-def test_a_target_just_inside_the_cap_is_not_at_cap() -> None:
-    response = logistic(-1.1, 1.1)
-    found = calibrate(observe(response, 1), target=response(1.8), base=base_of(response, 1), start=1.0, cap=2.0)
-    assert not found.at_cap
-    assert 1.6 < found.strength < 2.0
+def test_no_strength_is_beyond_the_cap() -> None:
+    looks, found = calibrated("weaker than the plan", start=5.0, cap=1.2)
+    assert max(look.strength for look in looks) <= 1.2
+    assert found.at_cap
+    assert found.strength <= 1.2
 
 
-def test_the_start_is_held_to_the_cap() -> None:
-    response, seen = logistic(-1.1, 0.2), list[float]()
-    inner = observe(response, 0)
-
-    def measure(strength: float, n: int) -> np.ndarray:
-        seen.append(strength)
-        return inner(strength, n)
-
-    calibrate(measure, target=0.5, base=base_of(response, 0), start=5.0, cap=1.5)
-    assert max(seen) <= 1.5
-
-
-def test_no_step_goes_beyond_twice_what_was_seen() -> None:
-    response, seen = logistic(-1.1, 0.9), list[float]()
-    inner = observe(response, 0)
-
-    def measure(strength: float, n: int) -> np.ndarray:
-        seen.append(strength)
-        return inner(strength, n)
-
-    calibrate(measure, target=0.5, base=base_of(response, 0), start=0.2, cap=2.0, sizes=(512, 512, 512))
-    assert seen[0] == 0.2
-    assert all(later <= 2 * max(seen[: k + 1]) + 1e-5 for k, later in enumerate(seen[1:]))
-
-
-def test_a_first_pilot_lost_in_noise_is_followed_by_a_stronger_one() -> None:
-    # At .2 the share rises by .03, half of what chance moves 512 images.
-    response = logistic(-1.1, 0.9)
-    for seed in range(30):
-        found = calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=0.2, cap=2.0)
-        assert len(found.pilots) in (4, 5)
-        assert response(found.strength) == pytest.approx(0.5, abs=0.08)
-
-
-@pytest.mark.parametrize("response", [logistic(-1.1, -0.8), lambda s: 0.25 - 0.1 * s])
-def test_a_share_that_does_not_rise_is_an_error(response: Response) -> None:
-    for seed in range(30):
-        with pytest.raises(
-            NoResponse, match=r"does not rise with the strength \(0\.2\d\d at 0, 0\.\d+ at 0\.25, .* at 1\)"
-        ):
-            calibrate(observe(response, seed), target=0.5, base=base_of(response, seed), start=1.0, cap=2.0)
-
-
-def test_an_answer_away_from_the_pilots_is_confirmed_where_other_shares_rest_on_it() -> None:
-    response = logistic(-1.1, 1.1)
-    for seed in range(10):
-        plain, sure = (
-            calibrate(
-                observe(response, seed),
-                target=0.5,
-                base=base_of(response, seed),
-                start=0.7,
-                cap=2.0,
-                sizes=(2048,),
-                confirm=confirm,
-            )
-            for confirm in (False, True)
-        )
-        assert len(plain.pilots) == 2
-        assert sure.pilots[:2] == plain.pilots
-        assert len(sure.pilots) == 3
-        assert sure.strength == pytest.approx(sure.pilots[2].strength, rel=0.1)
-
-
-def test_beyond_the_turn_nothing_is_fitted() -> None:
-    """A merged network whose auxiliary was trained for long: the share rises to 0.45 at 0.7 and falls again."""
-
-    def response(s: float) -> float:
-        return 0.32 + 0.13 * float(np.sin(np.pi / 2 * s / 0.7)) if s < 2.0 else 0.29
-
-    for start, sizes in ((1.42, (512, 2048)), (1.42, (512, 1024, 3072)), (2.0, (512, 1024, 3072))):
-        for seed in range(20):
-            found = calibrate(
-                observe(response, seed), target=0.5, base=base_of(response, seed), start=start, cap=2.0, sizes=sizes
-            )
-            # Out of reach of any strength: the strongest rise that was seen, and resampling for what is missing.
-            assert found.at_cap
-            assert found.share == pytest.approx(response(found.strength), abs=0.04)
-            assert found.share > 0.38
-            near = calibrate(
-                observe(response, seed), target=0.38, base=base_of(response, seed), start=start, cap=2.0, sizes=sizes
-            )
-            # Without a pilot left to look again there, the bend of the response stays in the fit.
-            assert response(near.strength) == pytest.approx(0.38, abs=0.06), (start, sizes, seed)
-
-
-def test_a_small_rise_on_few_images_is_looked_at_again_before_giving_up() -> None:
-    """Six tones merged: 0.389 at the planned strength on 512 images, 0.32 at twice that on 4,096, little below it."""
-
-    def response(s: float) -> float:
-        return 0.334 + 0.05 * float(np.sin(np.pi / 2 * s / 0.85) ** 2) if s < 1.6 else 0.32
-
-    found = 0
-    for seed in range(40):
-        try:
-            one = calibrate(
-                observe(response, seed), target=0.5, base=base_of(response, seed), start=0.81, cap=2.0,
-                sizes=(512, 4096), confirm=True,
-            )  # fmt: skip
-        except NoResponse:
-            continue
-        found += 1
-        assert one.at_cap
-        assert 0.5 < one.strength < 1.3
-    assert found >= 30
-
-
-def test_an_auxiliary_without_any_effect_is_an_error() -> None:
-    flat = logistic(-1.1, 0.0)
-    # Common seeds: without effect the pilot repeats the base's images exactly.
-    values = observe(flat, 3)
-    with pytest.raises(NoResponse, match="larger --budget"):
-        calibrate(
-            lambda _, n: values(0.0, n), target=0.5, base=pilot(values(0.0, 512)), start=1.0, cap=2.0, sizes=[512]
-        )
-    # The base's pool is of other seeds: now and then chance looks like an effect.
-    told = 0
-    for seed in range(40):
-        try:
-            calibrate(observe(flat, seed), target=0.5, base=base_of(flat, seed), start=1.0, cap=2.0)
-        except NoResponse:
-            told += 1
-    assert told >= 30
-
-
-@pytest.mark.parametrize("target", [0.2505, 0.255])
-@pytest.mark.parametrize("confirm", [False, True])
-def test_a_target_beside_the_base_still_gets_a_strength(target: float, confirm: bool) -> None:
-    """Of a pool that has, by chance, more than the target; at strength 0 there would be nothing to audit."""
-    response = logistic(-1.1, 1.1)
-    for seed in range(30):
-        found = calibrate(
-            observe(response, seed), target=target, base=base_of(response, seed), start=0.25, cap=2.0, confirm=confirm
-        )
-        assert found.strength >= 0.25 / 8 - 1e-6
-        looks = [(p.strength, p.n) for p in found.pilots[1:]]
-        assert all(strength > 0 for strength, _ in looks)
-        assert len(set(looks)) == len(looks)
-        assert response(found.strength) == pytest.approx(target, abs=0.03)
+def test_a_share_that_does_not_rise_is_an_error() -> None:
+    with pytest.raises(
+        NoResponse, match=r"does not rise with the strength \(0\.2\d\d at 0, 0\.\d+ at .*larger --budget"
+    ):
+        calibrated("falling")
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.2, float("nan")])
 def test_a_target_of_everything_is_refused(target: float) -> None:
     with pytest.raises(ValueError, match=r"expected a share inside \(0, 1\)"):
-        calibrate(lambda *_: np.ones(9), target=target, base=pilot(np.arange(9.0)), start=1.0, cap=2.0)
+        calibrate(lambda _: np.ones(9), target=target, base=as_pilot(np.arange(9.0), 0.0), start=1.0, cap=2.0)
+
+
+def test_a_base_above_the_target_still_gets_a_strength() -> None:
+    """By chance of its pool; at strength 0 there would be nothing to audit."""
+    _, found = calibrated("as planned", target=0.2)
+    assert found.strength == 0.05
+    assert not found.at_cap
 
 
 pilots = st.lists(
     st.builds(
         Pilot,
-        strength=st.floats(0, 2),
+        strength=st.floats(0.05, 2),
         share=st.floats(-0.05, 1.05),
         se=st.floats(0, 0.05),
         n=st.integers(50, 4000),
     ),
-    min_size=2,
+    min_size=1,
     max_size=5,
     unique_by=lambda p: round(p.strength, 2),
 )
 
 
-@given(pilots, st.floats(0.02, 0.98))
-@example([Pilot(strength=2.0, share=1.0, se=0.0, n=50), Pilot(strength=1.984375, share=0.0, se=0.0, n=50)], 0.5)
-def test_a_rising_fit_rises_everywhere_and_its_root_is_one(found: list[Pilot], target: float) -> None:
-    fit = ResponseFit(found, cap=2.0)
-    if not fit.rises:
-        return
-    shares = [fit.share(s) for s in np.linspace(0, 2, 41)]
-    assert all(b >= a - 1e-12 for a, b in zip(shares, shares[1:], strict=False))
-    root = fit.strength(target, 2.0)
-    assert 0 <= root <= 2
-    if shares[0] < target < shares[-1]:
-        assert fit.share(root) == pytest.approx(target, abs=1e-6)
-    elif target >= shares[-1]:
-        assert root == 2.0
+@given(pilots)
+def test_what_the_pilots_add_sums_to_one_and_more_of_them_are_surer(found: list[Pilot]) -> None:
+    base, s = Pilot(strength=0.0, share=0.25, se=0.008, n=3072), np.linspace(0.1, 2, 9)
+    fit = ResponseFit([base, *found], BELIEF)
+    assert fit.weights(s).sum(axis=1) == pytest.approx(np.ones(9), abs=0.01)
+    (_, now), (_, before) = fit.at(s), ResponseFit([base], BELIEF).at(s)
+    assert (now <= before + 1e-6).all()
 
 
 def test_fit_recovers_a_noiseless_response() -> None:
-    response = logistic(-1.2, 0.7, 0.2)
-    fit = ResponseFit([Pilot(strength=s, share=response(s), se=0.01, n=1000) for s in (0, 0.8, 1.3, 1.9)], cap=2.0)
-    for s in np.linspace(0, 2, 9):
-        assert fit.share(s) == pytest.approx(response(s), abs=1e-6)
-    assert fit.strength(0.4, 2.0) == pytest.approx(
-        next(s for s in np.linspace(0, 2, 20001) if response(s) >= 0.4), abs=1e-3
-    )
+    response = bench.logistic(-1.2, 0.7, 0.2)
+    fit = ResponseFit([Pilot(strength=s, share=response(s), se=1e-4, n=10**7) for s in (0, 0.8, 1.3, 1.9)], BELIEF)
+    for s in np.linspace(0, 1.9, 9):
+        (level,), _ = fit.at(np.array([s]))
+        assert 1 / (1 + np.exp(-level)) == pytest.approx(response(s), abs=5e-3)
 
 
 def test_fit_weighs_pilots_by_their_uncertainty() -> None:
     steady = [Pilot(strength=0, share=0.25, se=0.005, n=3000), Pilot(strength=1, share=0.5, se=0.005, n=3000)]
     stray = Pilot(strength=0.5, share=0.6, se=0.2, n=50)
-    assert ResponseFit([*steady, stray], cap=2.0).share(1.0) == pytest.approx(0.5, abs=0.02)
+    (level,), _ = ResponseFit([*steady, stray], BELIEF).at(np.ones(1))
+    assert level == pytest.approx(0.0, abs=0.08)
 
 
 @given(st.integers(2, 4).flatmap(lambda k: st.tuples(

@@ -11,16 +11,16 @@ from fairsims.retarget.cost import stage_costs
 from fairsims.run import Run
 
 
-def test_every_pilot_is_counted(tmp_path: Path, digits_pool: MakePool) -> None:
-    """Calibration may need more than were planned, in a round that is given up, too."""
-    settings = {"pool": 300, "pilots": [10, 20], "audit": 50, "budget": 0.5}
+def test_every_look_is_counted(tmp_path: Path, digits_pool: MakePool) -> None:
+    """Those of a round that is given up, too."""
+    settings = {"pool": 300, "calibration": 30, "audit": 50, "budget": 0.5}
     with Run(tmp_path, settings) as run:
         for side in ("before", "after"):
             pool = digits_pool(4, 3, side)
             write_json(pool.folder / "pool.json", pool.meta | {"evaluations_per_image": 7})
-        for name, n in (("0.500000-10", 5), ("1.000000-20", 10), ("2.000000-20", 10)):
+        for name, n in (("0.500000-0", 5), ("1.000000-5", 10), ("1.000000-15", 10)):
             digits_pool(n, n, f"calibration/{name}")
-        digits_pool(5, 5, "calibration-2/1.000000-10")
+        digits_pool(5, 5, "calibration-2/1.000000-0")
         for stage in ("pool", "calibration", "calibration-2"):
             with run.stage(stage):
                 pass

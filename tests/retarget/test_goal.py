@@ -20,7 +20,7 @@ from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
 from fairsims.models import GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.models.sampling import SamplerConfig, solve
-from fairsims.retarget.calibration import Calibration, as_pilot, calibrate, focus_values
+from fairsims.retarget.calibration import Calibration, Look, as_pilot, calibrate, focus_values
 from fairsims.retarget.complement import correct_complement, plan_complement
 from fairsims.retarget.cost import images_per_kept
 from fairsims.retarget.drawing import draw_complement
@@ -51,6 +51,10 @@ def goal_of(base: Shares = BASE, *targets: str, n: int = 10_000, **limits: float
         CELLS, list(np.unravel_index(called, CELLS.shape)), [exact(2), exact(3)], parsed,
         **({"tolerance": 0.03, "drift": 0.03} | limits),
     )  # fmt: skip
+
+
+def found(*, at_cap: bool) -> Calibration:
+    return Calibration(strength=1.0, share=0.5, se=0.01, pilots=(), looks=(), weights=np.empty(0), at_cap=at_cap)
 
 
 def test_targets_are_raked_onto_the_base() -> None:
@@ -277,7 +281,7 @@ def test_selection_by_joint_cells_reaches_both_marginals() -> None:
 
 def test_what_one_strength_leaves_clearly_off_is_resampled() -> None:
     goal = goal_of(BASE, "0.5", "uniform")
-    within, beyond = (Calibration(strength=1.0, share=0.5, pilots=(), at_cap=at_cap) for at_cap in (False, True))
+    within, beyond = (found(at_cap=at_cap) for at_cap in (False, True))
     sure, unsure = ([np.full(2, se), np.full(3, se)] for se in (0.001, 0.2))
     near, far = goal.target, 0.8 * goal.target + 0.2 * BASE
     assert remainder(goal, within, near, sure) is None
@@ -292,7 +296,7 @@ def test_what_the_classifier_cannot_select_is_left() -> None:
     blind = Confusion(counts=((60, 40), (40, 60)), split="s", description="")
     goal = replace(goal_of(BASE, "0.5", "uniform"), confusions=(blind, exact(3)))
     shares, sure = BASE, [np.full(2, 0.001), np.full(3, 0.001)]
-    within, beyond = (Calibration(strength=1.0, share=0.5, pilots=(), at_cap=at_cap) for at_cap in (False, True))
+    within, beyond = (found(at_cap=at_cap) for at_cap in (False, True))
     assert remainder(goal, within, shares, sure) is None
     with pytest.raises(InfeasibleTarget, match="cannot select"):
         remainder(goal, beyond, shares, sure)
@@ -328,10 +332,13 @@ class Mixture:
             return focus_values(found, goal.confusion, goal.focus)
 
         zero = as_pilot(values(self.predicted(mix, 0.0, range(3000))), 0.0)
-        found = calibrate(
-            lambda s, n: values(self.predicted(mix, s, range(10**5, 10**5 + n))),
-            target=float(goal.target[goal.focus].sum()), base=zero, start=start, cap=3.0, sizes=(500, 1500),
-        )  # fmt: skip
+
+        def measure(look: Look) -> Any:
+            first = 10**5 + look.first
+            return values(self.predicted(mix, look.strength, range(first, first + look.n)))
+
+        target = float(goal.target[goal.focus].sum())
+        found = calibrate(measure, target=target, base=zero, start=start, cap=3.0, images=2000)
         measured, fresh = (
             goal.measured(self.predicted(mix, found.strength, range(s, s + 4000))) for s in (10**5, 10**6)
         )

@@ -16,7 +16,7 @@ from fairsims.retarget.retarget import retarget
 from fairsims.retarget.retargeting import Retargeting
 from fairsims.run import read_plan, silent
 
-CONFIG = RetargetConfig(model="digits-8", attr="parity", target="0.6", pool=256, pilots=(64, 96), audit=64, steps=3)
+CONFIG = RetargetConfig(model="digits-8", attr="parity", target="0.6", pool=256, calibration=160, audit=64, steps=3)
 
 
 class Killed(BaseException):
@@ -56,7 +56,7 @@ def test_a_target_that_depends_on_the_base_is_open(work: Retargeting) -> None:
     assert plan["attributes"]["parity"]["target_text"] == "0.6"
     named = retarget_plan(prepare(replace(CONFIG, target="odd=0.6")))
     assert named["attributes"]["parity"]["target"] == {"even": pytest.approx(0.4), "odd": 0.6}
-    assert plan["seeds"] == {"pool": [0, 255], "calibration": [4_000_000, 4_000_095], "audit": [6_000_000, 6_000_063]}
+    assert plan["seeds"] == {"pool": [0, 255], "calibration": [4_000_000, 4_000_159], "audit": [6_000_000, 6_000_063]}
     assert sum("FD (digits-parity features)" in m for m in plan["metrics"]) == 2
     assert not [m for m in retarget_plan(replace(work, reference=None))["metrics"] if "FD" in m]
 

@@ -41,10 +41,8 @@ def config(**changes: Any) -> RetargetConfig:
         {"pool": 5_000_000},
         {"audit": 49},
         {"audit": 2_000_000},
-        {"pilots": ()},
-        {"pilots": (49, 512)},
-        {"pilots": (512, 128)},
-        {"pilots": (2_000_000,)},
+        {"calibration": 49},
+        {"calibration": 2_000_000},
         {"complement_size": 0},
         {"batch_size": 0},
         {"sample_batch": 0},
@@ -84,13 +82,13 @@ def test_settings_are_frozen_and_named() -> None:
     [
         ({"pool": 4_000_000}, "expected 200 to 3,999,999 images"),
         ({"audit": 1_000_000}, "expected 50 to 999,999 images"),
-        ({"pilots": (512, 2_000_000)}, "expected sizes of 50 to 1,999,999 images"),
+        ({"calibration": 2_000_000}, "expected 50 to 1,999,999 images"),
     ],
 )
 def test_the_largest_sizes_are_named_and_taken(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
-    assert config(pool=3_999_999, audit=999_999, pilots=(512, 1_999_999)).audit == 999_999
+    assert config(pool=3_999_999, audit=999_999, calibration=1_999_999).audit == 999_999
 
 
 @pytest.mark.parametrize(("given", "made"), [(1, True), (0.0, False), (True, True), (False, False)])
@@ -132,10 +130,6 @@ def test_seeds_of_different_uses_and_runs_never_overlap(a: int, b: int, use: str
     assert 0 <= first[0] <= first[-1] < 2**32
 
 
-def test_later_pilots_contain_the_seeds_of_earlier_ones() -> None:
-    assert set(config().seeds("calibration", 512)) <= set(config().seeds("calibration", 3072))
-
-
 def test_label_is_safe_in_a_path() -> None:
     assert config(target="0.5").label == "parity-0.5"
     assert config(target="even=0.3,odd=0.7").label == "parity-even=0.3-odd=0.7"
@@ -152,7 +146,7 @@ several: dict[str, Any] = {"attr": ("parity", "half"), "target": ("0.5", "unifor
 )
 def test_settings_go_through_json(changes: dict[str, Any]) -> None:
     found = json.loads(json.dumps(config(**changes).as_dict()))
-    assert found["pilots"] == [512, 1024, 3072]
+    assert found["calibration"] == 4096
     assert RetargetConfig(**found) == config(**changes)
 
 

@@ -197,7 +197,7 @@ def test_a_run_starts_from_a_point(swept: tuple[Path, dict[str, Any]], tmp_path:
 
     folder, _ = swept
     point = Point(mode="merged", size=64, budget=0.16, omega=1.0)
-    chosen = begin_run(replace(GRID, run=replace(RUN, pilots=(64,), audit=64)), folder, point, tmp_path / "run")
+    chosen = begin_run(replace(GRID, run=replace(RUN, calibration=64, audit=64)), folder, point, tmp_path / "run")
     assert (chosen.budget, chosen.complement_size, chosen.mode) == (0.16, 64, "merged")
     retarget(prepare(chosen), tmp_path / "run")
     # Nothing was trained: the state was taken as it is.
