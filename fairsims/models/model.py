@@ -20,7 +20,7 @@ from fairsims.data.base import to_uint8
 from fairsims.errors import InputError
 from fairsims.files import read_json
 from fairsims.models.autoguidance import AutoGuidance
-from fairsims.models.base import Denoiser, NetworkDenoiser, Trainable, compile_networks
+from fairsims.models.base import Denoiser, NetworkDenoiser, Trainable, compile_networks, fastest_layout
 from fairsims.models.checkpoints import open_checkpoint
 from fairsims.models.codec import Codec, refuse_infinite
 from fairsims.models.conditions import Conditions, read_classes
@@ -199,6 +199,7 @@ class DenoiserModel:
             interval = spec.guide_interval
             self.denoiser = AutoGuidance(self.own, guide.denoiser.to(device), spec.guidance, interval=interval)
         self.denoiser.precision = spec.precision
+        self.denoiser.to(memory_format=fastest_layout(device, spec.precision))
         if spec.compiled:
             compile_networks(self.denoiser)
         self.conditions = conditions_of(self.own, self.recipe, spec)

@@ -50,6 +50,26 @@ def test_images_are_those_of_the_solver(base: DenoiserModel) -> None:
     assert (images(base, [[8, 7], [6, 5]]).flip(0).int() - images(base).int()).abs().max() <= 1
 
 
+def test_layouts_of_processors_change_rounding_alone(
+    base: DenoiserModel, folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU with AVX2 alone has its float32 weights in channels_last; others do not, nor has bfloat16."""
+    found = {}
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        for precision in ("float32", "bfloat16"):
+            model = open_model(ModelSpec(base=folders[0], sampler=SAMPLER, batch_size=3, precision=precision))
+            found[capability, precision] = model
+            last = [not p.is_contiguous() for p in model.denoiser.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+            assert len(last) > 0
+            assert set(last) == {(capability, precision) == ("AVX2", "float32")}
+            model.export(tmp_path / f"{capability}-{precision}")
+    assert (images(found["AVX2", "float32"]).int() - images(base).int()).abs().max() <= 1
+    assert torch.equal(images(found["AVX2", "bfloat16"]), images(found["AVX512", "bfloat16"]))
+    one, other = (tmp_path / f"{c}-float32" / "model.safetensors" for c in ("AVX2", "AVX512"))
+    assert one.read_bytes() == other.read_bytes()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
