@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +51,48 @@ def test_help_lists_every_command_and_examples_that_parse() -> None:
     assert len(examples) >= 3
     for name, *args in examples:
         main.commands[name].make_context(name, args)
+
+
+def test_without_arguments_three_ways_in_that_parse() -> None:
+    result = run()
+    assert (result.exit_code, result.stderr) == (0, "")
+    ways = [line.split("fairsims ", 1)[1].split() for line in result.stdout.splitlines() if "    fairsims " in line]
+    assert [way[0] for way in ways] == ["retarget", "audit", "collapse"]
+    for name, *args in ways:
+        main.commands[name].make_context(name, args)
+    assert all(len(line) <= 110 for line in result.stdout.splitlines())
+
+
+def test_refusals_name_pages_that_are_there(tmp_path: Path) -> None:
+    """Every page that the package names, with its section, is in the documentation."""
+    root = Path(__file__).parents[1]
+    named = {
+        m for f in root.glob("fairsims/**/*.py") for m in re.findall(r"\bdocs/[\w-]+\.md(?:#[\w-]+)?", f.read_text())
+    }
+    assert len(named) >= 7
+    for page in named:
+        file, _, section = page.partition("#")
+        headings = re.findall(r"^#+ (.+)$", (root / file).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not section or section in [h.lower().replace(" ", "-") for h in headings], page
+    (tmp_path / "a.png").write_bytes(b"no image")
+    line = refused("audit", "--before", tmp_path, "--attr", "gender")
+    assert line.endswith("; see docs/inputs.md")
+    assert refused("classifier", "info", "nothing").endswith("; see docs/classifiers.md")
+
+
+def test_info_says_what_is_missing_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name in ("diffusers", "weasyprint"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without)
+    missing = succeeds("info")["missing"]
+    assert missing["reports as PDF"] == "weasyprint; pip install 'fairsims[pdf]'"
+    assert missing["diffusers models, latents (--vae)"] == "diffusers; pip install 'fairsims[diffusers]'"
+    assert not any("mypy" in what for what in missing.values())
 
 
 def test_version() -> None:

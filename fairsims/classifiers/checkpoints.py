@@ -90,13 +90,18 @@ def trainer_of(config: Mapping[str, Any]) -> Trainer | None:
         ) from None
 
 
+PAGE = "docs/classifiers.md"
+"""Where it is said how a classifier is made and given."""
+
+
 def find_classifier(spec: str | Path) -> Path:
     """The folder of a classifier given by path or by the name of an embedded one. Raises InputError for neither."""
     folder = _folder(spec)
     if folder is None:
         known = [*embedded_classifiers(), *entry_points.installed_classifiers()]
         raise InputError(
-            f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}"
+            f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}",
+            page=PAGE,
         )
     return folder
 
@@ -125,7 +130,8 @@ def classifier_for(attribute: str, resolution: int, channels: int) -> AttributeC
         known.append(f"{name} ({_case(config['attribute'], size, depth)})")
     raise InputError(
         f"no embedded classifier for {_case(attribute, resolution, channels)}; there is {', '.join(known)}; "
-        "train one for your images or give its folder"
+        "train one for your images or give its folder",
+        page=PAGE,
     )
 
 

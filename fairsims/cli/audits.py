@@ -77,7 +77,7 @@ def report(run: Path, forms: tuple[str, ...], as_json: bool) -> None:
 
 @command()
 @click.argument("runs", type=PATH, default=Path("runs"))
-@click.option("--port", type=int, help="Port on this machine; Streamlit's choice by default.")
+@click.option("--port", type=int, help="Port on this machine; the first free one from 8501 by default.")
 @click.option("--headless", is_flag=True, help="Do not open a browser.")
 def dashboard(runs: Path, port: int | None, headless: bool) -> None:
     """Show runs in the browser (this machine only)."""

@@ -72,7 +72,7 @@ class Group(Verbs):
             engine.shutdown()
             return result
         except FairsimsError as e:
-            fail(str(e))
+            fail(f"{e}; see {e.page}" if e.page else str(e))
         except BrokenPipeError:
             # Whoever read the output, `head` say, has seen enough. What is left must not be tried again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

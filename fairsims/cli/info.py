@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
+import re
+from collections.abc import Iterator
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +131,9 @@ def overview() -> dict[str, Any]:
     from fairsims.models.checkpoints import embedded_models
     from fairsims.models.precondition import resolve_precision
 
+    missing = dict(_missing())
+    if torch.version.cuda and not torch.cuda.is_available():
+        missing["a GPU"] = f"this torch is built for CUDA {torch.version.cuda}; {SMALL_TORCH}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "fairsims": __version__,
@@ -137,4 +144,36 @@ def overview() -> dict[str, Any]:
         "models": embedded_models(),
         "datasets": list(EMBEDDED),
         "classifiers": sorted(embedded_classifiers()),
+        "missing": missing,
     }
+
+
+EXTRAS = {
+    "c2pa": "content credentials (--c2pa-key)",
+    "diffusers": "diffusers models, latents (--vae)",
+    "pdf": "reports as PDF",
+    "t2i": "text-to-image (--prompts)",
+}
+"""What an extra is for; one that is not here goes by its name. `dev` and `docs` are for work on fairsims itself."""
+
+SMALL_TORCH = (
+    "on a machine without a GPU a smaller one does: "
+    "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+)
+
+
+def _missing() -> Iterator[tuple[str, str]]:
+    """What cannot be done for want of a package, and the command that mends it."""
+    lacking: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("fairsims") or ():
+        extra = re.search(r"extra == ['\"]([^'\"]+)", requirement)
+        package = re.match(r"[\w.-]+", requirement)
+        if extra and package and extra[1] not in ("dev", "docs"):
+            try:
+                importlib.metadata.version(package[0])
+            except importlib.metadata.PackageNotFoundError:
+                lacking.setdefault(extra[1], []).append(package[0])
+    for extra, packages in lacking.items():
+        yield EXTRAS.get(extra, extra), f"{', '.join(packages)}; pip install 'fairsims[{extra}]'"
+    if "pdf" not in lacking and not find_library("pango-1.0"):
+        yield EXTRAS["pdf"], "Pango; Debian's libpango-1.0-0 and libpangoft2-1.0-0"

@@ -111,9 +111,13 @@ def found(files: Files, known: Survey, policy: ImagePolicy, notes: Sequence[str]
     )
 
 
+PAGE = "docs/inputs.md"
+"""Where it is said what happens to which kind of image."""
+
+
 def refused(files: Files, name: str, flaw: Unusable) -> InputError:
     """A flaw with the file that has it."""
-    return InputError(f"found {name} in {files.path} {flaw.found}; expected {flaw.expected}; {flaw.advice}")
+    return InputError(f"found {name} in {files.path} {flaw.found}; expected {flaw.expected}; {flaw.advice}", page=PAGE)
 
 
 def _header(
@@ -144,7 +148,8 @@ def _check_unread(files: Files) -> None:
     if len(unread) > MOST_UNREAD * (len(files.names) + len(unread)):
         raise InputError(
             f"found {len(unread)} of {len(files.names) + len(unread)} images in {files.path} that are not read "
-            f"({', '.join(unread[:SHOWN])}); expected {MOST_UNREAD:.0%} at most; convert them to PNG, or take them out"
+            f"({', '.join(unread[:SHOWN])}); expected {MOST_UNREAD:.0%} at most; convert them to PNG, or take them out",
+            page=PAGE,
         )
 
 

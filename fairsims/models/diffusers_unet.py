@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairsims.errors import InputError
+from fairsims.errors import EXTRAS_PAGE, InputError
 from fairsims.models.base import NetworkDenoiser, sigma_column
 
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
@@ -153,7 +153,7 @@ def library() -> Any:
     try:
         import diffusers
     except ImportError:
-        raise InputError("diffusers is not installed; pip install 'fairsims[diffusers]'") from None
+        raise InputError("diffusers is not installed; pip install 'fairsims[diffusers]'", page=EXTRAS_PAGE) from None
     return diffusers
 
 

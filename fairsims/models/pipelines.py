@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fairsims import engine
-from fairsims.errors import InputError
+from fairsims.errors import EXTRAS_PAGE, InputError
 from fairsims.files import read_json, sha256_file, sha256_json
 from fairsims.models.architectures import ARCHITECTURES, Architecture, Embeddings
 from fairsims.models.prompting import Prompting
@@ -46,7 +46,7 @@ def library(name: str = "diffusers") -> Any:
             importlib.import_module(each)
     except ImportError as e:
         raise InputError(
-            f"text-to-image pipelines need {e.name}; install it with: pip install 'fairsims[t2i]'"
+            f"text-to-image pipelines need {e.name}; install it with: pip install 'fairsims[t2i]'", page=EXTRAS_PAGE
         ) from None
     import diffusers
     import transformers

@@ -9,7 +9,7 @@ from typing import Any
 
 from fairsims import __version__
 from fairsims.data.marks import CODES, GENERATED
-from fairsims.errors import InputError
+from fairsims.errors import EXTRAS_PAGE, InputError
 
 
 class Credentials:
@@ -80,7 +80,7 @@ def _library() -> Any:
         import c2pa
     except ImportError:
         raise InputError(
-            "content credentials need c2pa-python, which is not installed; install fairsims[c2pa]"
+            "content credentials need c2pa-python, which is not installed; install fairsims[c2pa]", page=EXTRAS_PAGE
         ) from None
     return c2pa
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import ImageFile
 
-from fairsims.errors import InputError
+from fairsims.errors import EXTRAS_PAGE, InputError
 from fairsims.files import atomic, write_text
 from fairsims.report import words
 from fairsims.report.document import Block, Document, Figure, Table
@@ -113,7 +113,7 @@ def pdf_lacks() -> str | None:
 def write_pdf(report: Document, path: Path) -> None:
     """Write a tagged PDF. Raises InputError when weasyprint or the libraries that it draws with are not installed."""
     if (lacks := pdf_lacks()) is not None:
-        raise InputError(f"a PDF needs {lacks}")
+        raise InputError(f"a PDF needs {lacks}", page=EXTRAS_PAGE)
     from weasyprint import HTML
     from weasyprint.urls import URLFetcher
 
