@@ -169,7 +169,8 @@ def show_attribute(run: RunEntry, audit: AuditResult, a: AttributeResult) -> Non
     left.altair_chart(shares_chart(a), width="stretch", alt=shares_alt(audit, a), key=f"shares-{a.name}")
     with right:
         show_table(tables.shares_table(a, audit), run, f"shares-{a.name}")
-        for note in (words.tier_note(a), words.assumption_note(a), *(w for w in a.warnings if w not in audit.warnings)):
+        said = (words.tier_note(a), words.assumption_note(a), words.limits_note(audit, a))
+        for note in (*said, *(w for w in a.warnings if w not in audit.warnings)):
             if note:
                 st.caption(plain(note))
         if len(a.by_split) > 1:

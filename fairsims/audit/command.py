@@ -257,7 +257,7 @@ def classifier_of(source: ImageSource, attr: str, spec: str | None) -> Attribute
     Raises InputError when there is none, or it labels another attribute.
     """
     channels, resolution, _ = source.shape
-    found = load_classifier(spec) if spec else classifier_for(attr, resolution, channels)
+    found = load_classifier(spec, attr) if spec else classifier_for(attr, resolution, channels)
     if found.attribute.name != attr:
         raise InputError(
             f"{found.name} labels {found.attribute.name!r}, not {attr!r}; give another --classifier or --attr"
@@ -280,7 +280,7 @@ def _given(config: AuditConfig, name: str) -> str | None:
     plain = [s for s in config.classifier if not ("=" in s and s.partition("=")[0] in (*config.attr, *config.hold))]
     if len(config.attr) + len(config.hold) == 1:
         return plain[0] if plain else None
-    return next((s for s in plain if load_classifier(s).attribute.name == name), None)
+    return next((s for s in plain if load_classifier(s, name).attribute.name == name), None)
 
 
 def _aim(config: AuditConfig, classifier: AttributeClassifier, labels: Mapping[Side, PeopleLabels]) -> Aim:

@@ -1,7 +1,7 @@
 """Classifier folders: `config.json` and, where there are weights, `model.safetensors`. Nothing is unpickled.
 
-What a classifier is named by: a folder, an embedded name, a table of labels (`labels.csv`, `labels.csv#gender`), or
-the entry point of another package (`NAME` or `entry-point:NAME`).
+What a classifier is named by: a folder, an embedded name, a table of labels (`labels.csv`, `labels.csv#gender`),
+`faces` (`faces#age`), or the entry point of another package (`NAME` or `entry-point:NAME`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fairsims.classifiers import entry_points
+from fairsims.classifiers import entry_points, face_attributes
 from fairsims.classifiers.base import AttributeClassifier, Card
 from fairsims.classifiers.kinds import KINDS
 from fairsims.classifiers.trainer import Trainer
@@ -46,8 +46,10 @@ def save_classifier(
     )
 
 
-def load_classifier(spec: str | Path) -> AttributeClassifier:
+def load_classifier(spec: str | Path, attribute: str = "") -> AttributeClassifier:
     """The classifier that `spec` names (see the module), in evaluation mode, on the GPU when there is one.
+
+    `attribute` chooses where `spec` has several and names none of them; elsewhere it changes nothing.
 
     Its `label(images)` gives the class probabilities of a data set or pool, `(N, K)` float32; `confusions` are its
     errors on held-out images. Raises InputError, naming the file, when something is missing, corrupt or does not fit
@@ -62,7 +64,7 @@ def load_classifier(spec: str | Path) -> AttributeClassifier:
     """
     folder = _folder(spec)
     if folder is None:
-        found = next((c for kind in KINDS.values() if (c := kind.named(str(spec))) is not None), None)
+        found = next((c for kind in KINDS.values() if (c := kind.named(str(spec), attribute)) is not None), None)
         return found or load_classifier(find_classifier(spec))
     config = read_json(folder / "config.json")
     if config.get("format") != FORMAT or config.get("kind") not in KINDS:
@@ -98,7 +100,7 @@ def find_classifier(spec: str | Path) -> Path:
     """The folder of a classifier given by path or by the name of an embedded one. Raises InputError for neither."""
     folder = _folder(spec)
     if folder is None:
-        known = [*embedded_classifiers(), *entry_points.installed_classifiers()]
+        known = [*embedded_classifiers(), face_attributes.NAME, *entry_points.installed_classifiers()]
         raise InputError(
             f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}",
             page=PAGE,

@@ -94,8 +94,8 @@ class ThirdPartyClassifier(AttributeClassifier):
         return matrix
 
 
-def named(spec: str) -> ThirdPartyClassifier | None:
-    """The classifier that a text names, with or without the prefix, if a package offers it.
+def named(spec: str, attribute: str = "") -> ThirdPartyClassifier | None:
+    """The classifier that a text names, with or without the prefix, if a package offers it, whatever it labels.
 
     Raises InputError when none offers one named with the prefix.
     """

@@ -87,9 +87,9 @@ class TableClassifier(AttributeClassifier):
         return {"table": name}
 
 
-def named(spec: str) -> TableClassifier | None:
-    """The table that a text names by its suffix, if it does."""
-    return read_table(spec) if spec.partition("#")[0].lower().endswith(SUFFIXES) else None
+def named(spec: str, attribute: str = "") -> TableClassifier | None:
+    """The table that a text names by its suffix, if it does; of several attributes the one asked for."""
+    return read_table(spec, asked=attribute) if spec.partition("#")[0].lower().endswith(SUFFIXES) else None
 
 
 def open_table(folder: Path, config: Mapping[str, Any], card: Card, load: object) -> TableClassifier:
@@ -97,8 +97,8 @@ def open_table(folder: Path, config: Mapping[str, Any], card: Card, load: object
     return read_table(f"{folder / config['table']}#{config['attribute']}", card)
 
 
-def read_table(spec: str, card: Card | None = None) -> TableClassifier:
-    """`labels.csv` or `labels.parquet`; `labels.csv#gender` picks one of several attributes.
+def read_table(spec: str, card: Card | None = None, *, asked: str = "") -> TableClassifier:
+    """`labels.csv` or `labels.parquet`; `labels.csv#gender` picks one of several attributes, else `asked`.
 
     The table has `seed` or `file_name`, and a column of class names (`gender`; an empty cell is `undetermined`) or
     probability columns (`gender.man`, `gender.woman`). `card` is that of a folder, digests excepted.
@@ -114,6 +114,8 @@ def read_table(spec: str, card: Card | None = None) -> TableClassifier:
         raise InputError(f"{path} has {key} {twice} twice; expected a row per image; mend it")
     columns = [c for c in table.columns if c not in KEYS]
     names = list(dict.fromkeys(str(c).split(".")[0] for c in columns))
+    if not attribute and len(names) > 1 and asked in names:
+        attribute = asked
     if not attribute and len(names) != 1:
         raise InputError(f"{path} has label columns {names or 'of no name'}; expected one attribute; say {path}#NAME")
     attribute = attribute or names[0]

@@ -151,6 +151,7 @@ def overview() -> dict[str, Any]:
 EXTRAS = {
     "c2pa": "content credentials (--c2pa-key)",
     "diffusers": "diffusers models, latents (--vae)",
+    "faces": "photographs of people (--classifier faces)",
     "pdf": "reports as PDF",
     "t2i": "text-to-image (--prompts)",
 }
@@ -173,7 +174,7 @@ def _missing() -> Iterator[tuple[str, str]]:
                 importlib.metadata.version(package[0])
             except importlib.metadata.PackageNotFoundError:
                 lacking.setdefault(extra[1], []).append(package[0])
-    for extra, packages in lacking.items():
-        yield EXTRAS.get(extra, extra), f"{', '.join(packages)}; pip install 'fairsims[{extra}]'"
+    for name, packages in lacking.items():
+        yield EXTRAS.get(name, name), f"{', '.join(packages)}; pip install 'fairsims[{name}]'"
     if "pdf" not in lacking and not find_library("pango-1.0"):
         yield EXTRAS["pdf"], "Pango; Debian's libpango-1.0-0 and libpangoft2-1.0-0"

@@ -125,6 +125,12 @@ def tier_note(a: AttributeResult) -> str | None:
     return "; ".join(f"{side.capitalize()}, {text}" for side, text in said.items()) + "."
 
 
+def limits_note(result: AuditResult, a: AttributeResult) -> str:
+    """What the calls of the attribute's classifier must not be taken for, where it says so."""
+    classifier = result.classifier_of(a.name)
+    return str(classifier.more.get("limits", "")) if classifier is not None else ""
+
+
 def assumption_note(a: AttributeResult) -> str:
     """What the shares rest on; side by side where the sides differ."""
     if len(set(a.assumption.values())) <= 1:

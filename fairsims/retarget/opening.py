@@ -91,7 +91,7 @@ def check_interval(work: Retargeting, interval: tuple[float, float] | None) -> N
 
 def _classifier(config: RetargetConfig, name: str, shape: tuple[int, int, int]) -> AttributeClassifier:
     spec = config.classifiers.get(name)
-    found = load_classifier(spec) if spec else classifier_for(name, shape[1], shape[0])
+    found = load_classifier(spec, name) if spec else classifier_for(name, shape[1], shape[0])
     if found.attribute.name != name:
         raise InputError(
             f"the classifier {found.name} labels {found.attribute.name!r}, --attr is {name!r}; "

@@ -129,6 +129,8 @@ def _definition(a: AttributeResult, context: Context) -> str:
     parts = [f"perceived {a.name}: {', '.join(a.classes)}", called, role]
     if "undetermined" not in a.classes:
         parts.append("there is no class for images that show none of them")
+    if limits := words.limits_note(context.result, a):
+        parts.append(f"limits: {limits}")
     return "; ".join(parts)
 
 
