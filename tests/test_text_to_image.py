@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import refused, succeeds
-from tiny_pipelines import make_tiny
+import torch
+from support import refused, run, succeeds
+from tiny_pipelines import asking, make_tiny
 
+from fairsims.models import PipelineModel
+from fairsims.models.lora_files import read_facts
 from fairsims.pools import Pool, pool_latents
+from fairsims.retarget import prompt_run
 
 pytest.importorskip("diffusers")
+SET = """
+neutral = "a photo of a {occupation}"
+held-out = "a photo of a judge"
+unrelated = "a tree"
+[explicit]
+dark = "a photo of a male {occupation}"
+light = "a photo of a female {occupation}"
+[lists]
+occupation = ["nurse", "pilot"]
+"""
+PACKAGE = """
+import torch
+from fairsims.classifiers.base import Confusion
+
+class Tint:
+    attribute = ("tint", ("dark", "light"))
+    digest, name, default_split = "tint-1", "tint", "test"
+    confusions = {"test": Confusion(counts=((990, 10), (10, 990)), split="test", description="none: the rule is exact")}
+
+    def probabilities(self, images):
+        light = torch.sigmoid(images.float().mean(dim=(1, 2, 3)) - THRESHOLD)
+        return torch.stack([1 - light, light], dim=1)
+"""
+# The weights are random and hardly move anything: this seed's pilots happen to lie on the way.
+RUN = (
+    *("--attr", "tint", "--target", 0.5, "--classifier", "tint", "--pool", 24, "--audit", 16, "--pilots", "12,16"),
+    *("--budget", 0.16, "--batch-size", 16, "--lr", 0.03, "--rank", 4, "--layers", "attention", "--steps", 2),
+    *("--guidance-scale", 2, "--size", "32,32", "--precision", "float32", "--floor", 0.6, "--sample-batch", 40),
+    *("--seed", 3),
+)
 PROMPTS = 'neutral = "a photo of a {occupation}"\nunrelated = "a tree"\n[lists]\noccupation = ["nurse", "pilot"]\n'
 
 
@@ -44,3 +81,104 @@ def test_generate_asks_for_the_prompts_of_a_file(folder: Path, tmp_path: Path) -
 def test_generate_refuses_in_one_line(options: tuple[object, ...], message: str, folder: Path, tmp_path: Path) -> None:
     assert message in refused("generate", "--model", folder, "--out", tmp_path / "pool", *options)
     assert not (tmp_path / "pool").exists()
+
+
+@pytest.fixture(scope="module")
+def tint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A package with a classifier of brightness: half of the pipeline's images are light."""
+    model = PipelineModel(asking(folder, "a photo of a nurse", "a photo of a pilot", guidance_scale=2.0))
+    threshold = float(torch.cat(list(model.images([range(48)]))).float().mean(dim=(1, 2, 3)).quantile(0.62))
+    place = tmp_path_factory.mktemp("site")
+    info = place / "tint-1.0.dist-info"
+    info.mkdir()
+    (place / "tint_package.py").write_text(PACKAGE.replace("THRESHOLD", f"{threshold:.3f}"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tint\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fairsims.classifiers]\ntint = tint_package:Tint\n")
+    sys.path.insert(0, str(place))
+    yield
+    sys.path.remove(str(place))
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "set.toml"
+    path.write_text(SET)
+    return path
+
+
+def test_retarget_over_prompts_from_the_pool_to_the_file(
+    folder: Path, prompts: Path, tint: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the second adapter is trained, the same command goes on; the file gives the audited images."""
+    asked = (
+        "retarget",
+        "--model",
+        folder,
+        "--prompts",
+        prompts,
+        *RUN,
+        "--positive",
+        "always",
+        "--out",
+        tmp_path / "run",
+    )
+    whole = prompt_run.train_adapter
+
+    def killed(*given: object, **named: object) -> Iterator[object]:
+        for tick in whole(*given, **named):
+            yield tick
+            if named["kind"] == "positive":
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prompt_run, "train_adapter", killed)
+        stopped = run(*asked)
+        assert stopped.exit_code == 2
+        assert "What the complement of each prompt can do" in stopped.stderr
+        assert "the same command goes on from here" in stopped.stderr
+    feasible = json.loads((tmp_path / "run" / "feasibility.json").read_text())
+    assert [row["prompt"] for row in feasible["prompts"]] == ["a photo of a nurse", "a photo of a pilot", ""]
+    assert not (tmp_path / "run" / "calibration").exists(), "the table comes before any training ends"
+    adapter = (tmp_path / "run" / "auxiliary" / "model.safetensors").stat().st_mtime_ns
+    result = succeeds(*asked)
+    assert (tmp_path / "run" / "auxiliary" / "model.safetensors").stat().st_mtime_ns == adapter
+    kinds = [row["kind"] for row in result["prompts"]]
+    assert kinds == ["neutral"] * 2 + ["held-out", "unrelated"] + ["explicit"] * 4
+    assert [row["says"] for row in result["prompts"]][4:] == ["dark"] * 2 + ["light"] * 2
+    assert result["summary"]["neutral"]["before"]["metrics"]["off"]["were_the_target_met"] > 0
+    assert [g["guidance_scale"] for g in result["guidance"]] == [1.0, 3.0]
+    assert set(result["kept"]) == {"before", "after"}
+    assert len(result["calibration"]) == 2
+    assert result["cost"]["evaluations_per_image"] == {"before": 4, "after": 4}
+    facts = read_facts(tmp_path / "run" / "lora" / "tint-retargeted.safetensors")
+    assert (facts["attribute"], facts["made_by"]["strength"]) == ("tint", result["strength"])
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "a photo of a judge" in text
+    assert (tmp_path / "run" / "prompts.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+    assert succeeds(*asked) == result, "a finished run is read"
+    assert "was made with rank = 4, now rank = 5" in refused(*asked, "--rank", 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", 0.4), "--target 0.4 is one number; prompts differ"),
+        (("--solver", "euler"), "--solver changes nothing with --prompts"),
+        (("--pool", 2), "--pool is 2; expected 8 images of each prompt"),
+        (("--hold", "tint"), "--hold is 'tint', which has the target"),
+    ],
+)
+def test_retarget_over_prompts_refuses_in_one_line(
+    options: tuple[object, ...], message: str, folder: Path, prompts: Path, tint: None, tmp_path: Path
+) -> None:
+    kept = [value for pair in zip(RUN[::2], RUN[1::2], strict=True) if pair[0] != options[0] for value in pair]
+    found = refused("retarget", "--model", folder, "--prompts", prompts, *kept, *options, "--out", tmp_path / "run")
+    assert message in found
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompt_options_are_for_prompts(tmp_path: Path) -> None:
+    asked = ("retarget", "--attr", "parity", "--target", 0.5, "--out", tmp_path / "run")
+    assert "--rank changes nothing without --prompts" in refused(*asked, "--model", "digits-8", "--rank", 4)
+    assert "--prompts is given without --model" in refused(*asked, "--prompts", "winobias")

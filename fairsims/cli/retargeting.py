@@ -20,10 +20,12 @@ from fairsims.cli.options import (
     json_option,
     option,
     out_option,
+    prompts_option,
     refuse_idle,
     settings,
     target_option,
 )
+from fairsims.cli.prompting import OWN, over_prompts, own_options
 from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
@@ -34,15 +36,27 @@ TO_SEVERAL = ("hold", "drift", "others", "mode", "rounds", "power")
 
 @command()
 @settings(RETARGET, hold={"metavar": "ATTR"})
+@prompts_option
+@own_options
 @click.option("--out", type=PATH, help="Run folder; by default runs/NNNNN-ATTR-TARGET, resumed when begun.")
 @click.option("--runs", type=PATH, default=Path("runs"), show_default=True, help="Where numbered run folders go.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved plan and its cost, and stop.")
 @json_option
-def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+def retarget(prompts: str | None, out: Path | None, runs: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Retarget a model to a mix of classes, with audit and report. The same command again resumes.
 
-    torchrun shares sampling and training between processes.
+    torchrun shares sampling and training between processes. With --prompts the model is a local folder of a
+    text-to-image pipeline; --pool, --pilots and --audit count images of each prompt, by default 128, 32,32,64 and 64,
+    and what comes out is a LoRA file.
     """
+    if out is not None:
+        refuse_idle("beside --out", "runs")
+    if prompts is not None:
+        over_prompts(prompts, out, runs, options, as_json)
+        return
+    refuse_idle("without --prompts", *OWN)
+    for name in OWN:
+        options.pop(name)
     import fairsims.retarget.retarget as retargeting
     from fairsims.report.publish import publish
     from fairsims.report.terminal import terminal_table
@@ -55,8 +69,6 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
             f"there are {len(options['attr'])} --attr and {len(options['target'])} --target; "
             "give one --target for each --attr, in their order"
         )
-    if out is not None:
-        refuse_idle("beside --out", "runs")
     if options["audit"] is not None:
         refuse_idle("beside --audit: the number of images is fixed", "power")
     if not (options["hold"] or options["others"]):
@@ -69,7 +81,7 @@ def retarget(out: Path | None, runs: Path, dry_run: bool, as_json: bool, **optio
     if dry_run:
         show(estimated(work), as_json)
         return
-    run = out or find_run(work, runs)
+    run = out or find_run(config.label, work.settings, runs)
     with Bars() as bars:
         result = retargeting.retarget(
             work, run, progress=bars.report, publish=publish, note=note, command=command_line()

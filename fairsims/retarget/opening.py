@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def prepare(config: RetargetConfig) -> Retargeting:
     model = open_model(config.spec())
     # Refuses a guided pair.
     network = model.base.network
-    classifiers = tuple(_classifier(config, name, model.image_shape) for name in config.names)
+    classifiers = tuple(open_classifier(name, config.classifiers.get(name), model.image_shape) for name in config.names)
     targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
     reference = _reference(config, model)
     _check_reference(reference, classifiers, targets)
@@ -64,13 +64,13 @@ def prepare(config: RetargetConfig) -> Retargeting:
     return work
 
 
-def find_run(work: Retargeting, root: Path) -> Path:
+def find_run(label: str, settings: Mapping[str, Any], root: Path) -> Path:
     """The run under `root` that these settings began, else a new numbered folder."""
-    for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{work.config.label}")):
+    for folder in sorted(root.glob(f"[0-9][0-9][0-9][0-9][0-9]-{label}")):
         path = folder / "config.json"
-        if not path.exists() or read_json(path) == work.settings:
+        if not path.exists() or read_json(path) == settings:
             return folder
-    return new_run_folder(root, work.config.label)
+    return new_run_folder(root, label)
 
 
 def check_interval(work: Retargeting, interval: tuple[float, float] | None) -> None:
@@ -89,8 +89,11 @@ def check_interval(work: Retargeting, interval: tuple[float, float] | None) -> N
     )
 
 
-def _classifier(config: RetargetConfig, name: str, shape: tuple[int, int, int]) -> AttributeClassifier:
-    spec = config.classifiers.get(name)
+def open_classifier(name: str, spec: str | None, shape: tuple[int, int, int]) -> AttributeClassifier:
+    """The classifier of an attribute, with errors that were measured; by name and shape where no spec is given.
+
+    Raises InputError for one of another attribute or shape, or of unknown errors.
+    """
     found = load_classifier(spec, name) if spec else classifier_for(name, shape[1], shape[0])
     if found.attribute.name != name:
         raise InputError(
@@ -116,7 +119,8 @@ def _others(
 
     An embedded classifier of images of the same size may be for quite other ones.
     """
-    found = [_classifier(config, name, shape) for name in config.classifiers if name not in config.names]
+    given = {name: spec for name, spec in config.classifiers.items() if name not in config.names}
+    found = [open_classifier(name, spec, shape) for name, spec in given.items()]
     for name in () if reference is None else reference.attributes:
         if name in config.classifiers:
             continue

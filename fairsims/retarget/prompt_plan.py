@@ -1,0 +1,130 @@
+"""The complement rule prompt by prompt: what each has, needs, and how far the complement alone can take it.
+
+rho_p = ((1 + omega) pi_p - tau_p) / omega, row by row. With a positive part the strength w acts on a contrast:
+pi_p + w (rho_positive - rho_negative), where a prompt that does not need it has its own mix pi_p as the positive one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairsims.audit.joint import FloatArray
+from fairsims.retarget.complement import LEAST, least_omega
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptPlan:
+    """The mixes that adapters are trained on; arrays `(P, K)`, or `(P,)` where said."""
+
+    pi: FloatArray
+    """Shares of the base, shrunk towards what prompts have in common."""
+    target: FloatArray
+    least: FloatArray
+    """Least omega of each prompt's complement `(P,)`; infinite where a wanted class was not seen."""
+    omega: float
+    """Planned strength."""
+    negative: FloatArray
+    positive: FloatArray | None
+    """None where no positive part is used."""
+    needs: np.ndarray
+    """Whether the complement alone cannot reach a prompt's target under the cap, `(P,)` booleans."""
+
+    @property
+    def reachable(self) -> FloatArray:
+        """Shares that the linear rule promises at `omega`."""
+        other = self.pi if self.positive is None else self.positive
+        found = np.clip(self.pi + self.omega * (other - self.negative), 0, None)
+        return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+
+def shrunk(shares: FloatArray, n: int) -> FloatArray:
+    """Shares `(P, K)` measured on `n` images each, drawn towards their mean as far as chance explains their spread.
+
+    A Dirichlet prior about the mean whose concentration is what the variance between prompts leaves over the variance
+    of n images (method of moments); prompts that truly differ much are hardly moved, a share of 0 never stays 0 where
+    others have the class.
+    """
+    p = np.clip(shares, 0, None)
+    p = p / p.sum(axis=1, keepdims=True)
+    if len(p) < 2:
+        # One prompt has nothing in common with others; half an image of each class keeps its shares above 0.
+        return np.asarray((n * p + 0.5) / (n + 0.5 * p.shape[1]))
+    mean = p.mean(axis=0)
+    within = float((p * (1 - p)).sum(axis=1).mean() / n)
+    between = max(float(p.var(axis=0, ddof=1).sum()) - within, 1e-6)
+    most = float((mean * (1 - mean)).sum())
+    strength = float(np.clip(most / between - 1, 1.0, 4 * n))
+    return np.asarray((n * p + strength * mean) / (n + strength))
+
+
+def plan_prompts(
+    pi: FloatArray, target: FloatArray, *, cap: float, omega: float | None = None, positive: str = "auto"
+) -> PromptPlan:
+    """Plan the negative mix of each prompt and, where needed, a positive one. pi, target `(P, K)`.
+
+    Without `omega` it is what the hardest prompt needs; the cap, where that is more and no positive part helps, so that
+    this prompt comes as far as it can; and 1 or more with a positive part, which then reaches every target.
+    """
+    least = np.array([least_omega(p, t) for p, t in zip(pi, target, strict=True)])
+    needs = least > cap
+    contrast = positive == "always" or (positive == "auto" and bool(needs.any()))
+    if omega is None:
+        served = least[~needs] if contrast else least
+        omega = float(np.clip(served.max(initial=0.0), LEAST, cap))
+        if contrast:
+            omega = max(omega, min(1.0, cap))
+    step = (target - pi) / omega
+    negative = _mix(pi - step)
+    if not contrast:
+        return PromptPlan(pi=pi, target=target, least=least, omega=omega, negative=negative, positive=None, needs=needs)
+    joined = needs | (positive == "always")
+    rest = np.where(joined[:, None], _mix(negative + step), pi)
+    return PromptPlan(pi=pi, target=target, least=least, omega=omega, negative=negative, positive=rest, needs=needs)
+
+
+def _mix(shares: FloatArray) -> FloatArray:
+    found = np.where(shares < 1e-12, 0.0, shares)
+    return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+
+def progress_values(
+    predicted: np.ndarray, prompts: np.ndarray, inverse: FloatArray, pi: FloatArray, target: FloatArray
+) -> FloatArray:
+    """Per-image values `(N,)` whose mean is how far all prompts together are on their way: 0 as the base, 1 at target.
+
+    sum_p <s_p - pi_p, tau_p - pi_p> / sum_p |tau_p - pi_p|^2, the least-squares part of the way; `inverse` corrects for
+    the classifier's errors, as in `focus_values`. predicted, prompts `(N,)`; as many images of every prompt.
+    """
+    way = target - pi
+    length = float((way**2).sum())
+    shares = inverse[:, predicted].T
+    moved = ((shares - pi[prompts]) * way[prompts]).sum(axis=1)
+    return np.asarray(moved * len(pi) / length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressPilot:
+    """What images at one strength said of the way of all prompts."""
+
+    strength: float
+    progress: float
+    se: float
+    n: int
+
+
+def next_strength(pilots: Sequence[ProgressPilot], *, cap: float) -> float:
+    """Where the progress is 1 by a weighted parabola through the origin; no further than twice what was tried."""
+    w, y = (np.array([getattr(p, name) for p in pilots]) for name in ("strength", "progress"))
+    weight = 1 / np.array([max(p.se, 1e-3) for p in pilots])
+    columns = [w] if len(np.unique(w)) < 2 else [w, w**2]
+    found = np.linalg.lstsq(np.stack(columns, axis=1) * weight[:, None], y * weight, rcond=None)[0]
+    furthest = min(cap, 2 * float(w.max()))
+    grid = np.linspace(float(w.min()) / 4, furthest, 400)
+    fitted = sum(c * grid ** (k + 1) for k, c in enumerate(found))
+    # The first strength that reaches the target; else the one that comes nearest.
+    reached = np.flatnonzero(np.asarray(fitted) >= 1)
+    chosen = grid[reached[0]] if len(reached) else grid[int(np.argmax(fitted))]
+    return round(float(chosen), 4)

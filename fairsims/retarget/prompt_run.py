@@ -1,0 +1,275 @@
+"""A retargeting over prompts: what its settings name, opened, and the stages that it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fairsims.audit.draws import counted
+from fairsims.audit.intervals import left_inverse
+from fairsims.audit.joint import FloatArray
+from fairsims.audit.prompts import prompt_counts
+from fairsims.audit.targets import Target
+from fairsims.classifiers import AttributeClassifier
+from fairsims.classifiers.labelling import label_source
+from fairsims.data.latents import LatentSet
+from fairsims.data.prompts import Prompts
+from fairsims.errors import InputError, NoResponse
+from fairsims.files import sha256_json
+from fairsims.models import PipelineModel
+from fairsims.pools import Pool, pool_latents, write_pool
+from fairsims.retarget.prompt_config import PromptConfig
+from fairsims.retarget.prompt_plan import (
+    ProgressPilot,
+    PromptPlan,
+    next_strength,
+    plan_prompts,
+    progress_values,
+    shrunk,
+)
+from fairsims.retarget.prompt_sets import Source, draw_rows
+from fairsims.run import Run
+from fairsims.training.adapters import adapter_settings, train_adapter
+
+
+@dataclass(kw_only=True)
+class PromptRetargeting:
+    """Settings with everything that they name opened and checked; in a run also the stages of it."""
+
+    config: PromptConfig
+    prompts: Prompts
+    model: PipelineModel
+    """The base, asked for the neutral prompts and, where guidance has such a branch, the empty one."""
+    classifiers: tuple[AttributeClassifier, ...]
+    """Of the attribute with the target, then of those that sets are balanced for."""
+    targets: dict[str, Target]
+    """By prompt: neutral, held out, and the empty one."""
+    settings: dict[str, Any]
+    run: Run = field(init=False)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The prompts that adapters are trained on."""
+        return self.model.conditions.names
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.classifiers[0].attribute.classes
+
+    # Images.
+
+    def images(
+        self, folder: Path, model: PipelineModel, use: str, each: int, *, latents: bool = False, stage: str = ""
+    ) -> Pool:
+        """`each` images of every prompt of the model on the seeds of a use, labelled."""
+        seeds = self.config.seeds(use, each, len(model.conditions))
+        for done in write_pool(folder, model, seeds, latents=latents):
+            self.run.progress(stage or folder.name, done, len(seeds))
+        pool = Pool(folder)
+        self.labels(pool)
+        return pool
+
+    def labels(self, pool: Pool) -> list[np.ndarray]:
+        """Probabilities `(N, K)` of every attribute's classes."""
+        return [label_source(pool, c) for c in self.classifiers]
+
+    def predicted(self, pool: Pool) -> np.ndarray:
+        """Predicted class of the attribute with the target, `(N,)`."""
+        return np.asarray(self.labels(pool)[0].argmax(axis=1))
+
+    def counts(self, pool: Pool) -> FloatArray:
+        """Images by prompt and predicted class, `(P, K)`."""
+        return prompt_counts(self.predicted(pool), pool.positions, (len(pool.conditions), len(self.classes)))
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The base's images of the prompts that adapters are trained on, with their latents."""
+        with self.run.stage("pool"):
+            return self.images(self.run.folder / "pool", self.model, "pool", self.config.pool, latents=True)
+
+    # The plan.
+
+    @cached_property
+    def measured(self) -> Any:
+        """Draws of the shares of each prompt of the pool."""
+        classifier = self.classifiers[0]
+        return counted(self.counts(self.pool), [classifier.confusions[classifier.default_split]], "pool")
+
+    @cached_property
+    def plan(self) -> PromptPlan:
+        """Where each prompt is, has to go, and what it is trained on. Raises InputError where nothing has to move."""
+        point, n, config = self.measured.point, self.config.pool, self.config
+        people = [k for k, name in enumerate(self.trained) if name]
+        pi = np.array(point, dtype=np.float64)
+        pi[people] = shrunk(point[people], n)
+        for k in set(range(len(pi))) - set(people):
+            pi[k] = shrunk(point[[k]], n)[0]
+        target = np.stack([self.targets[name].resolve(row) for name, row in zip(self.trained, pi, strict=True)])
+        if np.abs(pi - target).max() < 1e-9:
+            raise InputError("the shares of every prompt are the target already; there is nothing to retarget")
+        return plan_prompts(pi, target, cap=config.cap, omega=config.omega, positive=config.positive)
+
+    def feasibility(self) -> list[dict[str, Any]]:
+        """A row for each prompt: shares with intervals, least omega, what serves it, what that costs. JSON."""
+        low, high = self.measured.interval()
+        plan, rows = self.plan, []
+        for k, name in enumerate(self.trained):
+            needed = self.variants(k) if plan.positive is not None else {}
+            helped = plan.positive is not None and (plan.needs[k] or self.config.positive == "always")
+            rows.append(
+                {
+                    "prompt": name,
+                    "share": plan.pi[k].tolist(),
+                    "low": np.clip(low[k], 0, 1).tolist(),
+                    "high": np.clip(high[k], 0, 1).tolist(),
+                    "target": plan.target[k].tolist(),
+                    "least_omega": None if np.isinf(plan.least[k]) else float(plan.least[k]),
+                    "within_cap": not bool(plan.needs[k]),
+                    "positive": bool(helped),
+                    "reachable": plan.reachable[k].tolist(),
+                    "explicit_images": len(needed) * self.config.pool if helped else 0,
+                }
+            )
+        return rows
+
+    def variants(self, k: int) -> dict[int, str]:
+        """The explicit prompts, by class, of the classes that a prompt's positive part has to have more of."""
+        plan = self.plan
+        assert plan.positive is not None
+        if not (plan.needs[k] or self.config.positive == "always") or not self.trained[k]:
+            return {}
+        wanted = np.flatnonzero(plan.positive[k] > plan.pi[k] + 1e-9)
+        explicit = self.prompts.explicit(self.trained[k])
+        return {int(c): explicit[self.classes[c]] for c in wanted if self.classes[c] in explicit}
+
+    def check_variants(self) -> None:
+        """Raises InputError where a positive part is needed and the prompt file has no explicit prompt for it."""
+        for k, name in enumerate(self.trained):
+            if self.plan.positive is not None and self.plan.needs[k] and name and not self.variants(k):
+                wanted = [
+                    c for c, p, o in zip(self.classes, self.plan.positive[k], self.plan.pi[k], strict=True) if p > o
+                ]
+                raise InputError(
+                    f"{name!r} is beyond the cap of {self.config.cap:g} and {self.prompts.name} has no explicit "
+                    f"prompt of it for {' or '.join(wanted)}; add it, raise --cap, or give --positive never"
+                )
+
+    # Training.
+
+    def training_sets(self) -> dict[str, LatentSet]:
+        """`auxiliary` and, where there is one, `positive`: rows of latents, prompt by prompt in the same order."""
+        plan, config = self.plan, self.config
+        pools, positions = [self.pool], [self.pool.positions]
+        chosen = {k: self.variants(k) for k in range(len(self.trained))} if plan.positive is not None else {}
+        texts = [text for found in chosen.values() for text in found.values()]
+        if texts:
+            with self.run.stage("explicit"):
+                asked = self.model.asking(prompts=tuple(texts))
+                pools.append(self.images(self.run.folder / "explicit", asked, "explicit", config.pool, latents=True))
+            of = [k for k, found in chosen.items() for _ in found]
+            positions.append(np.array(of)[pools[1].positions])
+        latents = [pool_latents(p) for p in pools]
+        whole = LatentSet(
+            name="the images that adapters learn from",
+            digest=sha256_json([part.digest for part in latents]),
+            latents=torch.cat([part.latents for part in latents]),
+            conditions=torch.from_numpy(np.concatenate(positions).astype(np.int64)),
+        )
+        labels = [np.concatenate(parts) for parts in zip(*(self.labels(p) for p in pools), strict=True)]
+        first = len(self.pool)
+        found = {"auxiliary": whole.subset(self._rows(whole, labels, plan.negative, first), name="auxiliary")}
+        if plan.positive is not None:
+            found["positive"] = whole.subset(self._rows(whole, labels, plan.positive, len(whole)), name="positive")
+        return found
+
+    def _rows(self, whole: LatentSet, labels: Sequence[np.ndarray], shares: FloatArray, stop: int) -> np.ndarray:
+        """Places in the list of latents, those before `stop` only, in each prompt's mix."""
+        config, of = self.config, whole.conditions.numpy()[:stop]
+        people = sum(1 for name in self.trained if name)
+        empty = round(config.empty_share / (1 - config.empty_share) * config.pool * people)
+        rows = []
+        for k, name in enumerate(self.trained):
+            places = np.flatnonzero(of == k)
+            source = Source(
+                places=places,
+                probabilities=labels[0][places],
+                others=tuple(p[places].argmax(axis=1) for p in labels[1:]),
+            )
+            size = config.pool if name else max(1, empty)
+            rows.append(
+                draw_rows(
+                    source, shares[k], size, floor=config.floor, seed=config.seed, names=self.classes, prompt=name
+                )
+            )
+        return np.concatenate(rows)
+
+    def train(self, name: str, data: LatentSet) -> Path:
+        """Train an adapter on a set into the run's folder of that name."""
+        config, folder = self.config, self.run.folder / name
+        changes = {"batch_size": config.batch_size, "micro_batch": config.micro_batch, "lr": config.lr}
+        settings = adapter_settings(self.model, config.budget, seed=config.seed, **changes)
+        with self.run.stage(name):
+            for tick in train_adapter(self.model, data, settings, config.adapter(), folder, kind=name):
+                self.run.progress(name, tick.nimg, settings.steps * settings.batch_size)
+        return folder
+
+    def at(self, strength: float) -> PipelineModel:
+        """The retargeted model at a strength."""
+        positive = self.run.folder / "positive" if self.plan.positive is not None else None
+        return self.model.retargeted(self.run.folder / "auxiliary", strength, self.config.mode, positive=positive)
+
+    # Calibration.
+
+    def calibrate(self) -> tuple[float, list[dict[str, Any]]]:
+        """The strength at which the neutral prompts together have gone their way, and what was tried. JSON rows.
+
+        Each row says what the worst prompt was there: one strength cannot serve all of them alike.
+        """
+        pilots: list[ProgressPilot] = []
+        rows: list[dict[str, Any]] = []
+        strength = round(min(self.plan.omega, self.config.cap), 4)
+        with self.run.stage("calibration"):
+            for each in self.config.pilots:
+                pilot, row = self.pilot(strength, each)
+                pilots.append(pilot)
+                rows.append(row)
+                strength = next_strength(pilots, cap=self.config.cap)
+        if not any(p.progress > 2 * p.se for p in pilots):
+            told = ", ".join(f"{p.progress:.2f} at {p.strength:.3g}" for p in pilots)
+            raise NoResponse(
+                f"the prompts do not move towards their targets with the strength (part of the way: {told}); give a "
+                "larger --budget, a larger --pool, --layers all or a better classifier"
+            )
+        return strength, rows
+
+    def pilot(self, strength: float, each: int) -> tuple[ProgressPilot, dict[str, Any]]:
+        """Images at a strength: how far all neutral prompts are on their way, and the worst of them."""
+        people = [k for k, name in enumerate(self.trained) if name]
+        model = self.at(strength).asking(prompts=tuple(self.trained[k] for k in people))
+        folder = self.run.folder / "calibration" / f"{strength:.4f}-{each}"
+        pool = self.images(folder, model, "calibration", each, stage="calibration")
+        classifier = self.classifiers[0]
+        confusion = classifier.confusions[classifier.default_split]
+        pi, target = self.plan.pi[people], self.plan.target[people]
+        values = progress_values(self.predicted(pool), pool.positions, left_inverse(confusion.rates()), pi, target)
+        shares = counted(self.counts(pool), [confusion], "calibration").point
+        off = np.abs(shares - target).max(axis=1)
+        found = ProgressPilot(
+            strength=strength,
+            progress=float(values.mean()),
+            se=float(values.std(ddof=1) / np.sqrt(len(values))),
+            n=len(values),
+        )
+        worst = int(off.argmax())
+        row = vars(found) | {
+            "mean_off": float(off.mean()),
+            "worst": pool.conditions[worst],
+            "worst_off": float(off[worst]),
+        }
+        return found, row
