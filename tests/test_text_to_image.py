@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from support import refused, run, succeeds
-from tiny_pipelines import asking, make_tiny
+from tiny_pipelines import SHADE, make_tiny, two_shades
 
-from fairsims.models import PipelineModel
 from fairsims.models.lora_files import read_facts
 from fairsims.pools import Pool, pool_latents
 from fairsims.retarget import prompt_run
@@ -32,21 +30,19 @@ PACKAGE = """
 import torch
 from fairsims.classifiers.base import Confusion
 
-class Tint:
-    attribute = ("tint", ("dark", "light"))
-    digest, name, default_split = "tint-1", "tint", "test"
+class Shade:
+    attribute = ("shade", ("dark", "light"))
+    digest, name, default_split = "shade-1", "shade", "test"
     confusions = {"test": Confusion(counts=((990, 10), (10, 990)), split="test", description="none: the rule is exact")}
 
     def probabilities(self, images):
-        light = torch.sigmoid(images.float().mean(dim=(1, 2, 3)) - THRESHOLD)
+        light = torch.sigmoid(10 * (images.float().mean(dim=(1, 2, 3)) - SHADE))
         return torch.stack([1 - light, light], dim=1)
 """
-# The weights are random and hardly move anything: this seed's pilots happen to lie on the way.
 RUN = (
-    *("--attr", "tint", "--target", 0.5, "--classifier", "tint", "--pool", 24, "--audit", 16, "--pilots", "12,16"),
-    *("--budget", 0.16, "--batch-size", 16, "--lr", 0.03, "--rank", 4, "--layers", "attention", "--steps", 2),
-    *("--guidance-scale", 2, "--size", "32,32", "--precision", "float32", "--floor", 0.6, "--sample-batch", 40),
-    *("--seed", 3),
+    *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade", "--pool", 24, "--audit", 24),
+    *("--calibration", 40, "--budget", 0.4, "--batch-size", 16, "--lr", 0.04, "--rank", 4, "--omega", 0.6),
+    *("--guidance-scale", 2, "--size", "32,32", "--precision", "float32", "--sample-batch", 40, "--steps", 4),
 )
 PROMPTS = 'neutral = "a photo of a {occupation}"\nunrelated = "a tree"\n[lists]\noccupation = ["nurse", "pilot"]\n'
 
@@ -84,18 +80,16 @@ def test_generate_refuses_in_one_line(options: tuple[object, ...], message: str,
 
 
 @pytest.fixture(scope="module")
-def tint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A package with a classifier of brightness: half of the pipeline's images are light."""
-    model = PipelineModel(asking(folder, "a photo of a nurse", "a photo of a pilot", guidance_scale=2.0))
-    threshold = float(torch.cat(list(model.images([range(48)]))).float().mean(dim=(1, 2, 3)).quantile(0.62))
+def shades(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pipeline of two shades, and an installed package with a classifier of them."""
     place = tmp_path_factory.mktemp("site")
-    info = place / "tint-1.0.dist-info"
+    info = place / "shade-1.0.dist-info"
     info.mkdir()
-    (place / "tint_package.py").write_text(PACKAGE.replace("THRESHOLD", f"{threshold:.3f}"))
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tint\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[fairsims.classifiers]\ntint = tint_package:Tint\n")
+    (place / "shade_package.py").write_text(PACKAGE.replace("SHADE", f"{SHADE}"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shade\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fairsims.classifiers]\nshade = shade_package:Shade\n")
     sys.path.insert(0, str(place))
-    yield
+    yield two_shades(tmp_path_factory.mktemp("tiny") / "shades")
     sys.path.remove(str(place))
 
 
@@ -107,13 +101,13 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_retarget_over_prompts_from_the_pool_to_the_file(
-    folder: Path, prompts: Path, tint: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shades: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while the second adapter is trained, the same command goes on; the file gives the audited images."""
     asked = (
         "retarget",
         "--model",
-        folder,
+        shades,
         "--prompts",
         prompts,
         *RUN,
@@ -148,10 +142,12 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
     assert result["summary"]["neutral"]["before"]["metrics"]["off"]["were_the_target_met"] > 0
     assert [g["guidance_scale"] for g in result["guidance"]] == [1.0, 3.0]
     assert set(result["kept"]) == {"before", "after"}
-    assert len(result["calibration"]) == 2
-    assert result["cost"]["evaluations_per_image"] == {"before": 4, "after": 4}
-    facts = read_facts(tmp_path / "run" / "lora" / "tint-retargeted.safetensors")
-    assert (facts["attribute"], facts["made_by"]["strength"]) == ("tint", result["strength"])
+    assert result["calibration"][0]["strength"] == 0
+    before, after = (result["summary"]["neutral"][side]["metrics"]["off"]["value"] for side in ("before", "after"))
+    assert after < before - 0.05, "a network that knows both shades makes more of the rarer one"
+    assert result["cost"]["evaluations_per_image"] == {"before": 8, "after": 8}
+    facts = read_facts(tmp_path / "run" / "lora" / "shade-retargeted.safetensors")
+    assert (facts["attribute"], facts["made_by"]["strength"]) == ("shade", result["strength"])
     text = (tmp_path / "run" / "report.md").read_text()
     assert "a photo of a judge" in text
     assert (tmp_path / "run" / "prompts.png").read_bytes()[:4] == b"\x89PNG"
@@ -166,14 +162,14 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
         (("--target", 0.4), "--target 0.4 is one number; prompts differ"),
         (("--solver", "euler"), "--solver changes nothing with --prompts"),
         (("--pool", 2), "--pool is 2; expected 8 images of each prompt"),
-        (("--hold", "tint"), "--hold is 'tint', which has the target"),
+        (("--hold", "shade"), "--hold is 'shade', which has the target"),
     ],
 )
 def test_retarget_over_prompts_refuses_in_one_line(
-    options: tuple[object, ...], message: str, folder: Path, prompts: Path, tint: None, tmp_path: Path
+    options: tuple[object, ...], message: str, shades: Path, prompts: Path, tmp_path: Path
 ) -> None:
     kept = [value for pair in zip(RUN[::2], RUN[1::2], strict=True) if pair[0] != options[0] for value in pair]
-    found = refused("retarget", "--model", folder, "--prompts", prompts, *kept, *options, "--out", tmp_path / "run")
+    found = refused("retarget", "--model", shades, "--prompts", prompts, *kept, *options, "--out", tmp_path / "run")
     assert message in found
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,18 @@ def make_tiny(kind: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path
             parameter.add_(0.05 * torch.randn_like(parameter))
     with quiet():
         pipeline.save_pretrained(folder)
+    return folder
+
+
+SHADE = 132.1
+"""Mean grey level between the two shades of `two_shades`: latents +1 are dark, -1 light."""
+
+
+def two_shades(folder: Path) -> Path:
+    """Save a pipeline that makes images of two shades, each about half of them, into a folder; it was trained so."""
+    make_tiny("sd", folder, prediction_type="v_prediction")
+    trained = Path(__file__).parent / "fixtures" / "two-shades" / "unet.safetensors"
+    shutil.copy(trained, folder / "unet" / "diffusion_pytorch_model.safetensors")
     return folder
 
 

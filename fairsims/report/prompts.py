@@ -54,11 +54,11 @@ def write_prompt_report(folder: Path, result: Mapping[str, Any]) -> None:
         feasibility_table(result["classes"], result["feasibility"]),
         Heading(text="Calibration"),
         table(
-            ("strength", "way gone", "mean off", "worst off", "worst prompt", "images"),
+            ("strength", "share of what has to grow", "mean off", "worst off", "worst prompt", "images"),
             (
                 row(
                     f"{r['strength']:.3f}",
-                    cell(f"{r['progress']:.2f}", f"± {1.96 * r['se']:.2f}"),
+                    cell(f"{r['share']:.2f}", f"± {1.96 * r['se']:.2f}"),
                     cell(f"{r['mean_off']:.3f}"),
                     cell(f"{r['worst_off']:.3f}"),
                     cell(r["worst"]),
@@ -66,7 +66,7 @@ def write_prompt_report(folder: Path, result: Mapping[str, Any]) -> None:
                 )
                 for r in result["calibration"]
             ),
-            caption="1 is the whole way of all prompts together, by least squares",
+            caption="Share of each prompt's classes that have to grow; a prompt weighs as much as it has to move",
         ),
         Heading(text="Other guidance scales"),
         table(

@@ -172,10 +172,12 @@ def calibrate(
     cap: float,
     images: int = RetargetConfig.calibration,
     tolerance: float = RetargetConfig.tolerance,
+    rounds_of: int = 1,
 ) -> Calibration:
     """Find the strength whose focus share is `target`, from `images` images at most.
 
-    `base` is the pilot at strength 0 (the labelled pool), `start` the planned strength. It ends earlier when the 95%
+    `base` is the pilot at strength 0 (the labelled pool), `start` the planned strength. Looks are multiples of
+    `rounds_of`, as `images` has to be: with prompts one of each. It ends earlier when the 95%
     interval of the share at the strength that would be chosen lies within `PART` of the tolerance around the target.
     Raises NoResponse when the target is out of reach and the share does not clearly rise: then the auxiliary has not
     learnt the complement, or the classifier cannot see it.
@@ -183,7 +185,7 @@ def calibrate(
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; expected a share inside (0, 1)")
     seen, left = _Seen(base=base, target=target, start=min(start, cap), cap=cap), images
-    unit = min(LOOK, -(-images // LOOKS))
+    unit = rounds_of * -(-min(LOOK, -(-images // LOOKS)) // rounds_of)
     while left > 0 and not (seen.values and seen.chosen.is_within(PART * tolerance, target)):
         strength, n = seen.next_look([min(k * unit, left) for k in (1, 2, 4)])
         # The same seeds again would tell a slope better and the level, which is asked for, worse.

@@ -31,7 +31,7 @@ def registered(work: PromptRetargeting) -> dict[str, Any]:
         "tolerance": config.tolerance,
         "metrics": METRICS,
         "alpha": ALPHA,
-        "images_of_each_prompt": {"pool": config.pool, "pilots": list(config.pilots), "audit": config.audit},
+        "images_of_each_prompt": {"pool": config.pool, "calibration": config.calibration, "audit": config.audit},
         "classifiers": {c.attribute.name: {"name": c.name, "digest": c.digest} for c in work.classifiers},
         "sampler": work.model.facts()["sampler"],
         "mode": config.mode,
@@ -126,7 +126,7 @@ def _at_scale(work: PromptRetargeting, strength: float, part: float, confusion: 
     scale = work.model.settings.guidance * part
     people = tuple(name for name in work.trained if name)
     model = work.at(strength).asking(prompts=people, guidance_scale=scale)
-    pool = work.images(work.run.folder / f"guidance-{part:g}", model, "audit", work.config.pilots[-1])
+    pool = work.images(work.run.folder / f"guidance-{part:g}", model, "audit", work.config.audit)
     found = PromptShares.of(people, work.counts(pool), confusion).draws.point
     target = np.stack([work.targets[t].resolve(row) for t, row in zip(people, found, strict=True)])
     return {"guidance_scale": scale, "metrics": metrics(found, target), "shares": found.tolist()}

@@ -9,7 +9,7 @@ from typing import Any
 from fairsims.models.adapter_training import AdapterConfig
 from fairsims.models.prompting import Prompting
 from fairsims.options import check_choices, choice, to_json
-from fairsims.retarget.config import MODES, SEEDS_PER_RUN, check_complement
+from fairsims.retarget.config import SEEDS_PER_RUN, SIMS, check_complement
 from fairsims.training.adapters import ADAPTER_LR
 from fairsims.training.config import TrainConfig
 
@@ -39,7 +39,7 @@ class PromptConfig:
     """`0.5`, `uniform` or `woman=0.3,man=0.7`, for each prompt that has none of its own."""
     hold: tuple[str, ...] = ()
     """Attribute that the complement of each prompt is balanced for."""
-    mode: str = choice(*MODES)
+    mode: str = choice(*SIMS)
     """merged: a LoRA file. guided: the network once more for each adapter, the reference that merged approximates."""
     classifier: str | tuple[str, ...] | None = None
     """Classifier folder or embedded name, of several attributes ATTR=PATH; the one that fits by default."""
@@ -63,8 +63,8 @@ class PromptConfig:
     """Least class probability of an image in the complement set."""
     empty_share: float = 0.125
     """Part of the training images that are of the empty prompt, which guidance subtracts."""
-    pilots: tuple[int, ...] = (32, 32, 64)
-    """Images of each prompt in each pilot of the calibration."""
+    calibration: int = 128
+    """Images of each prompt at most to find the strength with; fewer are made where they suffice."""
     audit: int = 64
     """Images of each prompt in the audit, before and after each."""
     tolerance: float = 0.05
@@ -90,17 +90,14 @@ class PromptConfig:
     """Chooses the image seeds of pool, calibration and audit, and the adapters' randomness."""
 
     def __post_init__(self) -> None:
-        for name in ("hold", "pilots", "size"):
+        for name in ("hold", "size"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
         check_choices(self)
         check_complement(omega=self.omega, cap=self.cap, floor=self.floor, size=None)
-        if not self.pool >= 8:
-            raise ValueError(f"pool is {self.pool}; expected 8 images of each prompt or more")
-        if not self.audit >= 8:
-            raise ValueError(f"audit is {self.audit}; expected 8 images of each prompt or more")
-        if not self.pilots or min(self.pilots) < 4:
-            raise ValueError(f"pilots is {self.pilots}; expected 4 images of each prompt or more")
+        for name in ("pool", "calibration", "audit"):
+            if getattr(self, name) < 8:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 8 images of each prompt or more")
         if not 0 <= self.empty_share <= 0.5:
             raise ValueError(f"empty_share is {self.empty_share}; expected a share up to 0.5")
         for name in ("budget", "lr", "tolerance"):

@@ -6,11 +6,11 @@ pi_p + w (rho_positive - rho_negative), where a prompt that does not need it has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fairsims.audit.intervals import left_inverse
 from fairsims.audit.joint import FloatArray
 from fairsims.retarget.complement import LEAST, least_omega
 
@@ -90,41 +90,34 @@ def _mix(shares: FloatArray) -> FloatArray:
     return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
-def progress_values(
-    predicted: np.ndarray, prompts: np.ndarray, inverse: FloatArray, pi: FloatArray, target: FloatArray
-) -> FloatArray:
-    """Per-image values `(N,)` whose mean is how far all prompts together are on their way: 0 as the base, 1 at target.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Focus:
+    """What a calibration over prompts steers by, as one share: in each prompt the classes that have to grow.
 
-    sum_p <s_p - pi_p, tau_p - pi_p> / sum_p |tau_p - pi_p|^2, the least-squares part of the way; `inverse` corrects for
-    the classifier's errors, as in `focus_values`. predicted, prompts `(N,)`; as many images of every prompt.
+    A prompt weighs as much as it has to move, so that for two classes the share is met exactly where the prompts
+    together, by least squares, have gone their whole way.
     """
-    way = target - pi
-    length = float((way**2).sum())
-    shares = inverse[:, predicted].T
-    moved = ((shares - pi[prompts]) * way[prompts]).sum(axis=1)
-    return np.asarray(moved * len(pi) / length)
 
+    classes: np.ndarray
+    """`(P, K)` booleans."""
+    weights: FloatArray
+    """`(P,)`, sum 1."""
+    target: float
+    """The share where every prompt meets its target."""
 
-@dataclass(frozen=True, kw_only=True)
-class ProgressPilot:
-    """What images at one strength said of the way of all prompts."""
+    @classmethod
+    def of(cls, pi: FloatArray, target: FloatArray) -> Focus:
+        """From the base's shares and the targets, `(P, K)` each."""
+        way = np.clip(target - pi, 0, None)
+        weights = way.sum(axis=1) / way.sum()
+        return cls(
+            classes=way > 0, weights=weights, target=float((weights * np.where(way > 0, target, 0).sum(1)).sum())
+        )
 
-    strength: float
-    progress: float
-    se: float
-    n: int
+    def values(self, predicted: np.ndarray, prompts: np.ndarray, confusion: FloatArray) -> FloatArray:
+        """Per-image values `(N,)` whose mean is the share, corrected as `focus_values`; as many images of each prompt.
 
-
-def next_strength(pilots: Sequence[ProgressPilot], *, cap: float) -> float:
-    """Where the progress is 1 by a weighted parabola through the origin; no further than twice what was tried."""
-    w, y = (np.array([getattr(p, name) for p in pilots]) for name in ("strength", "progress"))
-    weight = 1 / np.array([max(p.se, 1e-3) for p in pilots])
-    columns = [w] if len(np.unique(w)) < 2 else [w, w**2]
-    found = np.linalg.lstsq(np.stack(columns, axis=1) * weight[:, None], y * weight, rcond=None)[0]
-    furthest = min(cap, 2 * float(w.max()))
-    grid = np.linspace(float(w.min()) / 4, furthest, 400)
-    fitted = sum(c * grid ** (k + 1) for k, c in enumerate(found))
-    # The first strength that reaches the target; else the one that comes nearest.
-    reached = np.flatnonzero(np.asarray(fitted) >= 1)
-    chosen = grid[reached[0]] if len(reached) else grid[int(np.argmax(fitted))]
-    return round(float(chosen), 4)
+        predicted, prompts `(N,)`; confusion `(K, K)` with P(predicted = i | true = j) in row i and column j.
+        """
+        each = np.where(self.classes[prompts].T, left_inverse(confusion)[:, predicted], 0).sum(axis=0)
+        return np.asarray(each * self.weights[prompts] * len(self.weights))

@@ -99,11 +99,12 @@ def retarget_prompts(
         work.check_variants()
         for name, data in work.training_sets().items():
             work.train(name, data)
-        strength, pilots = work.calibrate()
+        calibration, pilots = work.calibrate()
+        strength = calibration.strength
         with work.run.stage("audit"):
             result = audit_prompts(work, strength)
         result = {"format": FORMAT, "command": command, "plan": plan} | result
-        result |= {"feasibility": rows, "calibration": pilots, "strength": strength}
+        result |= {"feasibility": rows, "calibration": pilots, "strength": strength, "at_cap": calibration.at_cap}
         if work.run.main:
             write_json(folder / "prompts.json", result)
             if work.config.mode == "merged":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairsims.audit.draws import counted
-from fairsims.audit.intervals import left_inverse
+from fairsims.audit.draws import Draws, counted
 from fairsims.audit.joint import FloatArray
 from fairsims.audit.prompts import prompt_counts
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
+from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.labelling import label_source
 from fairsims.data.latents import LatentSet
 from fairsims.data.prompts import Prompts
-from fairsims.errors import InputError, NoResponse
+from fairsims.errors import InputError
 from fairsims.files import sha256_json
 from fairsims.models import PipelineModel
 from fairsims.pools import Pool, pool_latents, write_pool
+from fairsims.retarget.calibration import Calibration, Look, Pilot, as_pilot, calibrate
 from fairsims.retarget.prompt_config import PromptConfig
-from fairsims.retarget.prompt_plan import (
-    ProgressPilot,
-    PromptPlan,
-    next_strength,
-    plan_prompts,
-    progress_values,
-    shrunk,
-)
+from fairsims.retarget.prompt_plan import Focus, PromptPlan, plan_prompts, shrunk
 from fairsims.retarget.prompt_sets import Source, draw_rows
+from fairsims.retarget.retargeting import look_folder
 from fairsims.run import Run
 from fairsims.training.adapters import adapter_settings, train_adapter
 
@@ -62,13 +57,28 @@ class PromptRetargeting:
     def classes(self) -> tuple[str, ...]:
         return self.classifiers[0].attribute.classes
 
+    @property
+    def confusion(self) -> Confusion:
+        """The measured errors of the classifier that the target is for."""
+        classifier = self.classifiers[0]
+        return classifier.confusions[classifier.default_split]
+
     # Images.
 
     def images(
-        self, folder: Path, model: PipelineModel, use: str, each: int, *, latents: bool = False, stage: str = ""
+        self,
+        folder: Path,
+        model: PipelineModel,
+        use: str,
+        each: int,
+        *,
+        first: int = 0,
+        latents: bool = False,
+        stage: str = "",
     ) -> Pool:
-        """`each` images of every prompt of the model on the seeds of a use, labelled."""
-        seeds = self.config.seeds(use, each, len(model.conditions))
+        """`each` images of every prompt of the model on the seeds of a use, labelled; after the `first` of them."""
+        size = len(model.conditions)
+        seeds = self.config.seeds(use, first + each, size)[first * size :]
         for done in write_pool(folder, model, seeds, latents=latents):
             self.run.progress(stage or folder.name, done, len(seeds))
         pool = Pool(folder)
@@ -96,10 +106,9 @@ class PromptRetargeting:
     # The plan.
 
     @cached_property
-    def measured(self) -> Any:
+    def measured(self) -> Draws:
         """Draws of the shares of each prompt of the pool."""
-        classifier = self.classifiers[0]
-        return counted(self.counts(self.pool), [classifier.confusions[classifier.default_split]], "pool")
+        return counted(self.counts(self.pool), [self.confusion], "pool")
 
     @cached_property
     def plan(self) -> PromptPlan:
@@ -226,50 +235,48 @@ class PromptRetargeting:
 
     # Calibration.
 
-    def calibrate(self) -> tuple[float, list[dict[str, Any]]]:
+    def calibrate(self) -> tuple[Calibration, list[dict[str, Any]]]:
         """The strength at which the neutral prompts together have gone their way, and what was tried. JSON rows.
 
-        Each row says what the worst prompt was there: one strength cannot serve all of them alike.
+        Each row says what the worst prompt was there: one strength cannot serve all of them alike. Raises NoResponse
+        as `calibrate`.
         """
-        pilots: list[ProgressPilot] = []
-        rows: list[dict[str, Any]] = []
-        strength = round(min(self.plan.omega, self.config.cap), 4)
-        with self.run.stage("calibration"):
-            for each in self.config.pilots:
-                pilot, row = self.pilot(strength, each)
-                pilots.append(pilot)
-                rows.append(row)
-                strength = next_strength(pilots, cap=self.config.cap)
-        if not any(p.progress > 2 * p.se for p in pilots):
-            told = ", ".join(f"{p.progress:.2f} at {p.strength:.3g}" for p in pilots)
-            raise NoResponse(
-                f"the prompts do not move towards their targets with the strength (part of the way: {told}); give a "
-                "larger --budget, a larger --pool, --layers all or a better classifier"
-            )
-        return strength, rows
-
-    def pilot(self, strength: float, each: int) -> tuple[ProgressPilot, dict[str, Any]]:
-        """Images at a strength: how far all neutral prompts are on their way, and the worst of them."""
         people = [k for k, name in enumerate(self.trained) if name]
-        model = self.at(strength).asking(prompts=tuple(self.trained[k] for k in people))
-        folder = self.run.folder / "calibration" / f"{strength:.4f}-{each}"
-        pool = self.images(folder, model, "calibration", each, stage="calibration")
-        classifier = self.classifiers[0]
-        confusion = classifier.confusions[classifier.default_split]
-        pi, target = self.plan.pi[people], self.plan.target[people]
-        values = progress_values(self.predicted(pool), pool.positions, left_inverse(confusion.rates()), pi, target)
-        shares = counted(self.counts(pool), [confusion], "calibration").point
-        off = np.abs(shares - target).max(axis=1)
-        found = ProgressPilot(
-            strength=strength,
-            progress=float(values.mean()),
-            se=float(values.std(ddof=1) / np.sqrt(len(values))),
-            n=len(values),
-        )
+        focus, cap = Focus.of(self.plan.pi[people], self.plan.target[people]), self.config.cap
+        confusion = self.confusion.rates()
+        of_people = np.isin(self.pool.positions, people)
+        found: dict[float, list[Pool]] = {}
+
+        def measure(look: Look) -> np.ndarray:
+            model = self.at(look.strength).asking(prompts=tuple(self.trained[k] for k in people))
+            folder = look_folder(self.run.folder / "calibration", look)
+            each = [n // len(people) for n in (look.n, look.first)]
+            pool = self.images(folder, model, "calibration", each[0], first=each[1], stage="calibration")
+            found.setdefault(look.strength, []).append(pool)
+            return focus.values(self.predicted(pool), pool.positions, confusion)
+
+        with self.run.stage("calibration"):
+            place = np.searchsorted(people, self.pool.positions[of_people])
+            calibration = calibrate(
+                measure,
+                target=focus.target,
+                base=as_pilot(focus.values(self.predicted(self.pool)[of_people], place, confusion), 0.0),
+                start=self.plan.omega,
+                cap=cap,
+                images=self.config.calibration * len(people),
+                tolerance=self.config.tolerance,
+                rounds_of=len(people),
+            )
+        return calibration, [self._row(pilot, found.get(pilot.strength, []), people) for pilot in calibration.pilots]
+
+    def _row(self, pilot: Pilot, pools: Sequence[Pool], people: list[int]) -> dict[str, Any]:
+        """A pilot, and how far the neutral prompts are off their targets there."""
+        counts = np.sum([self.counts(pool) for pool in pools], axis=0) if pools else self.counts(self.pool)[people]
+        shares = counted(counts, [self.confusion], "calibration").point
+        off = np.abs(shares - self.plan.target[people]).max(axis=1)
         worst = int(off.argmax())
-        row = vars(found) | {
+        return asdict(pilot) | {
             "mean_off": float(off.mean()),
-            "worst": pool.conditions[worst],
+            "worst": self.trained[people[worst]],
             "worst_off": float(off[worst]),
         }
-        return found, row

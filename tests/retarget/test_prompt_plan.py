@@ -11,7 +11,7 @@ from fairsims.audit.prompts import PromptShares, floors, metrics, prompt_counts
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 from fairsims.retarget.prompt_config import PromptConfig
-from fairsims.retarget.prompt_plan import ProgressPilot, next_strength, plan_prompts, progress_values, shrunk
+from fairsims.retarget.prompt_plan import Focus, plan_prompts, shrunk
 from fairsims.retarget.prompt_sets import Source, draw_rows
 
 EVEN = np.array([0.5, 0.5])
@@ -75,27 +75,28 @@ def test_shares_of_few_images_are_shrunk_as_far_as_chance_explains_them() -> Non
     assert shrunk(table(0.0), 9)[0, 1] == pytest.approx(0.05)
 
 
-def test_progress_is_the_part_of_the_way_of_all_prompts() -> None:
-    pi, target = table(0.2, 0.8), np.tile(EVEN, (2, 1))
-    prompts = np.repeat([0, 1], 100)
+def test_the_focus_share_is_met_where_the_prompts_together_have_gone_their_way() -> None:
+    pi, target = table(0.2, 0.8, 0.5), np.tile(EVEN, (3, 1))
+    focus = Focus.of(pi, target)
+    assert focus.classes.tolist() == [[False, True], [True, False], [False, False]]
+    np.testing.assert_allclose(focus.weights, [0.5, 0.5, 0.0])
+    prompts = np.repeat([0, 1, 2], 100)
+    shares = {}
     for part in (0.0, 0.5, 1.0):
-        shares = pi + part * (target - pi)
-        predicted = np.concatenate([np.repeat([0, 1], np.round(100 * row).astype(int)) for row in shares])
-        values = progress_values(predicted, prompts, np.eye(2), pi, target)
-        assert values.mean() == pytest.approx(part, abs=1e-9)
-    wrong = np.concatenate([np.repeat([0, 1], [90, 10]), np.repeat([0, 1], [10, 90])])
-    assert progress_values(wrong, prompts, np.eye(2), pi, target).mean() < 0
+        counts = np.round(100 * (pi + part * (target - pi))).astype(int)
+        predicted = np.concatenate([np.repeat([0, 1], row) for row in counts])
+        shares[part] = focus.values(predicted, prompts, np.eye(2)).mean()
+    assert shares == pytest.approx({0.0: 0.2, 0.5: 0.35, 1.0: 0.5})
+    assert focus.target == pytest.approx(0.5)
+    wrong = np.concatenate([np.repeat([0, 1], [90, 10]), np.repeat([0, 1], [10, 90]), np.repeat([0, 1], 50)])
+    assert focus.values(wrong, prompts, np.eye(2)).mean() < 0.2
 
 
-def test_the_next_strength_is_where_the_way_is_gone() -> None:
-    def pilot(w: float, progress: float) -> ProgressPilot:
-        return ProgressPilot(strength=w, progress=progress, se=0.01, n=100)
-
-    assert next_strength([pilot(0.5, 0.5)], cap=2.0) == pytest.approx(1.0, abs=0.01)
-    assert next_strength([pilot(0.5, 0.1)], cap=2.0) == 1.0, "no further than twice what was tried"
-    assert next_strength([pilot(0.5, 0.1)], cap=0.7) == 0.7
-    curved = [pilot(w, 1.6 * w - 0.4 * w * w) for w in (0.3, 0.6, 1.2)]
-    assert next_strength(curved, cap=2.0) == pytest.approx(0.775, abs=0.02)
+def test_the_focus_share_is_corrected_for_the_classifiers_errors() -> None:
+    focus = Focus.of(table(0.2), np.array([EVEN]))
+    errors = np.array([[0.9, 0.2], [0.1, 0.8]])
+    predicted = np.repeat([0, 1], [55, 45])
+    assert focus.values(predicted, np.zeros(100, dtype=int), errors).mean() == pytest.approx(0.5)
 
 
 def source(n: int = 200) -> Source:
@@ -162,10 +163,11 @@ def test_the_worst_prompt_is_named_with_an_interval_for_all_at_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pool": 4}, "pool is 4"), ({"audit": 2}, "audit is 2"), ({"pilots": ()}, "pilots is"), ({"lr": 0.0}, "lr is 0"),
+        ({"pool": 4}, "pool is 4"), ({"audit": 2}, "audit is 2"), ({"calibration": 3}, "calibration is 3"), ({"lr": 0.0}, "lr is 0"),
         ({"empty_share": 0.9}, "empty_share is 0.9"), ({"hold": ("gender",)}, "hold is 'gender', which has the target"),
         ({"seed": 400}, "seed is 400"), ({"rank": 0}, "rank is 0"), ({"positive": "maybe"}, "positive is 'maybe'"),
         ({"omega": 3.0}, "omega is 3.0; expected at most the cap"), ({"guidance_scale": -2.0}, "guidance_scale is -2"),
+        ({"mode": "paired"}, "mode is 'paired'; expected one of merged, guided"),
     ],
 )  # fmt: skip
 def test_impossible_settings(changes: dict[str, object], message: str) -> None:
