@@ -18,6 +18,7 @@ pages = [
     st.Page("views/label.py", title="Label", icon=":material/keyboard:"),
     st.Page("views/plan.py", title="Plan", icon=":material/tune:"),
     st.Page("views/report.py", title="Report", icon=":material/description:"),
+    st.Page("views/faces.py", title="Faces", icon=":material/face:"),
     st.Page("views/collapse.py", title="Collapse", icon=":material/trending_down:"),
 ]
 # On a telephone a table of shares with their intervals fits without scrolling.

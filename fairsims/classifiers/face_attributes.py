@@ -90,7 +90,7 @@ class FaceClassifier(AttributeClassifier):
             raise InputError(
                 f"{self.name} got images {tuple(images.shape)} of {images.dtype}; expected uint8 (B, 1 or 3, H, W)"
             )
-        return torch.tensor([self._row(face) for face in self.faces(images)], dtype=torch.float32)
+        return torch.tensor([self.row(face) for face in self.faces(images)], dtype=torch.float32)
 
     def features(self, images: Tensor) -> Tensor:
         raise InputError(f"{self.name} has no features; choose another extractor")
@@ -107,7 +107,8 @@ class FaceClassifier(AttributeClassifier):
     def keep(self, folder: Path) -> dict[str, Any]:
         return {}
 
-    def _row(self, face: Face | None) -> list[float]:
+    def row(self, face: Face | None) -> list[float]:
+        """Probabilities of the classes `(K,)` of one picture, whose largest face this is."""
         nothing = [0.0] * len(self.asked.classes)
         if face is None:
             return [*nothing, 1.0]
