@@ -76,6 +76,10 @@ class NumberTask:
     path: Path
     number: int
 
+    @property
+    def what(self) -> str:
+        return f"seed {self.number}"
+
 
 def test_one_process_needs_no_group() -> None:
     engine.initialise()

@@ -160,8 +160,11 @@ def test_a_pool_grows_to_the_same_bytes(tmp_path: Path, network: EDMDenoiser, ha
 
 def test_a_shard_is_made_by_its_task_alone(tmp_path: Path) -> None:
     spec = ModelSpec(base="digits-8", sampler=SAMPLER, batch_size=3)
-    list(write_pool(tmp_path / "pool", open_model(spec), range(20)))
-    task = ShardTask(path=tmp_path / "shard-00001.parquet", spec=spec, seeds=tuple(range(8, 16)))
+    model = open_model(spec)
+    list(write_pool(tmp_path / "pool", model, range(20)))
+    path = tmp_path / "shard-00001.parquet"
+    task = ShardTask(path=path, spec=spec, digest=model.digest, seeds=tuple(range(8, 16)))
+    assert task.what == "the images of seeds 8-15"
     sent = pickle.loads(pickle.dumps(task))
     assert sent == task
     assert list(make_shard(open_model(sent.spec), sent)) == [3, 6, 8]
@@ -170,14 +173,16 @@ def test_a_shard_is_made_by_its_task_alone(tmp_path: Path) -> None:
 
 def test_a_model_opened_elsewhere_makes_the_same_bytes(tmp_path: Path) -> None:
     spec = ModelSpec(base="digits-8", sampler=SAMPLER, batch_size=3)
-    task = ShardTask(path=tmp_path / "here.parquet", spec=spec, seeds=tuple(range(5)))
     opened = Opened(open_model(spec))
+    task = ShardTask(path=tmp_path / "here.parquet", spec=spec, digest=opened.model.digest, seeds=tuple(range(5)))
     sent = pickle.loads(pickle.dumps(opened))
     assert len(pickle.dumps(opened)) < 2000, "the spec is sent, not the networks"
     assert sent() is not opened()
     for made_by, path in ((opened, task.path), (sent, tmp_path / "there.parquet")):
         assert list(make_shard(made_by(), replace(task, path=path))) == [3, 5]
     assert task.path.read_bytes() == (tmp_path / "there.parquet").read_bytes()
+    with pytest.raises(InputError, match="digits-8 is another model here .* than where the pool was begun"):
+        next(make_shard(opened(), replace(task, digest="0" * 64)))
 
 
 def test_a_class_conditional_pool_says_what_each_image_was_asked_for(tmp_path: Path, make_network: MakeNetwork) -> None:

@@ -14,10 +14,10 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from fairsims.data.sources import ImageSource
 from fairsims.engine import device
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, sha256_json
-from fairsims.pools import Part, Pool
+from fairsims.pools import Part, Pool, shard_text
 
 INCEPTION = "inception"
 CLIP = "clip:"
@@ -51,6 +51,11 @@ class FeatureExtractor:
     """How images are brought to that size, in words."""
     run: Callable[[Tensor], Tensor]
     """uint8 `(B, C, H, W)` to `(B, d)`."""
+    reopen: Callable[[], FeatureExtractor] | None = None
+    """Makes it anew in another process, on the device there; None where it has to be sent whole."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return super().__reduce_ex__(protocol) if self.reopen is None else (self.reopen, ())
 
     @property
     def metric(self) -> str:
@@ -86,6 +91,11 @@ def open_extractor(
     `weights` is a file with Inception's, which are downloaded otherwise; DINOv2's code and weights come from its
     authors by torch.hub. Raises InputError for an unknown name and where weights are missing or not the right ones.
     """
+    again = partial(open_extractor, spec, classifier=classifier, weights=weights)
+    return replace(_open(spec, classifier, weights), reopen=again)
+
+
+def _open(spec: str, classifier: AttributeClassifier | None, weights: Path | None) -> FeatureExtractor:
     if weights is not None and spec != INCEPTION:
         raise InputError(f"a file of weights was given for {spec!r}; only {INCEPTION!r} takes one")
     if spec == "classifier":
@@ -214,6 +224,11 @@ class FeatureTask:
     extractor: str
     """Its digest."""
 
+    @property
+    def what(self) -> str:
+        """What it makes, in words."""
+        return f"the features of {shard_text(self.pool, self.shard)}"
+
 
 def stored_features(
     source: ImageSource, extractor: FeatureExtractor, store: Path, progress: Tally = lambda *_: None
@@ -231,7 +246,7 @@ def stored_features(
     if not n:
         raise InputError(f"{source.name} has no images; there is nothing to measure")
     if isinstance(source, Pool):
-        parts = pool_features(source, extractor, store, engine.Local(), progress)
+        parts = pool_features(source, extractor, store, engine.own(), progress)
         for _ in _write(path, (np.load(part, mmap_mode="r") for part in parts), n, source.name):
             pass
         shutil.rmtree(_shards(path))
@@ -280,6 +295,10 @@ def _opened(folder: Path, extractor: FeatureExtractor) -> tuple[Pool, FeatureExt
 def shard_features(opened: tuple[Pool, FeatureExtractor], task: FeatureTask) -> Iterator[int]:
     """Write the features of one shard; yields the number of images that are done."""
     pool, extractor = opened
+    if extractor.digest != task.extractor:
+        raise InputError(
+            f"{extractor.name} has other weights here than where the features were begun; put the same on every machine"
+        )
     part = Part(pool, pool.parts[task.shard])
     yield from _write(task.path, _rows(extractor, pool, part), len(part), pool.name)
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -186,6 +186,11 @@ class AttributeClassifier(ABC):
         self.digest = card.digest
         self.confusions: dict[str, Confusion] = dict(card.confusions)
         self.default_split = card.default_split
+        self.reopen: Callable[[], AttributeClassifier] | None = None
+        """Makes it anew in another process, on the device there; None where it has to be sent whole."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return super().__reduce_ex__(protocol) if self.reopen is None else (self.reopen, ())
 
     @property
     def has_features(self) -> bool:

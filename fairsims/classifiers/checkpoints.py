@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,15 @@ def load_classifier(spec: str | Path, attribute: str = "") -> AttributeClassifie
     folder = _folder(spec)
     if folder is None:
         found = next((c for kind in KINDS.values() if (c := kind.named(str(spec), attribute)) is not None), None)
-        return found or load_classifier(find_classifier(spec))
+        if found is None:
+            raise _unknown(spec)
+    else:
+        found = _open(folder)
+    found.reopen = partial(load_classifier, spec, attribute)
+    return found
+
+
+def _open(folder: Path) -> AttributeClassifier:
     config = read_json(folder / "config.json")
     if config.get("format") != FORMAT or config.get("kind") not in KINDS:
         raise InputError(
@@ -100,12 +109,16 @@ def find_classifier(spec: str | Path) -> Path:
     """The folder of a classifier given by path or by the name of an embedded one. Raises InputError for neither."""
     folder = _folder(spec)
     if folder is None:
-        known = [*embedded_classifiers(), face_attributes.NAME, *entry_points.installed_classifiers()]
-        raise InputError(
-            f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}",
-            page=PAGE,
-        )
+        raise _unknown(spec)
     return folder
+
+
+def _unknown(spec: str | Path) -> InputError:
+    known = [*embedded_classifiers(), face_attributes.NAME, *entry_points.installed_classifiers()]
+    return InputError(
+        f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}",
+        page=PAGE,
+    )
 
 
 def _folder(spec: str | Path) -> Path | None:

@@ -17,7 +17,7 @@ from fairsims.classifiers.base import AttributeClassifier, Tally, batch_size, la
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
-from fairsims.pools import Part, Pool
+from fairsims.pools import Part, Pool, shard_text
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -31,6 +31,11 @@ class LabelTask:
     shard: Path
     classifier: str
     """Its `label_key`."""
+
+    @property
+    def what(self) -> str:
+        """What it makes, in words."""
+        return f"the labels by {self.classifier} of {shard_text(self.pool, self.shard)}"
 
 
 def label_source(
@@ -81,6 +86,11 @@ def _opened(folder: Path, classifier: AttributeClassifier) -> tuple[Pool, Attrib
 def label_shard(opened: tuple[Pool, AttributeClassifier], task: LabelTask) -> Iterator[int]:
     """Label one shard and write its table; yields the number of images that are labelled."""
     pool, classifier = opened
+    if label_key(classifier) != task.classifier:
+        raise InputError(
+            f"the classifier is {label_key(classifier)} here and {task.classifier} where labelling was begun; put the "
+            "same one on every machine"
+        )
     part = Part(pool, pool.parts[task.shard])
     rows: list[FloatArray] = []
     for batch in part.batches(batch_size(pool)):

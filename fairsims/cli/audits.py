@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fairsims.cli.common import Bars, command, command_line
+from fairsims.cli.engines import engine_options
 from fairsims.cli.options import PATH, json_option, refuse_idle, settings
 
 AUDIT = "fairsims.audit.command:AuditConfig"
@@ -18,6 +19,7 @@ FORMS = ("html", "pdf", "md", "card", "croissant")
 @command()
 @settings(AUDIT, hold={"metavar": "ATTR"}, labels={"metavar": "[SIDE=]FILE"})
 @click.option("--out", type=PATH, help="Folder for audit/ and report.html; without it the result is printed only.")
+@engine_options()
 @json_option
 def audit(out: Path | None, as_json: bool, **options: Any) -> None:
     """Measure shares and quality of any images, before and after or alone."""

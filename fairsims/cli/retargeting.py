@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fairsims.cli.common import Bars, command, command_line, note, say, show
+from fairsims.cli.engines import engine_options
 from fairsims.cli.options import (
     INTERVALS,
     PATH,
@@ -41,6 +42,7 @@ TO_SEVERAL = ("hold", "drift", "others", "mode", "rounds", "power")
 @click.option("--out", type=PATH, help="Run folder; by default runs/NNNNN-ATTR-TARGET, resumed when begun.")
 @click.option("--runs", type=PATH, default=Path("runs"), show_default=True, help="Where numbered run folders go.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved plan and its cost, and stop.")
+@engine_options(trains=True)
 @json_option
 def retarget(prompts: str | None, out: Path | None, runs: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Retarget a model to a mix of classes, with audit and report. The same command again resumes.
@@ -102,6 +104,7 @@ def retarget(prompts: str | None, out: Path | None, runs: Path, dry_run: bool, a
     tolerance={"help": "Shown beside the errors: +- this."},
 )
 @out_option
+@engine_options(trains=True)
 @json_option
 def compare(out: Path, as_json: bool, **options: Any) -> None:
     """Compare ways to a target: base, resampling, naive fine-tuning, SIMS merged and guided, a paired contrast.
@@ -140,6 +143,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     tolerance={"help": "Points whose share lies within this of the target are near it."},
 )
 @out_option
+@engine_options(trains=True)
 @json_option
 def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_json: bool, **options: Any) -> None:
     """Measure share and quality over budgets, strengths and set sizes. The same command again resumes."""

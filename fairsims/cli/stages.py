@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fairsims.cli.common import Bars, command, note, show
+from fairsims.cli.engines import engine_options
 from fairsims.cli.options import (
     PATH,
     PROMPTING,
@@ -58,6 +59,7 @@ NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 @click.option("--c2pa-key", type=PATH, help="Sign what is exported with this private key (PEM; extra c2pa).")
 @click.option("--c2pa-chain", type=PATH, help="Certificates of the key, the signer's first (PEM).")
 @click.option("--c2pa-time", metavar="URL", help="Time stamp authority (RFC 3161) of the signatures.")
+@engine_options()
 @json_option
 def generate(
     model: str,
@@ -151,6 +153,7 @@ def _credentials(key: Path | None, chain: Path | None, time: str | None, *, expo
 @click.argument("pool", type=PATH)
 @attr_option
 @classifier_option
+@engine_options()
 @json_option
 def label(pool: Path, attr: str, classifier: str | None, as_json: bool) -> None:
     """Label a pool with class probabilities and estimate its shares."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from fairsims.data import ImagePolicy, open_dataset
 from fairsims.data.sources import ImageSource
 from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
-from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents
+from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents, shard_text
 from fairsims.pools.writing import (
     ShardTask,
     compact_seeds,
@@ -35,6 +35,7 @@ __all__ = [
     "pool_dataset",
     "pool_latents",
     "select_pool",
+    "shard_text",
     "write_pool",
     "write_shard",
 ]

@@ -214,6 +214,13 @@ def _read_labels(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is broken ({e}); delete it and label the pool again") from None
 
 
+def shard_text(folder: Path, shard: Path) -> str:
+    """`shard-00001.parquet of POOL (seeds 512-1023)`."""
+    pool = Pool(folder)
+    places = pool.parts[shard]
+    return f"{shard.name} of {folder} (seeds {pool.seeds[places.start]}-{pool.seeds[places.stop - 1]})"
+
+
 @dataclass(frozen=True)
 class Part:
     """The images of one shard of a pool, as something to label."""

@@ -40,8 +40,15 @@ class ShardTask:
     spec: ModelSpec
     """What makes the images."""
     seeds: tuple[int, ...]
+    digest: str
+    """Of the model that the spec opens: one of that name elsewhere may be another."""
     latents: Path | None = None
     """Where the latents that the images were decoded from are kept, too."""
+
+    @property
+    def what(self) -> str:
+        """What it makes, in words."""
+        return f"the images of {seeds_text(self.seeds)}"
 
 
 class Opened:
@@ -59,6 +66,11 @@ class Opened:
 
 def make_shard(model: Model, task: ShardTask) -> Iterator[int]:
     """Sample and write one shard; yields the number of its images that are sampled."""
+    if model.digest != task.digest:
+        raise InputError(
+            f"{task.spec.base} is another model here (digest {model.digest[:12]}) than where the pool was begun "
+            f"({task.digest[:12]}); put the same one on every machine"
+        )
     size = task.spec.batch_size
     # Batches end where shards do, so that a shard is the same whoever makes it.
     cut = [task.seeds[start : start + size] for start in range(0, len(task.seeds), size)]
@@ -122,6 +134,7 @@ def write_pool(
             path=folder / f"shard-{k:05d}.parquet",
             spec=model.spec,
             seeds=part,
+            digest=model.digest,
             latents=latents_file(folder, k) if latents else None,
         )
         for k, part in enumerate(parts)
@@ -199,6 +212,11 @@ def compact_seeds(seeds: Sequence[int]) -> list[list[int]] | list[int]:
     if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
         return [[seeds[0], seeds[-1]]]
     return list(seeds)
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """`seeds 512-1023`: the first and the last."""
+    return f"seeds {seeds[0]}-{seeds[-1]}"
 
 
 def encode_png(image: Tensor, mark: bytes = b"") -> bytes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(days=7)
 
 _rank, _world = 0, 1
+_chosen: Engine | None = None
 
 
 def launched() -> bool:
@@ -157,6 +158,10 @@ class Task(Protocol):
     def path(self) -> Path:
         """The file it makes, which exists whole or not at all."""
 
+    @property
+    def what(self) -> str:
+        """What it makes, in words that name its seeds."""
+
 
 T = TypeVar("T", bound=Task)
 Opened = TypeVar("Opened")
@@ -191,7 +196,7 @@ class Local:
     """This process does everything."""
 
     def map(self, open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
-        yield from _do(open, work, _missing(tasks))
+        yield from _do(open, work, missing(tasks))
 
 
 class Torchrun:
@@ -201,18 +206,35 @@ class Torchrun:
     """
 
     def map(self, open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
-        missing = _missing(tasks)
+        left = missing(tasks)
         barrier()  # nobody adds a file before all have looked
-        yield from _do(open, work, missing[rank() :: world()])
+        yield from _do(open, work, left[rank() :: world()])
         barrier()
 
 
 def current() -> Engine:
-    """The engine of this process."""
-    return Torchrun() if _world > 1 else Local()
+    """The engine of this process: the one that was chosen, else the processes of torchrun, else this one alone."""
+    return _chosen or (Torchrun() if _world > 1 else Local())
 
 
-def _missing(tasks: Sequence[T]) -> list[T]:
+def own() -> Engine:
+    """The engine for what this process does without the others of torchrun: the one that was chosen, else itself."""
+    return _chosen or Local()
+
+
+@contextlib.contextmanager
+def chosen(engine: Engine) -> Iterator[None]:
+    """Inside, `engine` does the work."""
+    global _chosen
+    before, _chosen = _chosen, engine
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def missing(tasks: Sequence[T]) -> list[T]:
+    """The tasks whose files are not there yet."""
     return [task for task in tasks if not task.path.exists()]
 
 
