@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import glob
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,26 @@ def now() -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; on success it replaces `path`, on any failure it is removed."""
+def atomic(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; on success it replaces `path`, on any failure it is removed.
+
+    `shared`: several processes, on several machines, may make this file at once, and all write the same. Each has a
+    name of its own; who is done first puts its file there, and what the others, or a kill, left of it goes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    own = f".{secrets.token_hex(6)}" if shared else ""
+    temporary = path.with_name(f".{path.name}{own}.part")
     try:
         yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.replace(path)
+        except FileNotFoundError:
+            if not (shared and path.exists()):
+                raise
+        for left in path.parent.glob(f".{glob.escape(path.name)}*.part") if shared else ():
+            left.unlink(missing_ok=True)
     except BaseException as e:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -43,15 +56,15 @@ def cache_folder(what: str) -> Path:
     return (Path(cache) if cache else Path.home() / ".cache" / "fairsims") / what
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    with atomic(path) as temporary:
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
+    """Write UTF-8 text atomically, as `atomic` does."""
+    with atomic(path, shared=shared) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically: sorted nowhere (order carries meaning), two spaces, NaN refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: object, *, shared: bool = False) -> None:
+    """Write JSON atomically, as `atomic` does: sorted nowhere (order carries meaning), two spaces, NaN refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", shared=shared)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -115,8 +115,14 @@ def settle_settings(path: Path, settings: Mapping[str, Any], *, beside: Collecti
     """
     settings = json.loads(json.dumps(settings))
     if not path.exists():
-        refuse_foreign(path.parent, beside)
-        write_json(path, settings)
+        try:
+            refuse_foreign(path.parent, beside)
+        except InputError:
+            if not path.exists():
+                raise
+    # Another process may have begun the same meanwhile.
+    if not path.exists():
+        write_json(path, settings, shared=True)
     elif changed := _changed(read_json(path), settings, "made"):
         raise ChangedSettings(f"{path.parent} was {changed}; give the earlier settings to resume it, or another folder")
 

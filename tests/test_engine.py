@@ -226,15 +226,17 @@ def test_training_by_two_processes_survives_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_errors_end_all_processes_with_one_line(tmp_path: Path) -> None:
-    # Of all processes: rank 0 speaks. Of one alone (its shard cannot be written): that one does.
+def test_errors_end_all_processes_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of all processes: rank 0 speaks. Of one alone (its disk is full): that one does.
     process = cli("generate", "--model", "nothing", "--out", tmp_path / "a")
     _, err = process.communicate(timeout=300)
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [
         "error: no checkpoint folder 'nothing' and no embedded model of that name; there is 'digits-8', 'emoji-people-32'"
     ]
     assert process.returncode
-    (tmp_path / "b" / ".shard-00001.parquet.part").mkdir(parents=True)
+    full = "import os, resource as r\nif os.environ.get('RANK') == '1': r.setrlimit(r.RLIMIT_FSIZE, (4096, -1))"
+    (tmp_path / "sitecustomize.py").write_text(full)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     process = cli("generate", "--model", "digits-8", "--seeds", "0-1023", "--steps", "2", "--out", tmp_path / "b")
     _, err = process.communicate(timeout=300)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]

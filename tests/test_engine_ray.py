@@ -32,17 +32,11 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(places))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
-        patch.setenv("RAY_worker_niceness", "0")
+        for name, value in ray_engine._PRIVATE.items():
+            patch.setenv(name, value)
         import ray
 
-        ray.init(
-            address="local", num_cpus=3, num_gpus=0, include_dashboard=False, configure_logging=False,
-            log_to_driver=False, object_store_memory=100 * 2**20,
-        )  # fmt: skip
+        ray_engine.start_private(ray, num_cpus=3, num_gpus=0)
         yield ray
         ray.shutdown()
 

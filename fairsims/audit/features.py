@@ -32,7 +32,7 @@ from fairsims.data.sources import ImageSource
 from fairsims.engine import device
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, sha256_json
-from fairsims.pools import Part, Pool, shard_text
+from fairsims.pools import Part, Pool, shard_number, shard_text
 
 INCEPTION = "inception"
 CLIP = "clip:"
@@ -225,6 +225,11 @@ class FeatureTask:
     """Its digest."""
 
     @property
+    def number(self) -> int:
+        """Of the shard."""
+        return shard_number(self.shard)
+
+    @property
     def what(self) -> str:
         """What it makes, in words."""
         return f"the features of {shard_text(self.pool, self.shard)}"
@@ -322,7 +327,7 @@ def _rows(extractor: FeatureExtractor, source: ImageSource, part: Part | None = 
 def _write(path: Path, parts: Iterable[FeatureTable], n: int, name: str) -> Iterator[int]:
     """Write n rows one part after the other; yields how many are written."""
     done = 0
-    with atomic(path) as temporary, temporary.open("wb") as f:
+    with atomic(path, shared=True) as temporary, temporary.open("wb") as f:
         for rows in parts:
             if not done:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (n, rows.shape[1])}

@@ -17,7 +17,7 @@ from fairsims.classifiers.base import AttributeClassifier, Tally, batch_size, la
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
-from fairsims.pools import Part, Pool, shard_text
+from fairsims.pools import Part, Pool, shard_number, shard_text
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -31,6 +31,11 @@ class LabelTask:
     shard: Path
     classifier: str
     """Its `label_key`."""
+
+    @property
+    def number(self) -> int:
+        """Of the shard."""
+        return shard_number(self.shard)
 
     @property
     def what(self) -> str:
@@ -68,15 +73,20 @@ def label_pool(pool: Pool, classifier: AttributeClassifier, progress: Tally = la
     """`label_source` of a pool: what is missing is labelled shard by shard."""
     key = label_key(classifier)
     if key not in pool.label_names:
-        done = 0
-        tasks = [
-            LabelTask(path=path, pool=pool.folder, shard=shard, classifier=key)
-            for path, shard in zip(pool.label_files(key), pool.shards, strict=True)
-        ]
-        for step in engine.current().map(partial(_opened, pool.folder, classifier), label_shard, tasks):
-            progress(done + step.rows, len(pool))
-            done += step.rows if step.finished else 0
+        label_missing(pool, classifier, progress)
     return pool.labels(key)[label_columns(classifier)].to_numpy()
+
+
+def label_missing(pool: Pool, classifier: AttributeClassifier, progress: Tally = lambda *_: None) -> None:
+    """Label the shards of a pool that have no labels yet, or what of them is this process's of an array of jobs."""
+    key, done = label_key(classifier), 0
+    tasks = [
+        LabelTask(path=pool.label_file(key, shard), pool=pool.folder, shard=shard, classifier=key)
+        for shard in pool.parts
+    ]
+    for step in engine.current().map(partial(_opened, pool.folder, classifier), label_shard, tasks):
+        progress(done + step.rows, len(pool))
+        done += step.rows if step.finished else 0
 
 
 def _opened(folder: Path, classifier: AttributeClassifier) -> tuple[Pool, AttributeClassifier]:
@@ -118,7 +128,7 @@ def predicted_counts(probabilities: FloatArray) -> np.ndarray:
 def _write(path: Path, by: str, ids: np.ndarray, columns: Sequence[str], probabilities: FloatArray) -> None:
     table = pd.DataFrame(probabilities.astype(np.float32), columns=list(columns))
     table.insert(0, by, ids)
-    with atomic(path) as temporary:
+    with atomic(path, shared=True) as temporary:
         table.to_parquet(temporary, index=False)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fairsims.cli.common import Bars, command, note, show
-from fairsims.cli.engines import engine_options
+from fairsims.cli.engines import engine_options, shards_option
 from fairsims.cli.options import (
     PATH,
     PROMPTING,
@@ -20,7 +20,6 @@ from fairsims.cli.options import (
     compile_option,
     json_option,
     option,
-    out_option,
     prompts_option,
     refuse_idle,
     settings,
@@ -42,7 +41,11 @@ NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 @command()
 @option(RETARGET, "model")
 @click.option("--seeds", type=SEEDS, default="0-1023", show_default=True, help="Image seeds, both included.")
-@out_option
+@click.option("--out", type=PATH, help="Folder to write; resumes when begun.")
+@click.option(
+    "--status", type=PATH, metavar="POOL", help="Make nothing: say what of a pool is there and what is missing."
+)
+@shards_option
 @settings(SAMPLER, "steps", "solver", "schedule")
 @option(SAMPLER, "S_churn", "--churn")
 @settings(RETARGET, *NAMED)
@@ -64,7 +67,9 @@ NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 def generate(
     model: str,
     seeds: range,
-    out: Path,
+    out: Path | None,
+    status: Path | None,
+    shards: tuple[int, int] | None,
     sample_batch: int,
     precision: str,
     compiled: bool,
@@ -90,6 +95,17 @@ def generate(
     from fairsims.classifiers.labelling import label_key, label_source
     from fairsims.models import open_spec
 
+    if status is not None:
+        refuse_idle("beside --status", *(p.name for p in generate.params if p.name not in ("status", "as_json")))
+        show(pools.pool_status(status), as_json)
+        return
+    if out is None:
+        raise InputError("--out is missing; give the folder to write")
+    if shards is not None:
+        why = (
+            "beside --shards: a part of a pool is not exported; give it again when the pool is whole, without --shards"
+        )
+        refuse_idle(why, "export_zip", "export_labels", "export_folder", "c2pa_key", "c2pa_chain", "c2pa_time")
     pools.check_exports(seeds, export_zip, export_folder)
     if export_labels is not None and export_zip is None:
         raise InputError(f"--export-labels {export_labels} is given without --export-zip; give both")
@@ -102,6 +118,9 @@ def generate(
     with Bars() as bars:
         for done in pools.write_pool(out, opened, seeds, latents=latents):
             bars.report("generate", done, len(seeds))
+    if shards is not None:
+        show(pools.pool_status(out), as_json)
+        return
     pool = pools.Pool(out)
     labels = None
     if classifier is not None:
@@ -153,15 +172,24 @@ def _credentials(key: Path | None, chain: Path | None, time: str | None, *, expo
 @click.argument("pool", type=PATH)
 @attr_option
 @classifier_option
+@shards_option
 @engine_options()
 @json_option
-def label(pool: Path, attr: str, classifier: str | None, as_json: bool) -> None:
+def label(pool: Path, attr: str, classifier: str | None, shards: tuple[int, int] | None, as_json: bool) -> None:
     """Label a pool with class probabilities and estimate its shares."""
     from fairsims.audit.command import classifier_of, shares_of
-    from fairsims.pools import Pool
+    from fairsims.classifiers.labelling import label_missing
+    from fairsims.pools import Pool, pool_status
 
     opened = Pool(pool)
-    e = shares_of(opened, classifier_of(opened, attr, classifier))
+    by = classifier_of(opened, attr, classifier)
+    if shards is not None:
+        if by.by_identity:
+            raise InputError(f"--shards changes nothing: {by.name} looks labels up; leave it out")
+        label_missing(opened, by)
+        show(pool_status(pool), as_json)
+        return
+    e = shares_of(opened, by)
     shares = {
         c: {"share": e.share[k], "low": e.low[k], "high": e.high[k], "raw": e.raw[k]} for k, c in enumerate(e.classes)
     }

@@ -159,6 +159,10 @@ class Task(Protocol):
         """The file it makes, which exists whole or not at all."""
 
     @property
+    def number(self) -> int:
+        """Of all tasks of this kind: what an array of jobs shares them by."""
+
+    @property
     def what(self) -> str:
         """What it makes, in words that name its seeds."""
 
@@ -210,6 +214,18 @@ class Torchrun:
         barrier()  # nobody adds a file before all have looked
         yield from _do(open, work, left[rank() :: world()])
         barrier()
+
+
+@dataclass(frozen=True)
+class ArrayJob:
+    """One of `jobs` processes that share nothing but the folder: it does its part and waits for nobody."""
+
+    job: int
+    """From 1."""
+    jobs: int
+
+    def map(self, open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:
+        yield from _do(open, work, [t for t in missing(tasks) if t.number % self.jobs == self.job - 1])
 
 
 def current() -> Engine:

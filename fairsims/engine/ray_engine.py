@@ -53,6 +53,20 @@ class RayConfig:
         check_fields(self, "1 or more", lambda n: n >= 1, "cpus_per_worker")
 
 
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""What matters of a lost worker is said here."""
+_PRIVATE = _QUIET | {
+    # Nobody else is let in; Ray would write its own token into the home folder.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    # Ray's 15 lets anything else on the machine go first.
+    "RAY_worker_niceness": "0",
+    # The only node is not lost, it is busy.
+    "RAY_health_check_timeout_ms": "300000",
+}
+"""Of a Ray for this command alone."""
+
+
 class Row(NamedTuple):
     """What a worker says of a task that it finished."""
 
@@ -120,14 +134,9 @@ class Ray:
 
     def __init__(self, config: RayConfig) -> None:
         address = config.ray_address or os.environ.get("RAY_ADDRESS") or "local"
-        if address == "local":
-            # Nobody else is let in; Ray would write the token into the home folder.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            # Ray's default of 15 lets anything else on the machine go first.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters of a lost worker is said here
+        # Ray reads them when it is imported.
+        for name, value in (_PRIVATE if address == "local" else _QUIET).items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError:
@@ -243,20 +252,32 @@ def _connect(ray: Any, address: str) -> bool:
         if address in ("local", "auto", ray.get_runtime_context().gcs_address):
             return False
         raise InputError(f"--ray-address is {address}, and this process is connected to another cluster already")
-    settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if address == "local":
-        # Images don't go through its memory.
-        settings |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     for left in reversed(range(STARTS)):
         try:
-            ray.init(address=address, **settings)
+            if address == "local":
+                start_private(ray)
+            else:
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
             break
         except Exception as e:  # Ray raises whatever it meets
             ray.shutdown()
             if not (left and "timed out" in str(e)):
                 raise InputError(f"cannot join Ray at {address} ({_reason(e)}); expected a running cluster") from None
     return True
+
+
+def start_private(ray: Any, **resources: int) -> None:
+    """A Ray on this machine for this process alone, by default with all its cores and GPUs."""
+    # Images don't go through its memory.
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        configure_logging=False,
+        **resources,
+    )
 
 
 def _answers(address: str) -> None:

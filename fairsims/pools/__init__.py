@@ -7,7 +7,8 @@ from pathlib import Path
 from fairsims.data import ImagePolicy, open_dataset
 from fairsims.data.sources import ImageSource
 from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
-from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents, shard_text
+from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents, shard_number, shard_text
+from fairsims.pools.status import pool_status
 from fairsims.pools.writing import (
     ShardTask,
     compact_seeds,
@@ -34,7 +35,9 @@ __all__ = [
     "open_source",
     "pool_dataset",
     "pool_latents",
+    "pool_status",
     "select_pool",
+    "shard_number",
     "shard_text",
     "write_pool",
     "write_shard",

@@ -82,6 +82,12 @@ class Pool:
         return np.concatenate([np.asarray(self._column(g, "seed"), dtype=np.int64) for g in self._groups])
 
     @property
+    def asked_seeds(self) -> Sequence[int]:
+        """The seeds that the pool is to have when it is whole, in order."""
+        listed = self.meta["seeds"]
+        return range(listed[0][0], listed[0][1] + 1) if isinstance(listed[0], list) else [int(s) for s in listed]
+
+    @property
     def ids(self) -> np.ndarray:
         """What identifies the images: their seeds."""
         return self.seeds
@@ -188,7 +194,11 @@ class Pool:
     def label_files(self, name: str) -> list[Path]:
         """Where the labels by `name` are: one file a shard, or a single one as earlier versions wrote it."""
         whole = self.folder / "labels" / f"{name}.parquet"
-        return [whole] if whole.exists() else [self.folder / "labels" / name / shard.name for shard in self.shards]
+        return [whole] if whole.exists() else [self.label_file(name, shard) for shard in self.shards]
+
+    def label_file(self, name: str, shard: Path) -> Path:
+        """Where the labels by `name` of one shard are."""
+        return self.folder / "labels" / name / shard.name
 
     def labels(self, name: str) -> pd.DataFrame:
         """One label table: `seed` and a probability column per class (`gender.woman`), rows in pool order.
@@ -212,6 +222,11 @@ def _read_labels(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as e:
         raise InputError(f"{path} is broken ({e}); delete it and label the pool again") from None
+
+
+def shard_number(shard: Path) -> int:
+    """12 of `shard-00012.parquet`."""
+    return int(shard.stem.rpartition("-")[2])
 
 
 def shard_text(folder: Path, shard: Path) -> str:

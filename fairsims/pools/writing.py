@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from fairsims.models.conditions import Conditions
 from fairsims.models.folders import tensor_bytes
 from fairsims.models.model import DenoiserModel, Model, ModelSpec
 from fairsims.models.pipeline_model import PipelineModel, open_spec
-from fairsims.pools.reading import FORMAT, Pool, latents_file
+from fairsims.pools.reading import FORMAT, Pool, latents_file, shard_number
 from fairsims.run import settle_settings
 
 SHARD_SIZE = 512
 ENCODERS = 4
 """Threads that make PNGs beside the sampling."""
+LOOK = 1.0
+"""Seconds between two looks at what other processes have made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,11 @@ class ShardTask:
     """Of the model that the spec opens: one of that name elsewhere may be another."""
     latents: Path | None = None
     """Where the latents that the images were decoded from are kept, too."""
+
+    @property
+    def number(self) -> int:
+        """Of the shard."""
+        return shard_number(self.path)
 
     @property
     def what(self) -> str:
@@ -98,7 +106,7 @@ def _and_latents(model: Model, cut: Sequence[Sequence[int]], held: list[Tensor])
 
 def write_latents(path: Path, latents: Tensor) -> None:
     """Latents of a shard's images, in their order, as they were sampled."""
-    with atomic(path) as temporary:
+    with atomic(path, shared=True) as temporary:
         temporary.write_bytes(tensor_bytes({"latents": latents}))
 
 
@@ -115,7 +123,8 @@ def write_pool(
     What made them is part of the pool's identity; `facts` join the model's own in `made_by`. With `latents` those of a
     text-to-image model are kept beside the images, in `latents/`; those of a denoiser of latents always are. Finished
     shards are left as they are, so the same call resumes; ChangedSettings is raised when the folder holds another pool.
-    Every process of the engine has to call it; all shards are there after the last number.
+    Every process of the engine has to call it; all shards are there after the last number, unless this process is one
+    of an array of jobs.
     """
     folder, seeds = Path(folder), [int(s) for s in seeds]
     if len(seeds) == 0 or len(set(seeds)) != len(seeds):
@@ -139,19 +148,23 @@ def write_pool(
         )
         for k, part in enumerate(parts)
     ]
-    done = _finished(tasks)
+    done, looked = _finished(folder, tasks), time.monotonic()
     if done:
         yield done
     for step in engine.current().map(Opened(model), make_shard, tasks):
         if step.finished:
-            done = _finished(tasks)
+            done += len(step.task.seeds)
+            if time.monotonic() > looked + LOOK:
+                done, looked = max(done, _finished(folder, tasks)), time.monotonic()
         yield done if step.finished else done + step.rows
-    if done < len(seeds):
-        yield len(seeds)
+    if (there := _finished(folder, tasks)) > done:
+        yield there
 
 
-def _finished(tasks: Sequence[ShardTask]) -> int:
-    return sum(len(task.seeds) for task in tasks if task.path.exists())
+def _finished(folder: Path, tasks: Sequence[ShardTask]) -> int:
+    """Images whose shards are there, whoever made them."""
+    there = {path.name for path in folder.glob("shard-*.parquet")}
+    return sum(len(task.seeds) for task in tasks if task.path.name in there)
 
 
 def grow_pool(folder: Path, n: int) -> None:
@@ -203,7 +216,7 @@ def write_shard(
     fields.append(("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
     features["image"] = {"_type": "Image"}
     schema = pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-    with atomic(path) as temporary:
+    with atomic(path, shared=True) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)
 
 
