@@ -153,6 +153,7 @@ EXTRAS = {
     "diffusers": "diffusers models, latents (--vae)",
     "faces": "photographs of people (--classifier faces)",
     "pdf": "reports as PDF",
+    "ray": "several machines (--engine ray)",
     "t2i": "text-to-image (--prompts)",
 }
 """What an extra is for; one that is not here goes by its name. `dev` and `docs` are for work on fairsims itself."""
