@@ -31,7 +31,8 @@ def show() -> None:
     if given:
         if len(given) > MOST:
             st.info(f"These are the first {MOST} of {len(given):,} pictures. The command below takes all.")
-        photographs, refused = looked_through([(f.name, f.getvalue()) for f in given[:MOST]])
+        first = sorted(given, key=lambda f: f.name)[:MOST]
+        photographs, refused = looked_through([(f.name, f.getvalue()) for f in first])
         for line in refused:
             st.warning(plain(line))
         if photographs:

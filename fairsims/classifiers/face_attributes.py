@@ -43,7 +43,7 @@ ASKED = {
         limits="Perceived gender presentation in two classes; it says nothing of anybody's identity. The makers "
         "name 97.3% right on LFW, portraits of public figures, most of them men. Errors on other pictures, and "
         "for whom they are larger, are unknown until people's labels of these pictures measure them; the "
-        f"portrait of an older woman in uniform that matplotlib ships is called a man's with 98%. {_FOUND}",
+        f"portrait of an older woman in uniform that matplotlib ships is called a man's with 97%. {_FOUND}",
     ),
     "age": Asked(
         classes=tuple(AGES),

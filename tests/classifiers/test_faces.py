@@ -49,7 +49,7 @@ def portraits() -> tuple[Image.Image, ...]:
 
 
 def test_faces_are_found_and_pictures_without_are_undetermined(portraits: tuple[Image.Image, ...]) -> None:
-    """The second call is wrong, with 98%: docs/faces.md says so, and that errors are to be measured."""
+    """The second call is wrong, and sure: docs/faces.md says so, and that errors are to be measured."""
     assert calls("gender", *portraits) == ["woman", "man", "undetermined"]
     assert calls("age", *portraits) == ["18-39", "60+", "undetermined"]
     assert calls("skin_tone", *portraits) == ["very light", "tan", "undetermined"]
