@@ -1,18 +1,20 @@
 """Carry out an audit of a published model: sweep, then retarget at the sweep's best point, then audit. One command:
 
     python audits/paper.py ffhq64-gender --model edm-ffhq-64x64-uncond-vp.pkl --reference ffhq-64x64.zip \\
-        --classifier gender/ [--out runs/ffhq64-gender]
+        --classifier gender/ [--vae sd-vae-ft-mse/] [--out runs/ffhq64-gender]
     torchrun --standalone --nproc_per_node=8 audits/paper.py ...        on several GPUs
     python audits/paper.py ffhq64-gender --estimate --rate 1500 --gpus 8
 
-The files are yours and none is fetched; they may also be named by FAIRSIMS_MODEL, FAIRSIMS_REFERENCE and
-FAIRSIMS_CLASSIFIER. `audits/NAME/recipe.toml` has every setting; `--changes FILE.toml` overrides some of them. What is
-unfinished is resumed. `--estimate` prints the work, time and disk that the recipe asks for, and does nothing.
+The files are yours and none is fetched; they may also be named by FAIRSIMS_MODEL, FAIRSIMS_REFERENCE,
+FAIRSIMS_CLASSIFIER and FAIRSIMS_VAE. `audits/NAME/recipe.toml` has every setting; `--changes FILE.toml` overrides some
+of them. What is unfinished is resumed. `--estimate` prints the work, time and disk that the recipe asks for, and does
+nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tomllib
@@ -49,7 +51,9 @@ from fairsims.retarget.retargeting import SHOWN
 from fairsims.retarget.sweep import begin_run, sweep
 
 HERE = Path(__file__).parent
-FILES = ("model", "reference", "classifier")
+FILES = ("model", "reference", "classifier", "vae")
+RATE = 1500.0
+"""Network forwards a second on one GPU that an estimate rests on, where the recipe says nothing else."""
 
 
 def read_recipe(name: str, changes: Path | None = None) -> dict[str, Any]:
@@ -122,9 +126,10 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
 
 def published(recipe: dict[str, Any]) -> str:
     """What others report: on Inception features, so not to be read beside a distance on a classifier's."""
-    lines = [
-        f"  {p['what']:<12}FID {p['fid']:.2f} at {p['nfe']} evaluations ({p['source']})" for p in recipe["published"]
-    ]
+    lines = []
+    for p in recipe["published"]:
+        at = f" at {p['nfe']} evaluations" if "nfe" in p else ""
+        lines.append(f"  {p['what']:<12}  FID {p['fid']:.2f}{at} ({p['source']})")
     return "\n".join(["published, not reproduced here (FID: another extractor than any distance above):", *lines])
 
 
@@ -151,8 +156,7 @@ def work(config: SweepConfig) -> dict[str, float]:
 
 def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
     """Work, time and disk of a recipe: hours = forwards / (rate x GPUs). An estimate, not measured."""
-    files = {"model": "model", "reference": "reference", "classifier": "classifier"}
-    config, size = sweep_config(recipe, dict(files), "attribute"), recipe["size"]
+    config, size = sweep_config(recipe, dict.fromkeys(FILES[:3], "file"), "attribute"), recipe["size"]
     stages = work(config)
     lines = [f"estimate, not measured: {rate:g} forwards/s on each of {gpus} GPU(s), {size['gflop']:g} GFLOP a forward"]
     hours = 0.0
@@ -165,32 +169,36 @@ def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
     pools += config.confirm * 3 + ((config.run.calibration + (config.run.audit or MOST) + SHOWN) if config.steer else 0)
     # Unpacked pixels: an upper bound of the PNG's size.
     images = pools * size["resolution"] ** 2 * 3 / 1e9
+    latents = pools * math.prod(size["latents"]) * 4 / 1e9 if "latents" in size else 0.0
+    beside = f" and their latents {latents:.1f} GB" if latents else ""
     network = size["parameters"] * 4 / 1e9
     # Each fine-tune's snapshots and result; its state (weights, average, two moments of Adam); the import; the run's.
     kept = network * (len(config.sizes) * (len(config.budgets) + 1) + 4 + 3)
     lines.append(
-        f"  disk: {pools:,} images, {images:.1f} GB at most; networks {kept:.1f} GB; {images + kept:.1f} GB in all"
+        f"  disk: {pools:,} images, {images:.1f} GB at most{beside}; networks {kept:.1f} GB; "
+        f"{images + latents + kept:.1f} GB in all"
     )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="folder of the recipe: ffhq64-gender or cifar10-sims")
+    parser.add_argument("name", help="folder of the recipe, such as ffhq64-gender or imagenet64-sims")
     for file in FILES:
         parser.add_argument(f"--{file}", default=os.environ.get(f"FAIRSIMS_{file.upper()}"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--changes", type=Path, help="TOML laid over the recipe")
     parser.add_argument("--estimate", action="store_true")
-    parser.add_argument("--rate", type=float, default=1500, help="network forwards a second on one GPU")
+    parser.add_argument("--rate", type=float, help="network forwards a second on one GPU; the recipe's by default")
     parser.add_argument("--gpus", type=int, default=1)
     args = parser.parse_args(arguments)
     recipe = read_recipe(args.name, args.changes)
     if args.estimate:
-        print(estimate(recipe, args.rate, args.gpus))
+        print(estimate(recipe, args.rate or recipe["size"].get("rate", RATE), args.gpus))
         return
     files = {file: getattr(args, file) for file in FILES}
-    missing = [f for f in ("model", "reference") if not files[f]]
+    needed = ("model", "reference", *(["vae"] if "latents" in recipe["size"] else []))
+    missing = [f for f in needed if not files[f]]
     if missing:
         parser.error(f"no {' and no '.join(missing)} given; name your own files, by option or environment")
     engine.initialise()

@@ -25,6 +25,12 @@ def digits() -> ImageDataset:
     return open_dataset("digits")
 
 
+@pytest.fixture(scope="session")
+def diffusers() -> Any:
+    """The package; tests that need it are skipped where it is not installed."""
+    return pytest.importorskip("diffusers")
+
+
 @pytest.fixture
 def make_network() -> MakeNetwork:
     """A function `(seed=0, **changes)` giving a network of 15,000 parameters for 8x8 grey images, never trained."""

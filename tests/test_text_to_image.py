@@ -176,5 +176,5 @@ def test_retarget_over_prompts_refuses_in_one_line(
 
 def test_prompt_options_are_for_prompts(tmp_path: Path) -> None:
     asked = ("retarget", "--attr", "parity", "--target", 0.5, "--out", tmp_path / "run")
-    assert "--rank changes nothing without --prompts" in refused(*asked, "--model", "digits-8", "--rank", 4)
+    assert "--layers changes nothing without --prompts" in refused(*asked, "--model", "digits-8", "--layers", "all")
     assert "--prompts is given without --model" in refused(*asked, "--prompts", "winobias")

@@ -18,6 +18,7 @@ from fairsims.audit.features import FeatureExtractor, classifier_features
 from fairsims.audit.fidelity import quality
 from fairsims.audit.groups import GroupCalls
 from fairsims.audit.joint import MOST_CELLS
+from fairsims.audit.onepass import read_once
 from fairsims.audit.pairs import joint_section
 from fairsims.audit.reading import Aim, Reading, ShareRule, read_attribute, section
 from fairsims.audit.records import from_json
@@ -68,7 +69,11 @@ def audit(
         raise InputError("there is no attribute to measure; give one with its classifier")
     sources = by_side(before, after)
     check_pair(sources)
-    # First of all: it finds every image that cannot be decoded.
+    if store is not None:
+        named = [c for c, _ in (*attributes, *others)]
+        measured = () if reference is None else (extractors or [classifier_features(named[0])])
+        for side, source in sources.items():
+            read_once(source, named, measured, store, partial(progress, f"read {side}"))
     screened = {side: stored_screening(s, store, partial(progress, f"screen {side}")) for side, s in sources.items()}
     readings = [
         read_attribute(c, p, sources, store=store, after_shares=after_shares, progress=progress) for c, p in attributes
@@ -118,6 +123,9 @@ def source_facts(source: ImageSource) -> SourceFacts:
     if not isinstance(source, Pool):
         return replace(facts, found=source.found if isinstance(source, ImageDataset) else None)
     made_by = source.meta.get("made_by", {})
+    if not source.asked.unconditional:
+        balanced = source.asked.drawn_after is None
+        facts = replace(facts, conditions=len(source.conditions), labels="balanced" if balanced else "random")
     return replace(
         facts,
         seeds=source.meta.get("seeds"),

@@ -72,6 +72,10 @@ class SourceFacts:
     precision: str | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    conditions: Count | None = None
+    """Classes or prompts that a pool's images were asked for by."""
+    labels: Literal["balanced", "random"] | None = beside("conditions")
+    """balanced: every condition as often as any other; random: drawn for each image."""
     marked: bool | None = None
     """Whether every image of a pool carries the mark of generated ones."""
     found: Found | None = None
@@ -264,6 +268,8 @@ class Method:
     """How the model was retargeted."""
 
     mode: str | None = None
+    target_for: Literal["each", "overall"] | None = None
+    """Of a model with classes: whether the target holds for the images of each class, or for all together."""
     replaced: Count | None = None
     """paired: images in which the second's set differs."""
     unmatched: Count | None = None

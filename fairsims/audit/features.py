@@ -14,6 +14,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -308,33 +309,82 @@ def shard_features(opened: tuple[Pool, FeatureExtractor], task: FeatureTask) -> 
     yield from _write(task.path, _rows(extractor, pool, part), len(part), pool.name)
 
 
+def known_features(source: ImageSource, extractor: FeatureExtractor, store: Path) -> bool:
+    """Whether the features of all images are in `store`."""
+    return _read(_table(source, extractor, store), len(source)) is not None
+
+
+@contextmanager
+def kept_features(
+    source: ImageSource, extractor: FeatureExtractor, store: Path
+) -> Iterator[tuple[int, Callable[[Tensor], None]]]:
+    """How many images to give at once, and what takes them: their features are in `store` at the end.
+
+    All images in order, from whoever reads them. Raises InputError for features that are not finite, and for fewer or
+    more images than there are.
+    """
+    with _rows_into(_table(source, extractor, store), len(source), source.name) as add:
+        done = 0
+
+        def take(batch: Tensor) -> None:
+            nonlocal done
+            add(_finite_features(extractor, source, batch, done))
+            done += len(batch)
+
+        yield at_once(source, extractor), take
+
+
+def at_once(source: ImageSource, extractor: FeatureExtractor) -> int:
+    """Images of a batch."""
+    side = max(1, extractor.input_size)
+    return max(1, min(batch_size(source), PIXELS // side**2))
+
+
 def _rows(extractor: FeatureExtractor, source: ImageSource, part: Part | None = None) -> Iterator[FeatureTable]:
     """Features of a source's images, or of those of one shard, batch by batch."""
-    side = max(1, extractor.input_size)
     images, first = (source, 0) if part is None else (part, part.positions.start)
-    for batch in images.batches(max(1, min(batch_size(source), PIXELS // side**2))):
-        rows: FeatureTable = extractor.features(batch).to("cpu", torch.float32).numpy()
-        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if len(broken):
-            raise InputError(
-                f"{extractor.name} gave features that are NaN or infinite for image {source.ids[first + broken[0]]} of "
-                f"{source.name}; check the weights and that image"
-            )
-        yield rows
-        first += len(rows)
+    for batch in images.batches(at_once(source, extractor)):
+        yield _finite_features(extractor, source, batch, first)
+        first += len(batch)
+
+
+def _finite_features(extractor: FeatureExtractor, source: ImageSource, batch: Tensor, first: int) -> FeatureTable:
+    """Features of images of a source, from its image `first` on."""
+    rows: FeatureTable = extractor.features(batch).to("cpu", torch.float32).numpy()
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"{extractor.name} gave features that are NaN or infinite for image {source.ids[first + broken[0]]} of "
+            f"{source.name}; check the weights and that image"
+        )
+    return rows
 
 
 def _write(path: Path, parts: Iterable[FeatureTable], n: int, name: str) -> Iterator[int]:
     """Write n rows one part after the other; yields how many are written."""
     done = 0
-    with atomic(path, shared=True) as temporary, temporary.open("wb") as f:
+    with _rows_into(path, n, name) as add:
         for rows in parts:
+            add(rows)
+            done += len(rows)
+            yield done
+
+
+@contextmanager
+def _rows_into(path: Path, n: int, name: str) -> Iterator[Callable[[FeatureTable], None]]:
+    """What takes n rows, part after part, and writes them."""
+    done = 0
+    with atomic(path, shared=True) as temporary, temporary.open("wb") as f:
+
+        def add(rows: FeatureTable) -> None:
+            nonlocal done
             if not done:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (n, rows.shape[1])}
                 np.lib.format.write_array_header_1_0(f, header)
             f.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
             done += len(rows)
-            yield done
+
+        yield add
         if done != n:
             raise InputError(f"{name} gave {done} of its {n} images; expected all of them")
 

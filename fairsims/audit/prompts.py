@@ -29,13 +29,6 @@ METRICS = {
 }
 
 
-def prompt_counts(predicted: np.ndarray, prompts: np.ndarray, shape: tuple[int, int]) -> FloatArray:
-    """Images by prompt and predicted class, `(P, K)`, from positions of both `(N,)`."""
-    table = np.zeros(shape)
-    np.add.at(table, (prompts, predicted), 1)
-    return table
-
-
 def metrics(shares: FloatArray, target: FloatArray) -> dict[str, float]:
     """`METRICS` of shares `(P, K)`, or the mean of each over draws `(D, P, K)`."""
     p = np.clip(shares, 0, 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fairsims.audit.conditions import Asked, by_condition
+from fairsims.audit.draws import Draws
 from fairsims.audit.estimates import ShareDifference, ShareEstimate, independent_difference, preserved, reached
 from fairsims.audit.facts import Side
 from fairsims.audit.labelled import (
@@ -25,6 +27,7 @@ from fairsims.audit.measures import measures, null_shares
 from fairsims.audit.people import PeopleLabels, check_owner
 from fairsims.audit.result import (
     AttributeResult,
+    ByCondition,
     Change,
     Drift,
     HeldOutFit,
@@ -45,8 +48,15 @@ from fairsims.run import Progress, silent
 
 IntArray = npt.NDArray[np.int64]
 
-ShareRule = Callable[[AttributeClassifier, str], ShareEstimate]
-"""(classifier, split name) -> shares of an after pool where counting would be wrong: it was selected by its labels."""
+
+class ShareRule(Protocol):
+    """Shares of an after pool where counting would be wrong: it was selected by its labels."""
+
+    def __call__(self, classifier: AttributeClassifier, by: str) -> ShareEstimate:
+        """Of all its images, by the errors on this held-out split."""
+
+    def in_conditions(self, classifier: AttributeClassifier, by: str, conditions: Sequence[int]) -> Draws:
+        """Of the images of each of these conditions, `(P, K)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +99,15 @@ class Reading:
     chosen: Mapping[Side, ShareEstimate]
     by_split: Mapping[str, Mapping[Side, ShareEstimate]]
     """Tier B under every confusion."""
-    selected: bool
-    """Whether the after images were kept or dropped by what the classifier called them."""
+    rule: ShareRule | None
+    """Of after images that were kept or dropped by what the classifier called them."""
+    asked: Mapping[Side, Asked]
+    """What images were asked for by, of sides that were."""
+
+    @property
+    def selected(self) -> bool:
+        """Whether the after images were kept or dropped by what the classifier called them."""
+        return self.rule is not None
 
     @property
     def name(self) -> str:
@@ -183,7 +200,8 @@ def read_attribute(
         labelled=labelled,
         chosen=chosen,
         by_split=by_split if classes == known else {},
-        selected=after_shares is not None,
+        rule=after_shares,
+        asked={side: found for side, source in sources.items() if (found := Asked.of(source)) is not None},
     )
 
 
@@ -209,6 +227,7 @@ def section(reading: Reading) -> AttributeResult:
         warnings=_warnings(r),
         labels={side: _labels(r, side) for side in r.labelled},
         sensitivity={s: sensitivity(e, errors) for s, e in r.chosen.items() if errors is not None and e.tier == "B"},
+        by_condition=None if r.aim.watch is not None else _by_condition(r),
     )
     if r.target is not None:
         found = replace(
@@ -225,6 +244,22 @@ def section(reading: Reading) -> AttributeResult:
     if limit is None:
         return found
     return replace(found, untargeted=Untargeted(limit=limit, moved=preserved(r.difference, limit) is False))
+
+
+def _by_condition(r: Reading) -> ByCondition | None:
+    """Condition by condition, of the classes that the classifier knows."""
+    if not r.asked:
+        return None
+    rule = r.rule
+    return by_condition(
+        r.asked,
+        r.predicted,
+        r.classifier.attribute.classes,
+        r.confusion,
+        target=r.known_target,
+        tolerance=r.aim.tolerance,
+        selected=None if rule is None else partial(rule.in_conditions, r.classifier, r.split),
+    )
 
 
 def share_table(estimate: ShareEstimate, counts: Sequence[int] | IntArray | None) -> Shares:

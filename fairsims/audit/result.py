@@ -142,6 +142,45 @@ class Untargeted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConditionResult:
+    """Shares among the images that one condition (class) was asked for, by side."""
+
+    condition: str
+    n: Mapping[Side, Number]
+    before: Shares = field(default_factory=dict)
+    after: Shares = field(default_factory=dict)
+
+    def side(self, side: Side) -> Shares:
+        """The shares before or after; empty where that side has no conditions."""
+        return self.before if side == "before" else self.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCondition:
+    """The share that is furthest from the target, among all conditions and classes."""
+
+    condition: str
+    cls: str = renamed("class")
+    gap: float
+    low: float
+    high: float
+    """95% interval of the largest gap there is, whichever share has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByCondition:
+    """Shares condition by condition, from the classifier's calls; see `fairsims.audit.conditions`."""
+
+    rows: tuple[ConditionResult, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Conditions without an image on some side."""
+    worst: Mapping[Side, WorstCondition] = field(default_factory=dict)
+    """Where there is a target."""
+    reached: bool | None = beside("worst")
+    """Whether each condition has the target; None: open."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttributeResult:
     """One audited attribute."""
 
@@ -173,6 +212,8 @@ class AttributeResult:
     difference: Mapping[str, Change] = beside("drift", dict)
     drift: Drift | None = None
     untargeted: Untargeted | None = None
+    by_condition: ByCondition | None = None
+    """Of images that were asked for by class."""
 
     def __post_init__(self) -> None:
         if not self.classes:

@@ -19,19 +19,34 @@ def stored_screening(
     source: ImageSource, store: Path | None, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Screening:
     """What `screen` finds, from the file where it was found before. Raises InputError naming a broken image."""
-    shape = "x".join(map(str, source.shape))
-    path = None if store is None else store / f"screening-{source.digest[:16]}-{shape}.json"
-    if path is not None and path.exists():
-        try:
-            known = records.from_json(Screening, read_json(path))
-        except InputError:  # cut off, or of another version
-            known = None
-        if known is not None and known.n == len(source) and known.rule == RULE:
-            return known
+    if store is None:
+        return screen(source, progress)
+    if (known := known_screening(source, store)) is not None:
+        return known
     found = screen(source, progress)
-    if path is not None:
-        write_json(path, records.to_json(found))
+    keep_screening(source, store, found)
     return found
+
+
+def known_screening(source: ImageSource, store: Path) -> Screening | None:
+    """What was found before, if it is kept."""
+    path = _file(source, store)
+    if not path.exists():
+        return None
+    try:
+        known = records.from_json(Screening, read_json(path))
+    except InputError:  # cut off, or of another version
+        return None
+    return known if known.n == len(source) and known.rule == RULE else None
+
+
+def keep_screening(source: ImageSource, store: Path, found: Screening) -> None:
+    """Write what was found where `known_screening` reads it."""
+    write_json(_file(source, store), records.to_json(found))
+
+
+def _file(source: ImageSource, store: Path) -> Path:
+    return store / f"screening-{source.digest[:16]}-{'x'.join(map(str, source.shape))}.json"
 
 
 def screening_notes(side: str, s: Screening) -> Iterator[str]:

@@ -14,9 +14,13 @@ from fairsims.files import atomic
 
 
 def write_tables(folder: Path, result: AuditResult, labels: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Write `shares.parquet`, of several attributes `joint.parquet`, and `labels.parquet` when people gave any."""
+    """Write `shares.parquet`, and where there are any: `conditions.parquet`, `joint.parquet`, `labels.parquet`.
+
+    They are of images that were asked for by class, of several attributes together, and labels that people gave.
+    """
     tables: dict[str, list[Any]] = {
         "shares": list(share_rows(result)),
+        "conditions": list(condition_rows(result)),
         "joint": list(joint_rows(result)),
         "labels": list(labels),
     }
@@ -55,6 +59,17 @@ def share_rows(result: AuditResult) -> Iterator[dict[str, Any]]:
                         "high": shares[c].high,
                         "target": target,
                         "ratio": shares[c].share / target if target else None,
+                    }
+
+
+def condition_rows(result: AuditResult) -> Iterator[dict[str, Any]]:
+    """A row for each attribute, class asked for, class and side."""
+    for name, a in result.attributes.items():
+        for r in () if a.by_condition is None else a.by_condition.rows:
+            for side in (s for s in SIDES if r.side(s)):
+                for c, share in r.side(side).items():
+                    yield {"attribute": name, "condition": r.condition, "class": c, "when": side, "n": r.n[side]} | {
+                        k: getattr(share, k) for k in ("count", "raw", "share", "low", "high")
                     }
 
 

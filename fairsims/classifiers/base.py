@@ -96,6 +96,12 @@ class Confusion:
             ) from None
 
     @classmethod
+    def without_errors(cls, size: int) -> Confusion:
+        """Of what is known of every image, and called by no classifier."""
+        counts = tuple(tuple(10**12 if i == j else 0 for j in range(size)) for i in range(size))
+        return cls(counts=counts, split="known", description="known of every image")
+
+    @classmethod
     def of(
         cls, true: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, *, size: int, **text: str
     ) -> Confusion:

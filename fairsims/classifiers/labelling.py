@@ -56,17 +56,34 @@ def label_source(
         return _finite(classifier.label(source), source.ids, source.name, classifier)
     if isinstance(source, Pool):
         return label_pool(source, classifier, progress)
-    columns, key = label_columns(classifier), label_key(classifier)
-    # One digest may stand for the same images at several sizes.
-    path = None if store is None else store / f"{key}-{source.digest[:12]}-{source.shape[1]}px.parquet"
-    if path is not None and path.exists():
+    if store is None:
+        return _finite(classifier.label(source, progress), source.ids, source.name, classifier)
+    if (known := known_labels(source, classifier, store)) is not None:
+        return known
+    found = classifier.label(source, progress)
+    keep_labels(source, classifier, store, found)
+    return found
+
+
+def known_labels(source: ImageSource, classifier: AttributeClassifier, store: Path) -> FloatArray | None:
+    """The labels of a source that is no pool, if they are kept."""
+    path = _file(source, classifier, store)
+    if path.exists():
         table = pd.read_parquet(path)
         if np.array_equal(table["id"].astype(str), source.ids.astype(str)):
-            return table[columns].to_numpy()
-    found = _finite(classifier.label(source, progress), source.ids, source.name, classifier)
-    if path is not None:
-        _write(path, "id", source.ids, columns, found)
-    return found
+            return table[label_columns(classifier)].to_numpy()
+    return None
+
+
+def keep_labels(source: ImageSource, classifier: AttributeClassifier, store: Path, found: FloatArray) -> None:
+    """Write the labels `(N, K)` where `known_labels` reads them. Raises InputError when one is not finite."""
+    found = _finite(found, source.ids, source.name, classifier)
+    _write(_file(source, classifier, store), "id", source.ids, label_columns(classifier), found)
+
+
+def _file(source: ImageSource, classifier: AttributeClassifier, store: Path) -> Path:
+    # One digest may stand for the same images at several sizes.
+    return store / f"{label_key(classifier)}-{source.digest[:12]}-{source.shape[1]}px.parquet"
 
 
 def label_pool(pool: Pool, classifier: AttributeClassifier, progress: Tally = lambda *_: None) -> FloatArray:

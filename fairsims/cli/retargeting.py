@@ -31,7 +31,7 @@ from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
 ONCE = ("attr", "target", "classifier")
-TO_SEVERAL = ("hold", "drift", "others", "mode", "rounds", "power")
+TO_SEVERAL = ("hold", "drift", "others", "mode", "rounds", "power", "target_for")
 """Settings of `retarget` alone: a comparison and a sweep have one attribute and fine-tune once."""
 
 
@@ -79,6 +79,8 @@ def retarget(prompts: str | None, out: Path | None, runs: Path, dry_run: bool, a
         refuse_idle(f"with --mode {options['mode']}", "replaced")
     config = RetargetConfig(**options)
     work = prepare(config)
+    if work.model.conditions.unconditional:
+        refuse_idle(f"with {config.model}, which has no classes", "target_for")
     note(work.model.spec.sampler.advice)
     if dry_run:
         show(estimated(work), as_json)
@@ -118,7 +120,7 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     from fairsims.retarget.opening import prepare
 
     config = RetargetConfig(**options, mode="guided")
-    work = prepare(config)
+    work = prepare(config, each=False)
     note(work.model.spec.sampler.advice)
     with Bars() as bars:
         result = comparing.compare(work, out, progress=bars.report, publish=write_comparison, command=command_line())

@@ -71,6 +71,11 @@ network_options = together(
 @click.option("--resolution", type=int, help="Reduce the data to this size, by a whole factor.")
 @click.option("--init", help="Checkpoint to start from; its network is taken as it is.")
 @click.option("--condition", metavar="ATTR", help="The network is told the class of this attribute of the data.")
+@click.option(
+    "--vae",
+    metavar="FOLDER",
+    help="Train on latents: local folder of the diffusers AutoencoderKL that encodes the data, once.",
+)
 @settings(TRAIN, *SCHEDULE, *SETTINGS, unset=True)
 @network_options
 @out_option
@@ -105,6 +110,7 @@ def train(
 @click.option("--pool", type=PATH, required=True, help="Pool of images to train on.")
 @click.option("--complement", "table", type=PATH, help="Table of fairsims complement; the whole pool by default.")
 @option(RETARGET, "budget", "--budget", "--kimg")
+@option(RETARGET, "rank")
 @settings(TRAIN, *SETTINGS, unset=True)
 @out_option
 @compile_option
@@ -114,6 +120,7 @@ def finetune(
     pool: Path,
     table: Path | None,
     budget: float,
+    rank: int | None,
     out: Path,
     precision: str,
     compiled: bool,
@@ -135,7 +142,7 @@ def finetune(
     if table is not None:
         data = data.subset(set_positions(opened, table), name="complement")
     asked = given(options | {"precision": resolve_precision(precision)})
-    follow(train_auxiliary(base, data, finetune_settings(base, budget, **asked), out), out, as_json)
+    follow(train_auxiliary(base, data, finetune_settings(base, budget, **asked), out, rank=rank), out, as_json)
 
 
 @command()

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from fairsims.options import check_choices, check_fields, choice, from_mapping
+from fairsims.models.model import ModelSpec
+from fairsims.options import check_choices, check_fields, choice, from_mapping, to_json
 
 METHODS = ("standard", "sims")
 EXACT = ("gaussian", "mixture", "kde")
@@ -20,9 +21,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What each kind of setting is run with when nothing else is asked for; `images` for any data set."""
 UNUSED = {
-    "gaussian": {"auxiliary", "kimg", "width", "h", "samples", "classifier"},
-    "mixture": {"h", "classifier"},
-    "kde": {"auxiliary", "kimg", "width", "budget", "classifier"},
+    "gaussian": {"auxiliary", "kimg", "width", "h", "samples", "classifier", "mark"},
+    "mixture": {"h", "classifier", "mark"},
+    "kde": {"auxiliary", "kimg", "width", "budget", "classifier", "mark"},
     "images": {"h"},
 }
 """Settings that change nothing in a kind of setting."""
@@ -87,6 +88,8 @@ class CollapseConfig:
     """Images: classifier folder or embedded name whose shares are measured; the one that fits by default."""
     samples: int = 2000
     """Points or images that each generation is measured on, where that takes samples."""
+    mark: bool = ModelSpec.mark
+    """Images: mark the generated ones as such (XMP DigitalSourceType) with the digest of their model."""
     seed: int = 0
     """Seed of all randomness."""
 
@@ -126,6 +129,13 @@ class CollapseConfig:
         if chosen.get("loop") == "synthetic":
             chosen["levels"] = (0.0,)
         return from_mapping(cls, {"setting": setting} | DEFAULTS[kind] | chosen)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `config.json`; what earlier versions did not have is left out where it has its default."""
+        found: dict[str, Any] = to_json(self)
+        if self.mark:
+            del found["mark"]
+        return found
 
     @property
     def cells(self) -> list[Cell]:

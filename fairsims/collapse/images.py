@@ -119,7 +119,7 @@ class ImageLoop(Loop):
         trained = self.root / "first" / f"repeat-{r}" if g == 1 else folder
         data = self._training_set(config.composition(cell.level, g, self.n), g, cell, r)
         self._train_new(trained / "base", data, seed, config.kimg, self.width)
-        spec = ModelSpec(base=str(trained / "base"), sampler=self.sampler, precision=self.precision)
+        spec = ModelSpec(base=str(trained / "base"), sampler=self.sampler, precision=self.precision, mark=config.mark)
         model = base = open_model(spec)
         if cell.method == "sims":
             size = max(2, round(config.auxiliary_size * self.n))

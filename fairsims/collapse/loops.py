@@ -24,7 +24,6 @@ from fairsims.collapse.mixture import MixtureLoop
 from fairsims.collapse.threshold import find_thresholds
 from fairsims.errors import InputError
 from fairsims.files import atomic, now, read_json, write_json
-from fairsims.options import to_json
 from fairsims.run import Progress, Run, silent
 
 FORMAT = "fairsims-collapse/1"
@@ -59,7 +58,7 @@ def run_loops(
     if threshold and config.loop != "augmentation":
         raise InputError(f"found loop {config.loop!r} with a threshold; expected augmentation, where the share is free")
     loop = loop_of(config, out, progress)
-    with Run(out, to_json(config) | {"data_digest": loop.digest}, progress=progress) as run:
+    with Run(out, config.as_dict() | {"data_digest": loop.digest}, progress=progress) as run:
         with run.stage("generations"):
             tables = {cell: run_cell(loop, cell, out / "cells" / cell.name, progress) for cell in config.cells}
             with atomic(out / "collapse.parquet") as temporary:
@@ -101,7 +100,7 @@ def _result(loop: Loop, tables: dict[Cell, Table]) -> dict[str, Any]:
             "torch": torch.__version__,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "settings": to_json(loop.config),
+        "settings": loop.config.as_dict(),
         "n": loop.n,
         "headline": loop.headline,
         "facts": loop.facts,

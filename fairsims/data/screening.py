@@ -55,50 +55,63 @@ class Screening:
         return self.n - self.copies.n - self.near.n
 
 
-def screen(source: ImageSource, progress: Tally = lambda *_: None) -> Screening:
-    """Look at every image of a source once. Memory: some 300 bytes an image.
+class Screener:
+    """Looks at every image of a source once, in order. Memory: some 300 bytes an image."""
 
-    Raises InputError naming an image that cannot be decoded.
-    """
-    import imagehash
+    def __init__(self, source: ImageSource) -> None:
+        self.source, self.done = source, 0
+        n = len(source)
+        self._digests: list[bytes] = []
+        self._hashes = np.empty(n, dtype=np.uint64)
+        self._thumbnails = np.empty((n, source.shape[0] * 64), dtype=np.uint8)
+        self._constant = np.zeros(n, dtype=bool)
 
-    n, done = len(source), 0
-    digests: list[bytes] = []
-    hashes = np.empty(n, dtype=np.uint64)
-    thumbnails = np.empty((n, source.shape[0] * 64), dtype=np.uint8)
-    constant = np.zeros(n, dtype=bool)
-    for batch in source.batches():
+    def add(self, batch: torch.Tensor) -> None:
+        """The next images, uint8 `(B, C, H, W)`."""
+        import imagehash
+
         pixels: Pixels = batch.numpy()
-        here = slice(done, done + len(pixels))
+        here = slice(self.done, self.done + len(pixels))
         flat = pixels.reshape(*pixels.shape[:2], -1)
-        constant[here] = (flat == flat[:, :, :1]).all(axis=(1, 2))
-        thumbnails[here] = (
-            torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte().reshape(len(batch), -1)
-        )
+        self._constant[here] = (flat == flat[:, :, :1]).all(axis=(1, 2))
+        small = torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte()
+        self._thumbnails[here] = small.reshape(len(batch), -1)
         for k, image in enumerate(pixels):
-            digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+            self._digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
             plane = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-            hashes[done + k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
-        done += len(pixels)
-        progress(done, n)
-    _, first, group = np.unique(np.array(digests, dtype="V16"), return_index=True, return_inverse=True)
-    copy = np.ones(n, dtype=bool)
-    copy[first] = False
-    alone = np.sort(first[~constant[first]])
-    pairs = alone[near_pairs(hashes[alone], thumbnails[alone])]
-    near = np.zeros(n, dtype=bool)
-    near[pairs[:, 1]] = True
-    tiny, huge = _odd_sizes(source.found if isinstance(source, ImageDataset) else None)
-    named = _Named(source.ids)
-    return Screening(
-        n=n,
-        constant=named(constant),
-        copies=named(copy),
-        near=named(near),
-        tiny=tiny,
-        huge=huge,
-        worth=float(n**2 / (_groups(group.ravel(), first, pairs) ** 2).sum()) if n else 0.0,
-    )
+            self._hashes[self.done + k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
+        self.done += len(pixels)
+
+    def result(self) -> Screening:
+        """What was found, once every image was added."""
+        n, constant = self.done, self._constant
+        _, first, group = np.unique(np.array(self._digests, dtype="V16"), return_index=True, return_inverse=True)
+        copy = np.ones(n, dtype=bool)
+        copy[first] = False
+        alone = np.sort(first[~constant[first]])
+        pairs = alone[near_pairs(self._hashes[alone], self._thumbnails[alone])]
+        near = np.zeros(n, dtype=bool)
+        near[pairs[:, 1]] = True
+        tiny, huge = _odd_sizes(self.source.found if isinstance(self.source, ImageDataset) else None)
+        named = _Named(self.source.ids)
+        return Screening(
+            n=n,
+            constant=named(constant),
+            copies=named(copy),
+            near=named(near),
+            tiny=tiny,
+            huge=huge,
+            worth=float(n**2 / (_groups(group.ravel(), first, pairs) ** 2).sum()) if n else 0.0,
+        )
+
+
+def screen(source: ImageSource, progress: Tally = lambda *_: None) -> Screening:
+    """What a `Screener` finds. Raises InputError naming an image that cannot be decoded."""
+    screener = Screener(source)
+    for batch in source.batches():
+        screener.add(batch)
+        progress(screener.done, len(source))
+    return screener.result()
 
 
 def near_pairs(hashes: npt.NDArray[np.uint64], thumbnails: Pixels) -> npt.NDArray[np.int64]:

@@ -83,6 +83,10 @@ class Trainable(nn.Module):
         """Mean error over a batch, a scalar."""
         raise NotImplementedError
 
+    def saved(self) -> Trainable:
+        """What a checkpoint of it holds: itself, or of a change of a network the network with it."""
+        return self
+
 
 class NetworkDenoiser(Denoiser, Trainable):
     """A denoiser with a single network: what can be trained, merged, saved and exported.

@@ -25,7 +25,8 @@ class Codec:
     `codec`: scale and bias of each channel. Raises InputError for a folder that is no such VAE, or that does not fit.
     """
 
-    def __init__(self, folder: str | Path, facts: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, folder: str | Path, facts: Mapping[str, Any] | None, device: torch.device) -> None:
+        """Without `facts` latents are in the VAE's own units."""
         folder = Path(folder)
         config, weights = folder / "config.json", folder / WEIGHTS
         if not config.is_file() or not weights.is_file():
@@ -42,17 +43,46 @@ class Codec:
                 f"{folder} cannot be opened ({(str(e).splitlines() or [''])[0][:160]}); restore it"
             ) from None
         self.vae.eval().requires_grad_(False).to(device)
-        self.scale, self.bias = (torch.tensor(facts[k], dtype=torch.float32) for k in ("scale", "bias"))
         channels = int(self.vae.config.latent_channels)
+        facts = facts or {"scale": [1.0] * channels, "bias": [0.0] * channels}
+        self.scale, self.bias = (torch.tensor(facts[k], dtype=torch.float32) for k in ("scale", "bias"))
         if channels != len(self.scale):
             raise InputError(f"{folder} has latents of {channels} channels, the model of {len(self.scale)}")
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.digest = sha256_json([sha256_file(config), sha256_file(weights), facts["scale"], facts["bias"]])
+        digests = [sha256_file(config), sha256_file(weights)]
+        self.digest = sha256_json([*digests, facts["scale"], facts["bias"]])
+        self.weights_digest = sha256_json(digests)
 
     def image_shape(self, latent: Sequence[int]) -> tuple[int, int, int]:
         """(C, H, W) of the image of a latent of that shape."""
         _, height, width = latent
         return int(self.vae.config.out_channels), height * self.factor, width * self.factor
+
+    def encoded_shape(self, image: Sequence[int]) -> tuple[int, int, int]:
+        """Shape of what `encode` gives of an image of that shape. Raises InputError where there is nothing of it."""
+        channels, height, width = image
+        if channels != int(self.vae.config.in_channels) or height % self.factor or width % self.factor:
+            raise InputError(
+                f"the VAE takes images of {self.vae.config.in_channels} channels and sides of whole multiples of "
+                f"{self.factor}, these are {'x'.join(map(str, image))}; give others, or --resolution"
+            )
+        return 2 * len(self.scale), height // self.factor, width // self.factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Mean and standard deviation of the latents of uint8 images, `(B, 2C, h, w)` float32 in the VAE's own units.
+
+        Raises InputError where the encoder gives numbers that are not finite.
+        """
+        size, found = max(1, PIXELS // (images.shape[2] * images.shape[3])), []
+        device = next(self.vae.parameters()).device
+        for start in range(0, len(images), size):
+            with torch.inference_mode():
+                seen = self.vae.encode(images[start : start + size].to(device).float() / 255).latent_dist
+            found.append(torch.cat([seen.mean, seen.std], dim=1).float().cpu())
+        rows = torch.cat(found)
+        if not bool(rows.isfinite().all()):
+            raise InputError("encoding images gave numbers that are not finite; give another VAE")
+        return rows
 
     def decode(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
         """Images `(B, C, H, W)` uint8 on the CPU, as many at once as fit; `seeds` are named when something goes wrong.

@@ -96,7 +96,7 @@ class Comparison(Entry):
         return cls(folder=root / f"{config.label}-seed{config.seed}", config=config)
 
     def carry_out(self, earlier: Sequence[Entry], *, progress: Progress, command: str) -> None:
-        work = prepare(self.config)
+        work = prepare(self.config, each=False)
         compare(work, self.folder, progress=progress, publish=write_comparison, command=command)
 
     def _rows(self, result: Table) -> list[Row]:

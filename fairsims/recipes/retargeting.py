@@ -20,7 +20,7 @@ from fairsims.run import PLAN, Progress
 
 SAMPLED_BY = ("model", "steps", "solver", "schedule", "precision", "sample_batch", *SINCE)
 TRAINED = ("auxiliary", "positive")
-TRAINED_BY = ("paired", "budget", "lr", "batch_size", "finetune")
+TRAINED_BY = ("paired", "budget", "lr", "rank", "batch_size", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)

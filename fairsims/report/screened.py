@@ -39,6 +39,12 @@ def image_notes(result: AuditResult) -> Iterator[str]:
 
 def _notes(pool: SourceFacts) -> Iterator[str]:
     found, screening = pool.found, pool.screening
+    if guide := pool.made_by.get("guide"):
+        inside = "" if "interval" not in guide else " at noise levels {:g} to {:g}".format(*guide["interval"])
+        yield f"guided by the network {guide['digest'][:12]} with guidance {guide['guidance']:g}{inside}"
+    if pool.conditions is not None:
+        how = "each as often as any other" if pool.labels == "balanced" else "drawn at random for each image"
+        yield f"asked for by {pool.conditions:,} classes or prompts, {how} ({pool.labels})"
     if found is not None:
         if found.passed:
             listed = (f"{p.n:,} {rule} ({', '.join(p.names)})" for rule, p in found.passed.items())

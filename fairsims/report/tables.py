@@ -26,6 +26,8 @@ from fairsims.report.numbers import (
     short_percent,
 )
 
+MOST_CONDITIONS = 12
+"""Rows of a table of conditions: the ones furthest off."""
 SMALL_SHARE = 0.02
 """Categories below this may be left out of NYC LL144 ratios; they are listed here all the same."""
 
@@ -53,6 +55,26 @@ def shares_table(a: AttributeResult, result: AuditResult) -> Table:
         under = f"target {short_percent(a.target.get(c))}" if a.target else ""
         rows.append(row(c, *cells, strong=c == a.focus, under=under))
     return table(columns, rows)
+
+
+def conditions_table(a: AttributeResult, result: AuditResult) -> Table | None:
+    """The focus class's share in each class asked for, those furthest off first; None of images without conditions."""
+    found = a.by_condition
+    if found is None or not found.rows:
+        return None
+    sides = [s for s in result.sides if found.rows[0].side(s)]
+    rows = sorted(found.rows, key=lambda r: -words.condition_off(a, r, sides))
+    cells = (
+        row(r.condition, *(cell(f"{r.n[s]:,}") for s in sides), *(share_cell(r.side(s)[a.focus]) for s in sides))
+        for r in rows[:MOST_CONDITIONS]
+    )
+    columns = ["class asked for", *(f"images {words.side_name(s, result)}" for s in sides)]
+    columns += [f"{a.focus}, {words.side_name(s, result)}" for s in sides]
+    caption = f"{a.name} in each class asked for"
+    if len(rows) > MOST_CONDITIONS:
+        how = "furthest from the target" if a.target else "that moved furthest" if len(sides) > 1 else "first"
+        caption += f": the {MOST_CONDITIONS} of {len(rows):,} {how}; conditions.parquet has all"
+    return table(columns, cells, caption=caption)
 
 
 def untargeted_table(result: AuditResult) -> Table | None:

@@ -35,6 +35,10 @@ def summary(result: AuditResult) -> Iterator[Block]:
         for said in (words.tier_note(a), words.verdict(a), words.drift_verdict(a)):
             if said:
                 yield Text(text=said)
+        if (rows := tables.conditions_table(a, result)) is not None:
+            yield rows
+        if said := words.conditions_verdict(a):
+            yield Text(text=said)
     if (others := tables.untargeted_table(result)) is not None:
         yield others
         yield Text(text=words.side_effect(result) or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fairsims.audit.facts import SIDES, Side
-from fairsims.audit.result import AttributeResult, AuditResult
+from fairsims.audit.result import AttributeResult, AuditResult, ConditionResult
 from fairsims.report.measured import DISTANCES, KEPT, cost_numbers, quality_numbers, steered
 from fairsims.report.numbers import fixed, number, points, points_interval, share_text, short_percent
 
@@ -58,6 +58,34 @@ def verdict(a: AttributeResult) -> str | None:
     if a.reached:
         return f"Target reached (every 95% interval lies within {width} of it)."
     return f"Target not reached (a 95% interval lies wholly outside {width} of it)."
+
+
+def condition_off(a: AttributeResult, r: ConditionResult, sides: Sequence[Side]) -> float:
+    """How far a condition is from the target, or where there is none, how far it moved."""
+    last, first = r.side(sides[-1]), r.side(sides[0])
+    return max(abs(last[c].share - a.target.get(c, first[c].share)) for c in last)
+
+
+def conditions_verdict(a: AttributeResult) -> str | None:
+    """Whether each class asked for has the target, and the worst of them; None where that cannot be said."""
+    found = a.by_condition
+    if found is None or not found.rows:
+        return None
+    missing = f" {len(found.missing)} classes have no image on some side." if found.missing else ""
+    side: Side = "after" if "after" in found.worst else "before"
+    if side not in found.worst:
+        return missing.strip() or None
+    worst, width = found.worst[side], "the tolerance" if a.tolerance is None else f"±{100 * a.tolerance:.3g} points"
+    said = {
+        True: f"Target reached in each class asked for (every 95% interval lies within {width} of it).",
+        False: f"Target not reached in each class asked for (the largest gap lies beyond {width}).",
+        None: "Open whether the target is reached in each class asked for.",
+    }[found.reached]
+    return (
+        f"{said} The worst is {worst.condition}: {worst.cls} {points(worst.gap, signed=False)} points off; the largest "
+        f"gap there is lies between {points(worst.low, signed=False)} and {points(worst.high, signed=False)} points "
+        f"(95%, all classes at once).{missing}"
+    )
 
 
 def short_verdict(a: AttributeResult) -> str | None:

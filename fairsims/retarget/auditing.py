@@ -41,7 +41,7 @@ def audit_run(
     The pool is the side before: its seeds are neither the calibration's nor the audit's, and the base is not tuned on
     it. What is aimed at is aimed from its shares, but the error of a change is that of two independent samples.
     """
-    config, targets = work.config, work.goal.wanted[: len(work.targets)]
+    config, targets = work.config, work.goal.overall[: len(work.targets)]
     best, response = best_round(rounds)
     wanted = [*targets, *(None for _ in config.hold)]
     aims = [Aim(target=t, tolerance=config.tolerance, drift=config.drift) for t in wanted]
@@ -95,6 +95,7 @@ def _method(work: Retargeting, best: Round, response: Response, candidates: Pool
     generated = {} if candidates is None else _by_attribute(goal, goal.measured(work.predicted(candidates)))
     return Method(
         mode=config.mode,
+        target_for=None if work.model.conditions.unconditional else "overall" if work.asked is None else "each",
         replaced=contrast.replaced if contrast else None,
         unmatched=contrast.unmatched if contrast else None,
         alike_in=tuple(c.attribute.name for c in work.alike) if contrast else (),
@@ -177,5 +178,5 @@ def _interval(pilot: Pilot) -> tuple[float, float, float]:
 
 def _by_attribute(goal: Goal, shares: np.ndarray) -> dict[str, Mapping[str, float]]:
     """Shares over the cells `(cells,)` as those of each attribute's classes."""
-    marginals = zip(goal.cells.attributes, goal.cells.marginals(shares), strict=True)
+    marginals = zip(goal.attributes, goal.cells.marginals(shares), strict=False)
     return {a.name: as_mapping(marginal, a.classes) for a, marginal in marginals}

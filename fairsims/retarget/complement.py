@@ -61,6 +61,7 @@ def plan_complement(
     omega: float | None = None,
     cap: float = 2.0,
     cells: Cells | None = None,
+    conditions: int = 1,
 ) -> ComplementPlan:
     """Plan at the least feasible omega, `LEAST` or more; beyond `cap` the farthest mix that the cap allows.
 
@@ -71,10 +72,13 @@ def plan_complement(
     still go negative stay out of the complement, and the others are raked so that every class keeps the rule's share:
     the targets are of classes, and a larger omega for the sake of a rare cell would weaken the complement in all.
 
+    With several `conditions` shares are over the cells by condition, the condition changing fastest (`split` in
+    `fairsims.retarget.each`): the rule holds in each, and omega has to be feasible in all of them.
+
     Raises InfeasibleTarget when the target wants a class that the base never makes, InputError when the base already
     has the target or omega is not positive.
     """
-    pairs = zip(_views(pi, cells), _views(tau, cells), strict=True)
+    pairs = zip(_views(pi, cells, conditions), _views(tau, cells, conditions), strict=True)
     least, of_cells = max(least_omega(p, t) for p, t in pairs), least_omega(pi, tau)
     if not np.isfinite(of_cells):
         absent = [c for c, p, t in zip(classes, pi, tau, strict=True) if t > 0 and p <= 0]
@@ -99,7 +103,8 @@ def plan_complement(
         reason += f"; no {_named(classes, rho)} in the complement"
         short = chosen < least - 1e-9
         reason += ", so strength alone may fall short of the target" if short else f" (single cells: {of_cells:.2f})"
-    mix = _without_negatives(rho, cells)
+    rows = rho.reshape(-1, conditions).T
+    mix = np.stack([row.sum() * _without_negatives(row / row.sum(), cells) for row in rows]).T.reshape(-1)
     return _plan(chosen, least, mix, np.clip((1 + chosen) * pi - chosen * mix, 0, 1), reason)
 
 
@@ -147,9 +152,11 @@ def _response(promised: np.ndarray, found: np.ndarray, weight: np.ndarray) -> fl
     return float(np.clip(weight @ (x * y) / spread, *RESPONSE)) if spread > 1e-6 else 1.0
 
 
-def _views(shares: np.ndarray, cells: Cells | None) -> list[np.ndarray]:
-    """The shares that have to be feasible: of joint cells those of every attribute's classes."""
-    return [shares] if cells is None else cells.marginals(shares)
+def _views(shares: np.ndarray, cells: Cells | None, conditions: int) -> list[np.ndarray]:
+    """The shares that have to be feasible: of joint cells those of every attribute's classes, in every condition."""
+    if cells is None:
+        return [shares]
+    return [row for rows in cells.marginals(shares.reshape(-1, conditions).T) for row in rows]
 
 
 def _without_negatives(rho: np.ndarray, cells: Cells | None) -> np.ndarray:

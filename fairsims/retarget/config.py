@@ -12,7 +12,7 @@ from typing import Any
 from fairsims.audit.command import AuditConfig
 from fairsims.models.model import ModelSpec
 from fairsims.models.sampling import SamplerConfig
-from fairsims.options import check_choices, choice, to_json
+from fairsims.options import check_choices, check_fields, choice, to_json
 from fairsims.training.config import FINETUNE_LR, TrainConfig, finetune_config
 
 SIMS = ("merged", "guided")
@@ -45,6 +45,8 @@ class RetargetConfig:
     """Attribute to retarget, e.g. gender; of several the joint cells are planned together."""
     target: str | tuple[str, ...]
     """`0.5`, `uniform` or `woman=0.3,man=0.7`; one for each attribute, in their order."""
+    target_for: str = choice("each", "overall")
+    """Models with classes: whether the target holds for the images of each class, or for all of them together."""
     hold: tuple[str, ...] = ()
     """Attribute whose shares must stay as the base has them."""
     drift: float = AuditConfig.drift
@@ -71,6 +73,8 @@ class RetargetConfig:
     """Images per fine-tuning step."""
     lr: float = FINETUNE_LR
     """Learning rate of the fine-tune."""
+    rank: int | None = None
+    """Fine-tune a change of this rank of every weight (LoRA); the whole network by default, with --prompts 16."""
     finetune: Mapping[str, float | bool] = field(default_factory=dict)
     """Another setting of the fine-tune by its name in `TrainConfig`, e.g. augment=0.15 or P_mean=-1."""
     omega: float | None = None
@@ -141,9 +145,7 @@ class RetargetConfig:
             )
         if not 0 < self.replaced <= 1:
             raise ValueError(f"replaced is {self.replaced}; expected a part above 0, 1 at most")
-        for name in ("batch_size", "sample_batch", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_fields(self, "1 or more", lambda v: v >= 1, "batch_size", "sample_batch", "rounds", "rank")
         # Refuse what no sampler and no training can be made of.
         self.spec()
         self.fine_tuning(self.kimg)
@@ -258,6 +260,8 @@ class RetargetConfig:
         found: dict[str, Any] = to_json(self)
         found["classifier"] = found["classifier"] or None
         for name, default in (
+            ("target_for", RetargetConfig.target_for),
+            ("rank", None),
             ("hold", []),
             ("drift", RetargetConfig.drift),
             ("others", True),

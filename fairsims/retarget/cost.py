@@ -13,7 +13,7 @@ import torch
 
 from fairsims import engine
 from fairsims.audit.facts import Cost, StageCost
-from fairsims.audit.joint import joint_shares, rake, smoothed
+from fairsims.audit.joint import joint_shares, smoothed
 from fairsims.audit.power import power_sentence
 from fairsims.audit.targets import Target, describe, resampling_cost
 from fairsims.errors import InfeasibleTarget
@@ -63,8 +63,8 @@ def images_per_kept(goal: Goal, predicted: np.ndarray) -> float:
     if len(cells.attributes) == 1:
         return resampling_cost(have, goal.target)
     # A class that is rare may be measured as absent; its target can not be raked onto nothing.
-    have = 0.999 * smoothed(cells, have, len(predicted)) + 0.001 * goal.target
-    return resampling_cost(have, rake(cells, have, dict(enumerate(goal.wanted))))
+    have = smoothed(cells, have, len(predicted))
+    return resampling_cost(0.999 * have + 0.001 * goal.target, goal.mended(have))
 
 
 def resampling_advice(work: Retargeting) -> str | None:

@@ -11,6 +11,7 @@ from fairsims.audit.joint import Cells, FloatArray, joint_shares, rake, smoothed
 from fairsims.audit.shares import corrected_shares
 from fairsims.audit.targets import Target, as_mapping
 from fairsims.classifiers.base import Confusion
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InfeasibleTarget, InputError
 
 MIN_CLASS = 10
@@ -26,10 +27,29 @@ class Goal:
     target: FloatArray
     """tau: the base's joint distribution raked to `wanted`, `(cells,)`."""
     wanted: tuple[FloatArray, ...]
-    """Shares of each attribute's classes `(K,)`: its target, or of a preserved one what the base has."""
+    """As `views` gives them: of each attribute its target, or of a preserved one what the base has."""
     confusions: tuple[Confusion, ...]
     limits: tuple[float, ...]
     """How far a share of each attribute may be off: the tolerance of a target, the drift of a preserved one."""
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """Those that have a target or are preserved."""
+        return self.cells.attributes[: len(self.wanted)]
+
+    @property
+    def overall(self) -> list[FloatArray]:
+        """What is wanted of each attribute in all images together, `(K,)`."""
+        return list(self.wanted)
+
+    def views(self, shares: FloatArray) -> list[FloatArray]:
+        """What is wanted of shares over the cells `(cells,)`: those of each attribute's classes, `(K,)`."""
+        return self.cells.marginals(shares)
+
+    @property
+    def errors_off(self) -> float:
+        """Standard errors beyond which a share is clearly off."""
+        return 2.0
 
     @property
     def focus(self) -> np.ndarray:
@@ -46,7 +66,7 @@ class Goal:
         return joint_shares(self.cells, np.bincount(cells_predicted, minlength=self.cells.size), self.confusions)
 
     def noise(self, cells_predicted: np.ndarray) -> list[FloatArray]:
-        """Standard errors of each attribute's corrected shares `(K,)`, from images predicted to be of these cells."""
+        """Standard errors of the corrected `views`, from images predicted to be of these cells."""
         classes = np.unravel_index(cells_predicted, self.cells.shape)
         return [
             left_inverse(confusion.rates())[:, found].std(axis=1) / np.sqrt(len(found))
@@ -54,17 +74,17 @@ class Goal:
         ]
 
     def misses(self, shares: FloatArray) -> list[FloatArray]:
-        """How far each attribute's shares `(K,)` are from their targets, target - share."""
-        return [want - have for have, want in zip(self.cells.marginals(shares), self.wanted, strict=True)]
+        """How far the `views` of shares are from what is wanted, target - share."""
+        return [want - have for have, want in zip(self.views(shares), self.wanted, strict=True)]
 
     def error(self, shares: FloatArray) -> float:
         """The worst share's distance from its target, in units of what it may be off."""
         return max(float(np.abs(m).max()) / limit for m, limit in zip(self.misses(shares), self.limits, strict=True))
 
     def clearly_off(self, shares: FloatArray, noise: list[FloatArray]) -> bool:
-        """Whether some share is off by more than half of what it may be, and by more than two standard errors."""
-        parts = zip(self.misses(shares), noise, self.limits, strict=True)
-        return any(bool((np.abs(miss) > np.maximum(limit / 2, 2 * se)).any()) for miss, se, limit in parts)
+        """Whether some share is off by more than half of what it may be, and by more than `errors_off`."""
+        parts, errors = zip(self.misses(shares), noise, self.limits, strict=True), self.errors_off
+        return any(bool((np.abs(miss) > np.maximum(limit / 2, errors * se)).any()) for miss, se, limit in parts)
 
     def mended(self, shares: FloatArray) -> FloatArray:
         """The shares over the cells nearest to these that have the target's share of every class, `(cells,)`."""
@@ -74,10 +94,10 @@ class Goal:
 
     def as_json(self) -> dict[str, dict[str, dict[str, float]]]:
         """Base and target shares of every attribute's classes."""
-        sides = (("base", self.cells.marginals(self.base)), ("target", self.wanted))
+        sides = (("base", self.cells.marginals(self.base)), ("target", self.overall))
         return {
             a.name: {side: dict(as_mapping(shares[k], a.classes)) for side, shares in sides}
-            for k, a in enumerate(self.cells.attributes)
+            for k, a in enumerate(self.attributes)
         }
 
 
@@ -130,10 +150,15 @@ def set_goal(
         confusions=tuple(confusions),
         limits=(tolerance,) * len(targets) + held,
     )
+    refuse_nothing_left(goal)
+    return goal
+
+
+def refuse_nothing_left(goal: Goal) -> None:
+    """Raises InfeasibleTarget where some class would have to go altogether."""
     if goal.focus.any() and goal.target[goal.focus].sum() > 1 - 1e-9:
-        none = ", ".join(c for c, t in zip(cells.names, goal.target, strict=True) if t < 1e-9)
+        none = ", ".join(c for c, t in zip(goal.cells.names, goal.target, strict=True) if t < 1e-9)
         raise InfeasibleTarget(
             f"every class that the target leaves something of has to grow, at the expense of {none} alone; strength "
             "moves shares, it does not remove a class: give that one a small share, or select images by their labels"
         )
-    return goal

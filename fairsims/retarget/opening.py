@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,39 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairsims.audit.joint import MOST_CELLS
 from fairsims.audit.power import planned_power, verdicts
 from fairsims.audit.references import reference_weights
 from fairsims.audit.shares import check_confusion
 from fairsims.audit.targets import Target, parse_target
 from fairsims.classifiers import AttributeClassifier, classifier_for, load_classifier
 from fairsims.data import ImageDataset, open_dataset
+from fairsims.data.attributes import Attribute
 from fairsims.errors import InputError
 from fairsims.files import read_json
 from fairsims.models import DenoiserModel, open_model
 from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.each import asked_attribute
 from fairsims.retarget.retargeting import Retargeting, fine_tuning
 from fairsims.run import new_run_folder
 from fairsims.training import check_settings
 
 
-def prepare(config: RetargetConfig) -> Retargeting:
-    """Open what the configuration names. Raises InputError for what cannot work, before any file is written."""
+def prepare(config: RetargetConfig, *, each: bool = True) -> Retargeting:
+    """Open what the configuration names. Raises InputError for what cannot work, before any file is written.
+
+    `each`: whether a target may hold in each class that the model is asked for; a comparison and a sweep have one in
+    all images together.
+    """
     model = open_model(config.spec())
     # Refuses a guided pair.
     network = model.base.network
     classifiers = tuple(open_classifier(name, config.classifiers.get(name), model.image_shape) for name in config.names)
-    targets = tuple(_target(t, c) for t, c in zip(config.targets, classifiers, strict=False))
+    asked = None
+    if each and config.target_for == "each" and len(model.conditions) > 1:
+        asked = asked_attribute(model.conditions)
+        _check_cells(config, classifiers, asked)
+    targets = tuple(_target(t, c, asked) for t, c in zip(config.targets, classifiers, strict=False))
     reference = _reference(config, model)
     _check_reference(reference, classifiers, targets)
     check_settings(network, fine_tuning(config, model.recipe, config.kimg))
@@ -54,6 +66,7 @@ def prepare(config: RetargetConfig) -> Retargeting:
         classifiers=classifiers,
         others=others,
         targets=targets,
+        asked=asked,
         reference=reference,
         power=planned_power(judged, wanted=config.power, images=config.audit),
         settings=json.loads(json.dumps(config.as_dict() | digests)),
@@ -131,8 +144,23 @@ def _others(
     return tuple(found)
 
 
-def _target(text: str, classifier: AttributeClassifier) -> Target:
+def _check_cells(config: RetargetConfig, classifiers: Sequence[AttributeClassifier], asked: Attribute) -> None:
+    """Raises InputError where there are too many classes for a target in each."""
+    cells = math.prod(len(c.attribute.classes) for c in classifiers)
+    if cells * len(asked.classes) > MOST_CELLS:
+        raise InputError(
+            f"{' x '.join(config.names)} in each of the {len(asked.classes)} classes of {config.model} are "
+            f"{cells * len(asked.classes)} joint cells; expected {MOST_CELLS} at most: give --target-for overall"
+        )
+
+
+def _target(text: str, classifier: AttributeClassifier, asked: Attribute | None) -> Target:
     target = parse_target(text, classifier.attribute)
+    if asked is not None and target.number not in (None, 0.5):
+        raise InputError(
+            f"--target {text} is one number; classes differ in what they have too little of, so only 0.5 can be meant "
+            f"for each: give {','.join(f'{c}=...' for c in classifier.attribute.determined)}, or --target-for overall"
+        )
     if target.number in (0, 1) or max(target.shares or (0,)) == 1:
         raise InputError(
             f"--target {text} leaves one class only; expected shares below 1: strength moves shares, it does "

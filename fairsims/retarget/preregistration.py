@@ -67,6 +67,7 @@ def retarget_plan(work: Retargeting) -> dict[str, Any]:
             )
             for c in work.classifiers
         },
+        **({} if work.asked is None else {"target_for": "each", "conditions": list(work.asked.classes)}),
         "others": {"attributes": [c.attribute.name for c in work.watched], "drift": config.drift},
         "metrics": _retarget_metrics(work),
         "alpha": ALPHA,

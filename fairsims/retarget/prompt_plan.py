@@ -40,26 +40,6 @@ class PromptPlan:
         return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
-def shrunk(shares: FloatArray, n: int) -> FloatArray:
-    """Shares `(P, K)` measured on `n` images each, drawn towards their mean as far as chance explains their spread.
-
-    A Dirichlet prior about the mean whose concentration is what the variance between prompts leaves over the variance
-    of n images (method of moments); prompts that truly differ much are hardly moved, a share of 0 never stays 0 where
-    others have the class.
-    """
-    p = np.clip(shares, 0, None)
-    p = p / p.sum(axis=1, keepdims=True)
-    if len(p) < 2:
-        # One prompt has nothing in common with others; half an image of each class keeps its shares above 0.
-        return np.asarray((n * p + 0.5) / (n + 0.5 * p.shape[1]))
-    mean = p.mean(axis=0)
-    within = float((p * (1 - p)).sum(axis=1).mean() / n)
-    between = max(float(p.var(axis=0, ddof=1).sum()) - within, 1e-6)
-    most = float((mean * (1 - mean)).sum())
-    strength = float(np.clip(most / between - 1, 1.0, 4 * n))
-    return np.asarray((n * p + strength * mean) / (n + strength))
-
-
 def plan_prompts(
     pi: FloatArray, target: FloatArray, *, cap: float, omega: float | None = None, positive: str = "auto"
 ) -> PromptPlan:

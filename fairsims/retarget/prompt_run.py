@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairsims.audit.conditions import condition_counts
 from fairsims.audit.draws import Draws, counted
 from fairsims.audit.joint import FloatArray
-from fairsims.audit.prompts import prompt_counts
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
 from fairsims.classifiers.base import Confusion
@@ -26,9 +26,10 @@ from fairsims.models import PipelineModel
 from fairsims.pools import Pool, pool_latents, write_pool
 from fairsims.retarget.calibration import Calibration, Look, Pilot, as_pilot, calibrate
 from fairsims.retarget.prompt_config import PromptConfig
-from fairsims.retarget.prompt_plan import Focus, PromptPlan, plan_prompts, shrunk
+from fairsims.retarget.prompt_plan import Focus, PromptPlan, plan_prompts
 from fairsims.retarget.prompt_sets import Source, draw_rows
 from fairsims.retarget.retargeting import look_folder
+from fairsims.retarget.shrinkage import shrunk
 from fairsims.run import Run
 from fairsims.training.adapters import adapter_settings, train_adapter
 
@@ -95,7 +96,7 @@ class PromptRetargeting:
 
     def counts(self, pool: Pool) -> FloatArray:
         """Images by prompt and predicted class, `(P, K)`."""
-        return prompt_counts(self.predicted(pool), pool.positions, (len(pool.conditions), len(self.classes)))
+        return condition_counts(self.predicted(pool), pool.positions, (len(pool.conditions), len(self.classes)))
 
     @cached_property
     def pool(self) -> Pool:

@@ -18,8 +18,6 @@ import numpy as np
 import pandas as pd
 
 from fairsims import engine
-from fairsims.audit.compare import ShareRule
-from fairsims.audit.estimates import ShareEstimate
 from fairsims.audit.facts import Power
 from fairsims.audit.features import classifier_features, pool_features
 from fairsims.audit.joint import MOST_CELLS, Cells
@@ -37,8 +35,9 @@ from fairsims.retarget.complement import ComplementPlan, plan_complement
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.contrast import Contrast, contrast_set, raked_strata
 from fairsims.retarget.drawing import draw_complement, write_set
+from fairsims.retarget.each import set_goal_of_each
 from fairsims.retarget.goal import Goal, set_goal
-from fairsims.retarget.selection import Selection, accept, selected_joint_shares
+from fairsims.retarget.selection import SelectedShares, Selection, accept
 from fairsims.run import Progress, Run
 from fairsims.training import TrainConfig
 from fairsims.training.auxiliary import learnt, train_auxiliary
@@ -68,6 +67,8 @@ class Retargeting:
     reference: ImageDataset | None
     power: Power
     """How many images the audit has, and how surely it will say that a target is reached."""
+    asked: Attribute | None = None
+    """The classes that the model is asked for, where the targets hold in each; None: in all images together."""
     settings: dict[str, Any]
     """The configuration and the digests of what it names: what a run's `config.json` has."""
     run: Run = field(init=False)
@@ -80,13 +81,15 @@ class Retargeting:
 
     @property
     def cells(self) -> Cells:
-        """The joint cells of all attributes; of a single one, its classes."""
-        return Cells(attributes=tuple(c.attribute for c in self.classifiers))
+        """The joint cells of all attributes; of a single one its classes. Targets in each class asked for: by it."""
+        attributes = tuple(c.attribute for c in self.classifiers)
+        return Cells(attributes=attributes if self.asked is None else (*attributes, self.asked))
 
     @property
     def confusions(self) -> list[Confusion]:
-        """Each classifier's errors on its default split."""
-        return [c.confusions[c.default_split] for c in self.classifiers]
+        """Each classifier's errors on its default split; the class asked for is known."""
+        found = [c.confusions[c.default_split] for c in self.classifiers]
+        return found if self.asked is None else [*found, Confusion.without_errors(len(self.asked.classes))]
 
     @property
     def alike(self) -> tuple[AttributeClassifier, ...]:
@@ -160,9 +163,14 @@ class Retargeting:
         """Probabilities `(N, K)` of every attribute's classes."""
         return [label_source(pool, c) for c in self.classifiers]
 
+    def calls(self, pool: Pool) -> list[np.ndarray]:
+        """Probabilities `(N, K)` for every attribute of the cells: `labels`, and the class asked for."""
+        labels = self.labels(pool)
+        return labels if self.asked is None else [*labels, np.eye(len(self.asked.classes))[pool.positions]]
+
     def predicted(self, pool: Pool) -> np.ndarray:
         """Predicted cell of each image, `(N,)`."""
-        return self.cells.place([p.argmax(axis=1) for p in self.labels(pool)])
+        return self.cells.place([p.argmax(axis=1) for p in self.calls(pool)])
 
     @contextlib.contextmanager
     def features(self, *pools: Pool) -> Iterator[Path]:
@@ -214,15 +222,18 @@ class Retargeting:
         self.labels(kept_pool)  # here, where every process is: the audit is rank 0's alone
         return kept_pool
 
-    def selected_shares(self, candidates: Pool, kept: Pool) -> ShareRule:
+    def selected_shares(self, candidates: Pool, kept: Pool) -> SelectedShares:
         """How to estimate the shares of images that were kept by their labels."""
-        seen, left = (np.bincount(self.predicted(p), minlength=self.cells.size) for p in (candidates, kept))
+        return SelectedShares(
+            cells=self.cells,
+            own=Cells(attributes=tuple(c.attribute for c in self.classifiers)),
+            sides=(self._place(candidates), self._place(kept)),
+            classifiers=self.classifiers,
+        )
 
-        def rule(classifier: AttributeClassifier, by: str) -> ShareEstimate:
-            own = [c.confusions.get(by, c.confusions[c.default_split]) for c in self.classifiers]
-            return selected_joint_shares(self.cells, seen, left, own)[self.classifiers.index(classifier)]
-
-        return rule
+    def _place(self, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted cell and condition of each image."""
+        return self.predicted(pool), pool.positions
 
     # The stages.
 
@@ -235,9 +246,10 @@ class Retargeting:
     @cached_property
     def goal(self) -> Goal:
         """Where the base's shares are and where they have to go. Raises as `set_goal`."""
-        return set_goal(
+        found = set_goal if self.asked is None else set_goal_of_each
+        return found(
             self.cells,
-            [p.argmax(axis=1) for p in self.labels(self.pool)],
+            [p.argmax(axis=1) for p in self.calls(self.pool)],
             self.confusions,
             self.targets,
             tolerance=self.config.tolerance,
@@ -246,7 +258,7 @@ class Retargeting:
 
     def first_plan(self) -> ComplementPlan:
         """The complement that the rule plans. Raises InputError or InfeasibleTarget as `plan_complement`."""
-        cells = self.cells if len(self.classifiers) > 1 else None
+        cells = Cells(attributes=self.goal.attributes) if len(self.classifiers) > 1 else None
         return plan_complement(
             self.goal.base,
             self.goal.target,
@@ -254,6 +266,7 @@ class Retargeting:
             omega=self.config.omega,
             cap=self.config.cap,
             cells=cells,
+            conditions=1 if self.asked is None else len(self.asked.classes),
         )
 
     def draw_set(
@@ -263,7 +276,7 @@ class Retargeting:
 
         `raked`: with the pool's mix of the attributes that are `alike`.
         """
-        of = self.labels(self.pool)
+        of = self.calls(self.pool)
         probabilities, names, mix = self.cells.probabilities(of), self.cells.names, np.array(shares)
         if raked := raked and len(self.alike) > 0:
             probabilities, mix = raked_strata(self.strata, probabilities, self.kinds, mix)
@@ -275,7 +288,7 @@ class Retargeting:
             seed=self.config.seed,
             names=names,
             # Every attribute's class has to be that sure.
-            floor=self.config.floor ** len(of),
+            floor=self.config.floor ** len(self.classifiers),
             scarce=SCARCE if len(of) > 1 or raked else 0,
         )
         self.write_set(name, chosen)
@@ -286,18 +299,20 @@ class Retargeting:
         path = self.run.folder / f"{name}.parquet"
         with engine.main_first():
             if not path.exists():
-                write_set(path, self.pool, self.cells, self.labels(self.pool), chosen)
+                write_set(path, self.pool, self.cells, self.calls(self.pool), chosen)
 
     def draw_contrast(self, name: str, complement: np.ndarray, plan: ComplementPlan) -> Contrast:
         """Draw what a paired contrast puts in the place of the complement set, and a table of it."""
-        of = self.labels(self.pool)
-        cells = self.cells.probabilities(of)
-        sizes = [len(c.attribute.classes) for c in self.alike]
+        cells = self.cells.probabilities(self.calls(self.pool))
+        sizes, kinds = [len(c.attribute.classes) for c in self.alike], self.kinds
+        if self.asked is not None:
+            # An image gives way to one that was asked for by the same class, where there is one.
+            sizes, kinds = [*sizes, len(self.asked.classes)], [*kinds, self.pool.positions]
         found = contrast_set(
             complement,
             cells.argmax(axis=1),
-            cells.max(axis=1) >= self.config.floor ** len(of),
-            np.ravel_multi_index(self.kinds, sizes) if sizes else np.zeros(len(cells), dtype=np.int64),
+            cells.max(axis=1) >= self.config.floor ** len(self.classifiers),
+            np.ravel_multi_index(kinds, sizes) if sizes else np.zeros(len(cells), dtype=np.int64),
             self.goal.base - np.array(plan.complement),
             replaced=self.config.replaced,
             seed=self.config.seed,
@@ -313,7 +328,8 @@ class Retargeting:
         settings = fine_tuning(self.config, self.model.recipe, kimg)
         whole = pool_latents(self.pool) if self.model.latent else pool_dataset(self.pool)
         data = whole.subset(chosen, name=f"the set drawn from {self.pool.folder}")
-        for tick in train_auxiliary(self.model, data, settings, folder, kind=kind, snapshots=snapshots):
+        rank = self.config.rank
+        for tick in train_auxiliary(self.model, data, settings, folder, kind=kind, rank=rank, snapshots=snapshots):
             self.run.progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
 
     def calibrate(self, at: At, planned: float, folder: Path) -> Calibration:

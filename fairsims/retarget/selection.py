@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairsims.audit.draws import selected
+from fairsims.audit.draws import Draws, selected
 from fairsims.audit.estimates import ShareEstimate, floats, spread
 from fairsims.audit.intervals import on_simplex
 from fairsims.audit.joint import Cells
 from fairsims.audit.shares import assumption
-from fairsims.classifiers.base import Confusion
+from fairsims.classifiers.base import AttributeClassifier, Confusion
 from fairsims.errors import InfeasibleTarget
 from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.goal import Goal
@@ -83,6 +83,42 @@ def accept(seeds: np.ndarray, predicted: np.ndarray, selection: Selection) -> np
     """Which images are kept, `(N,)` booleans: a function of each seed and its predicted class alone."""
     uniform = np.array([derive("accept", int(s)) / 2**63 for s in seeds])
     return np.asarray(uniform < np.asarray(selection.keep)[predicted])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelectedShares:
+    """Shares of images that were kept by their labels: a `fairsims.audit.reading.ShareRule`."""
+
+    cells: Cells
+    """What images were kept by: attributes, and the class asked for where targets hold in each."""
+    own: Cells
+    """The attributes alone."""
+    sides: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """Of the candidates and of the kept: predicted cell and condition of each image, `(N,)` each."""
+    classifiers: tuple[AttributeClassifier, ...]
+
+    def __call__(self, classifier: AttributeClassifier, by: str) -> ShareEstimate:
+        counts = [np.bincount(places, minlength=self.cells.size) for places, _ in self.sides]
+        errors = self._errors(by)
+        if self.cells.size > self.own.size:
+            errors.append(Confusion.without_errors(self.cells.shape[-1]))
+        return selected_joint_shares(self.cells, counts[0], counts[1], errors)[self.classifiers.index(classifier)]
+
+    def in_conditions(self, classifier: AttributeClassifier, by: str, conditions: Sequence[int]) -> Draws:
+        found = []
+        for condition in conditions:
+            counts = []
+            for places, of in self.sides:
+                table = np.bincount(places[of == condition], minlength=self.cells.size)
+                counts.append(table.reshape(self.own.size, -1).sum(axis=1))
+            draws = selected(counts[0], counts[1], self._errors(by))
+            found.append(draws.marginal(self.own, self.classifiers.index(classifier)))
+        return Draws(
+            point=np.concatenate([d.point for d in found]), values=np.concatenate([d.values for d in found], axis=1)
+        )
+
+    def _errors(self, by: str) -> list[Confusion]:
+        return [c.confusions.get(by, c.confusions[c.default_split]) for c in self.classifiers]
 
 
 def selected_joint_shares(

@@ -51,7 +51,7 @@ def sweep(
     folder: points that are there are read, the others made. Raises ChangedSettings when anything else has changed,
     InputError when a size is larger than the pool or there is nothing to measure quality against.
     """
-    work = prepare(config.run)
+    work = prepare(config.run, each=False)
     for interval in config.intervals:
         check_interval(work, interval)
     if not config.steer and work.reference is None:

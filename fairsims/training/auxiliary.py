@@ -8,7 +8,8 @@ from typing import Any
 
 from fairsims.data import ImageDataset
 from fairsims.data.latents import LatentSet
-from fairsims.models.base import compile_networks
+from fairsims.models.base import NetworkDenoiser, compile_networks
+from fairsims.models.lowrank import LowRank
 from fairsims.models.model import Model, inherited
 from fairsims.training.config import EDM2, TrainConfig, finetune_config
 from fairsims.training.folder import train_folder
@@ -41,14 +42,19 @@ def train_auxiliary(
     folder: Path,
     *,
     kind: str = "auxiliary",
+    rank: int | None = None,
     snapshots: Sequence[float] = (),
 ) -> Iterator[Tick]:
     """Fine-tune a copy of what is trainable of `model` on images into a checkpoint folder; resumes.
 
-    `kind` is what the checkpoint calls itself. `snapshots` and what is raised: as `train_folder`.
+    `kind` is what the checkpoint calls itself. With a `rank` a change of that rank of every weight is trained (LoRA);
+    the checkpoint is the whole network all the same. `snapshots` and what is raised: as `train_folder`.
     """
     network = model.trainable()
     if model.spec.compiled:
         compile_networks(network)
     recipe = {"kind": kind, "base_digest": model.digest} | inherited(model)
+    if rank is not None:
+        assert isinstance(network, NetworkDenoiser)
+        network, recipe = LowRank(network, rank, settings.seed), recipe | {"rank": rank}
     yield from train_folder(network, data, settings, folder, recipe=recipe, snapshots=snapshots)

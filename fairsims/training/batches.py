@@ -113,7 +113,8 @@ def _draw_latents(dataset: LatentSet, network: Trainable, config: TrainConfig, r
     labels: Tensor | None = dataset.conditions[indices]
     if isinstance(network, NetworkDenoiser):
         labels = torch.eye(network.label_dim)[labels] if network.label_dim else None
-    return Batch(images=dataset.latents[indices], sigma=sigma[own], noise=noise[own], labels=labels)
+    latents = dataset.read(indices, torch_generator(config.seed, "posterior", step), config.batch_size, own)
+    return Batch(images=latents, sigma=sigma[own], noise=noise[own], labels=labels)
 
 
 def _draw(

@@ -71,7 +71,9 @@ def train_folder(
             if main:
                 append_jsonl(stats, tick.record)
                 for kimg in (k for k in snapshots if config.steps_at(k) == tick.step):
-                    save_checkpoint(snapshot_folder(folder, kimg), tick.ema, recipe=made_by | {"snapshot_kimg": kimg})
+                    save_checkpoint(
+                        snapshot_folder(folder, kimg), tick.ema.saved(), recipe=made_by | {"snapshot_kimg": kimg}
+                    )
                 if tick.step in saved:
                     for std, average in zip(config.ema_stds, tick.averages, strict=True):
                         save_average(average_file(folder, tick.nimg, std), average.state_dict())
@@ -84,7 +86,7 @@ def train_folder(
     except Diverged as e:
         raise Diverged(f"{e}; {_keep_last_good(folder, denoiser, made_by)}") from None
     if main:
-        save_checkpoint(folder, ema, recipe=made_by)
+        save_checkpoint(folder, ema.saved(), recipe=made_by)
         state_file.unlink(missing_ok=True)
     engine.barrier()
 
@@ -103,7 +105,7 @@ def _keep_last_good(folder: Path, denoiser: Trainable, recipe: dict[str, Any]) -
     if engine.is_main():
         good = copy.deepcopy(denoiser)
         good.load_state_dict(state["ema"])
-        save_checkpoint(folder / "last-good", good, recipe=recipe | {"step": state["step"]})
+        save_checkpoint(folder / "last-good", good.saved(), recipe=recipe | {"step": state["step"]})
     return (
         f"the weights of step {state['step']} are kept in {folder / 'last-good'}: "
         "go on from them with --init into another folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from support import MakePool
 
 from fairsims.audit.compare import Aim, audit
+from fairsims.audit.draws import Draws
 from fairsims.audit.estimates import ShareDifference, ShareEstimate, independent_difference, preserved
 from fairsims.audit.result import AuditResult, Untargeted
 from fairsims.classifiers import AttributeClassifier, load_classifier
@@ -97,7 +99,7 @@ def test_what_nobody_asked_for_is_watched(digits_pool: MakePool) -> None:
             digits_pool(600 - odd, odd, f"a{odd}"),
             [(PARITY, Aim(target=np.array([0.5, 0.5])))],
             others=[(other, Aim(drift=None, watch=0.05))],
-            after_shares=lambda classifier, _: estimate_of(classifier),
+            after_shares=Selected(),
         )
         assert [a.name for a in found.targeted] == ["parity"]
         assert [a.name for a in found.untargeted] == ["oddness"]
@@ -110,6 +112,10 @@ def test_what_nobody_asked_for_is_watched(digits_pool: MakePool) -> None:
         assert AuditResult.from_json(found.to_json()).attributes == found.attributes
 
 
-def estimate_of(classifier: AttributeClassifier) -> ShareEstimate:
-    assert classifier is PARITY
-    return replace(estimate(0.5, 0.46, 0.52), classes=PARITY.attribute.classes, assumption="selected")
+class Selected:
+    def __call__(self, classifier: AttributeClassifier, by: str) -> ShareEstimate:
+        assert classifier is PARITY
+        return replace(estimate(0.5, 0.46, 0.52), classes=PARITY.attribute.classes, assumption="selected")
+
+    def in_conditions(self, classifier: AttributeClassifier, by: str, conditions: Sequence[int]) -> Draws:
+        raise AssertionError("the images have no conditions")

@@ -21,6 +21,7 @@ from fairsims.collapse.images import ImageLoop, joined
 from fairsims.collapse.loop import Loop, run_cell
 from fairsims.collapse.loops import run_loops
 from fairsims.collapse.threshold import crossing, find_thresholds
+from fairsims.data.marks import is_generated
 from fairsims.errors import ChangedSettings, InputError
 from fairsims.files import read_json
 from fairsims.report.collapse_figures import collapse_figures, minority
@@ -331,7 +332,7 @@ def test_digits_loop_resumes_and_shares_its_first_base(tmp_path: Path, monkeypat
 
 def test_training_sets_of_images(tmp_path: Path):
     plain = {k: v for k, v in IMAGES.items() if k != "budget"}
-    config = CollapseConfig.of("digits", loop="fresh", levels=(0.5,), methods=("standard",), **plain)
+    config = CollapseConfig.of("digits", loop="fresh", levels=(0.5,), methods=("standard",), mark=False, **plain)
     loop = ImageLoop(config, tmp_path)
     cell = Cell(method="standard", level=0.5)
     one = loop._training_set(config.composition(0.5, 1, 60), 1, cell, 0)
@@ -345,6 +346,12 @@ def test_training_sets_of_images(tmp_path: Path):
 
     made = Pool(tmp_path / "images" / "standard-0.5" / "repeat-0" / "generation-001" / "pool")
     assert np.array_equal(two.read(range(30, 60)).numpy(), made.read(range(30)).numpy())
+    # Unmarked as asked for; loops that are marked have the settings that they had before there was a choice.
+    assert not is_generated(made.encoded(0))
+    assert config.as_dict()["mark"] is False
+    assert "mark" not in CollapseConfig.of("digits").as_dict()
+    with pytest.raises(ValueError, match="mark is False; expected none: it changes nothing with the setting gaussian"):
+        CollapseConfig.of("gaussian", mark=False)
 
 
 def test_no_two_loops_sample_from_the_same_seeds(tmp_path: Path):

@@ -20,12 +20,6 @@ def pwned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not (tmp_path / "pwned").exists(), "a payload was executed"
 
 
-@pytest.fixture(scope="session")
-def diffusers() -> Any:
-    """The package; tests that need it are skipped where it is not installed."""
-    return pytest.importorskip("diffusers")
-
-
 @pytest.fixture
 def make_pipeline(diffusers: Any, tmp_path: Path) -> MakePipeline:
     """A function `(pipeline, scheduler, *, unet, name, seed, **settings)` that saves a tiny pipeline of 8x8 grey images.

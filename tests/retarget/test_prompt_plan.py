@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairsims.audit.prompts import PromptShares, floors, metrics, prompt_counts
+from fairsims.audit.conditions import condition_counts
+from fairsims.audit.prompts import PromptShares, floors, metrics
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 from fairsims.retarget.prompt_config import PromptConfig
-from fairsims.retarget.prompt_plan import Focus, plan_prompts, shrunk
+from fairsims.retarget.prompt_plan import Focus, plan_prompts
 from fairsims.retarget.prompt_sets import Source, draw_rows
+from fairsims.retarget.shrinkage import shrunk
 
 EVEN = np.array([0.5, 0.5])
 EXACT = Confusion(counts=((10**6, 0), (0, 10**6)), split="test", description="a perfect classifier")
@@ -148,7 +150,7 @@ def test_metrics_stand_beside_what_they_would_be_at_the_target() -> None:
 
 
 def test_the_worst_prompt_is_named_with_an_interval_for_all_at_once() -> None:
-    counts = prompt_counts(np.repeat([0, 1, 0, 1], [30, 30, 55, 5]), np.repeat([0, 1], 60), (2, 2))
+    counts = condition_counts(np.repeat([0, 1, 0, 1], [30, 30, 55, 5]), np.repeat([0, 1], 60), (2, 2))
     assert counts.tolist() == [[30, 30], [55, 5]]
     found = PromptShares.of(("even", "odd"), counts, EXACT)
     summary = found.summary(np.tile(EVEN, (2, 1)), EXACT)

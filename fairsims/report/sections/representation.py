@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fairsims.audit.power import power_sentence
 from fairsims.audit.result import AttributeResult
-from fairsims.report import tables
+from fairsims.report import tables, words
 from fairsims.report.document import Block, Heading, Notes, Text, soft
 from fairsims.report.numbers import percent
 from fairsims.report.sections.context import Context
@@ -24,6 +24,10 @@ def representation(context: Context) -> Iterator[Block]:
             yield soft(raw)
         if a.warnings:
             yield Notes(lines=a.warnings)
+        if (rows := tables.conditions_table(a, result)) is not None:
+            yield rows
+        if said := words.conditions_verdict(a):
+            yield Text(text=said)
         if measures := tables.measures_table(a, result):
             yield measures
         yield tables.ratios_table(a, result)
