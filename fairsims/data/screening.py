@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,14 +57,21 @@ class Screening:
 
 
 class Screener:
-    """Looks at every image of a source once, in order. Memory: some 300 bytes an image."""
+    """Looks at every image of a source once, in order.
+
+    Memory: some 100 bytes an image. Thumbnails lie in a temporary file: few of them are looked at again.
+    """
 
     def __init__(self, source: ImageSource) -> None:
         self.source, self.done = source, 0
         n = len(source)
-        self._digests: list[bytes] = []
+        self._digests = np.empty(n, dtype="V16")
         self._hashes = np.empty(n, dtype=np.uint64)
-        self._thumbnails = np.empty((n, source.shape[0] * 64), dtype=np.uint8)
+        shape = (n, source.shape[0] * 64)
+        self._thumbnails: Pixels = np.empty(shape, dtype=np.uint8)
+        if n:
+            with tempfile.TemporaryFile() as file:
+                self._thumbnails = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
         self._constant = np.zeros(n, dtype=bool)
 
     def add(self, batch: torch.Tensor) -> None:
@@ -77,7 +85,7 @@ class Screener:
         small = torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte()
         self._thumbnails[here] = small.reshape(len(batch), -1)
         for k, image in enumerate(pixels):
-            self._digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+            self._digests[self.done + k] = np.void(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
             plane = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
             self._hashes[self.done + k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
         self.done += len(pixels)
@@ -85,11 +93,11 @@ class Screener:
     def result(self) -> Screening:
         """What was found, once every image was added."""
         n, constant = self.done, self._constant
-        _, first, group = np.unique(np.array(self._digests, dtype="V16"), return_index=True, return_inverse=True)
+        _, first, group = np.unique(self._digests[:n], return_index=True, return_inverse=True)
         copy = np.ones(n, dtype=bool)
         copy[first] = False
         alone = np.sort(first[~constant[first]])
-        pairs = alone[near_pairs(self._hashes[alone], self._thumbnails[alone])]
+        pairs = alone[near_pairs(self._hashes[alone], self._thumbnails, alone)]
         near = np.zeros(n, dtype=bool)
         near[pairs[:, 1]] = True
         tiny, huge = _odd_sizes(self.source.found if isinstance(self.source, ImageDataset) else None)
@@ -114,8 +122,11 @@ def screen(source: ImageSource, progress: Tally = lambda *_: None) -> Screening:
     return screener.result()
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64], thumbnails: Pixels) -> npt.NDArray[np.int64]:
-    """Pairs of places `(P, 2)` of pictures that are nearly one."""
+def near_pairs(
+    hashes: npt.NDArray[np.uint64], thumbnails: Pixels, rows: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """Pairs of places `(P, 2)` of pictures that are nearly one; `rows` of the thumbnails are theirs, by default all."""
+    rows = np.arange(len(hashes)) if rows is None else rows
     found = [np.empty((0, 2), dtype=np.int64)]
     width = 64 // BANDS
     for band in range(BANDS):
@@ -129,7 +140,7 @@ def near_pairs(hashes: npt.NDArray[np.uint64], thumbnails: Pixels) -> npt.NDArra
             one, other = one[same], other[same]
             close = np.bitwise_count(hashes[one] ^ hashes[other]) <= NEAR_BITS
             one, other = one[close], other[close]
-            close = _apart(thumbnails, one, other) <= NEAR_LEVELS
+            close = _apart(thumbnails, rows[one], rows[other]) <= NEAR_LEVELS
             found.append(np.sort(np.stack([one[close], other[close]], axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
