@@ -1,17 +1,19 @@
-"""Files that exist whole or not at all, JSON, and digests."""
+"""Files that exist whole or not at all, here or on another file system, JSON, and digests."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fnmatch
 import glob
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from fairsims.errors import InputError
 
@@ -21,13 +23,115 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
+class RemotePath(type(Path())):  # type: ignore[misc]
+    """A place on a file system of fsspec (`s3://bucket/pool`, `gs://`, `memory://`), with what pools ask of a path.
+
+    There are no folders to make and nothing is renamed: a file is there whole once it was written, or not at all.
+    """
+
+    def __str__(self) -> str:
+        kind, *rest = self.parts
+        return f"{kind}//{'/'.join(rest)}"
+
+    def _do(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """A call of the file system. Raises InputError for what is no matter of files: credentials, the network."""
+        import fsspec
+
+        try:
+            # Listings that are kept do not show what other processes wrote.
+            system, place = fsspec.url_to_fs(str(self), use_listings_cache=False)
+            return getattr(system, name)(place, *arguments, **options)
+        except OSError:
+            raise
+        except ImportError as e:
+            kind = {"s3:": "s3", "gs:": "gcs"}.get(self.parts[0])
+            how = f'run `pip install "fairsims[{kind}]"`' if kind else "install the package that fsspec asks for"
+            raise InputError(f"cannot open {self} ({e}); {how}") from None
+        except Exception as e:
+            why = " ".join(str(e).split())[:200]
+            raise InputError(
+                f"cannot reach {self} ({type(e).__name__}: {why}); check the address, the credentials and the network"
+            ) from None
+
+    def exists(self, **_: Any) -> bool:
+        return bool(self._do("exists"))
+
+    def is_file(self, **_: Any) -> bool:
+        return bool(self._do("isfile"))
+
+    def is_dir(self, **_: Any) -> bool:
+        return bool(self._do("isdir"))
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        try:
+            listed = self._do("ls", detail=False)
+        except FileNotFoundError:
+            return
+        for name in sorted({found.rstrip("/").rpartition("/")[2] for found in listed} - {"", self.name}):
+            yield self / name
+
+    def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:
+        """Of this folder alone."""
+        return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+
+    def resolve(self, strict: bool = False) -> RemotePath:
+        return self
+
+    def mkdir(self, *_: Any, **__: Any) -> None:
+        """There is nothing to make."""
+
+    def open(self, mode: str = "rb", *_: Any, **__: Any) -> Any:
+        """To be read at any place; nothing is read that is not asked for."""
+        if mode != "rb":
+            raise ValueError(f"mode is {mode!r}; expected 'rb': what is written is written whole")
+        return self._do("open", "rb", cache_type="none")
+
+    def read_bytes(self) -> bytes:
+        return bytes(self._do("cat_file"))
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None, **_: Any) -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def write_bytes(self, data: Any) -> int:
+        """At once: the last part of a large file's upload is what makes it appear."""
+        self._do("pipe_file", bytes(data))
+        return len(data)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            self._do("rm_file")
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+
+def place(path: str | Path) -> Path:
+    """A path on this machine, or on another file system for an address as `s3://bucket/pool`; `file://` is here."""
+    if isinstance(path, Path):
+        return path
+    kind, there, rest = path.partition("://")
+    return Path(path) if not there else Path(rest) if kind == "file" else RemotePath(path)
+
+
+def readable(path: Path) -> Path | IO[bytes]:
+    """What libraries read that know no other file systems: the path, or what is opened at an address."""
+    return cast("IO[bytes]", path.open("rb")) if isinstance(path, RemotePath) else path
+
+
 @contextlib.contextmanager
 def atomic(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it replaces `path`, on any failure it is removed.
 
     `shared`: several processes, on several machines, may make this file at once, and all write the same. Each has a
     name of its own; who is done first puts its file there, and what the others, or a kill, left of it goes.
+
+    A file of another file system is made in a temporary folder here, and put there at once.
     """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            path.write_bytes((Path(folder) / path.name).read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     own = f".{secrets.token_hex(6)}" if shared else ""
     temporary = path.with_name(f".{path.name}{own}.part")
@@ -100,6 +204,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
+    if isinstance(path, RemotePath):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

@@ -153,7 +153,9 @@ EXTRAS = {
     "diffusers": "diffusers models, latents (--vae)",
     "faces": "photographs of people (--classifier faces)",
     "pdf": "reports as PDF",
+    "gcs": "pools at gs://",
     "ray": "several machines (--engine ray)",
+    "s3": "pools at s3://",
     "t2i": "text-to-image (--prompts)",
 }
 """What an extra is for; one that is not here goes by its name. `dev` and `docs` are for work on fairsims itself."""

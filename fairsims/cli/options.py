@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from fairsims.errors import InputError
+from fairsims.files import RemotePath, place
 from fairsims.options import Setting, arms, settings_of
 
 T = TypeVar("T")
@@ -96,7 +97,25 @@ SIZES = Text("N,N,...", "sizes with commas between, such as all,1024", listed(ot
 INTERVALS = Text(
     "LO:HI,...", "none, or two finite noise levels, the lower first: none,0.3:5", listed(otherwise("none", levels))
 )
-PATH = click.Path(path_type=Path)
+
+
+class Place(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A path on this machine or, where a pool may lie anywhere, an address as `s3://bucket/pool`."""
+
+    name = "path"
+
+    def __init__(self, anywhere: bool = False) -> None:
+        self.anywhere = anywhere
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        found = place(value)
+        if isinstance(found, RemotePath) and not self.anywhere:
+            option = param.opts[0] if param else "the path"
+            raise InputError(f"{option} is {value}; expected a path on this machine: pools alone may lie elsewhere")
+        return found
+
+
+PATH, POOL = Place(), Place(anywhere=True)
 
 
 def option(

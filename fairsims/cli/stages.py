@@ -11,6 +11,7 @@ from fairsims.cli.common import Bars, command, note, show
 from fairsims.cli.engines import engine_options, shards_option
 from fairsims.cli.options import (
     PATH,
+    POOL,
     PROMPTING,
     RETARGET,
     SAMPLER,
@@ -41,9 +42,9 @@ NAMED = ("guide", "guidance", "guide_interval", "vae", "classes", "labels")
 @command()
 @option(RETARGET, "model")
 @click.option("--seeds", type=SEEDS, default="0-1023", show_default=True, help="Image seeds, both included.")
-@click.option("--out", type=PATH, help="Folder to write; resumes when begun.")
+@click.option("--out", type=POOL, help="Folder to write; resumes when begun.")
 @click.option(
-    "--status", type=PATH, metavar="POOL", help="Make nothing: say what of a pool is there and what is missing."
+    "--status", type=POOL, metavar="POOL", help="Make nothing: say what of a pool is there and what is missing."
 )
 @shards_option
 @settings(SAMPLER, "steps", "solver", "schedule")
@@ -169,7 +170,7 @@ def _credentials(key: Path | None, chain: Path | None, time: str | None, *, expo
 
 
 @command()
-@click.argument("pool", type=PATH)
+@click.argument("pool", type=POOL)
 @attr_option
 @classifier_option
 @shards_option
@@ -197,7 +198,7 @@ def label(pool: Path, attr: str, classifier: str | None, shards: tuple[int, int]
 
 
 @command()
-@click.argument("pool", type=PATH)
+@click.argument("pool", type=POOL)
 @attr_option
 @target_option
 @classifier_option

@@ -12,6 +12,7 @@ import click
 from fairsims.cli.common import command, follow, show
 from fairsims.cli.options import (
     PATH,
+    POOL,
     RETARGET,
     WHOLE,
     Text,
@@ -107,7 +108,7 @@ def train(
 
 @command()
 @option(RETARGET, "model", "--model", "--init")
-@click.option("--pool", type=PATH, required=True, help="Pool of images to train on.")
+@click.option("--pool", type=POOL, required=True, help="Pool of images to train on.")
 @click.option("--complement", "table", type=PATH, help="Table of fairsims complement; the whole pool by default.")
 @option(RETARGET, "budget", "--budget", "--kimg")
 @option(RETARGET, "rank")

@@ -251,7 +251,10 @@ def chosen(engine: Engine) -> Iterator[None]:
 
 def missing(tasks: Sequence[T]) -> list[T]:
     """The tasks whose files are not there yet."""
-    return [task for task in tasks if not task.path.exists()]
+    # One listing of a folder, not a question for each file of it.
+    folders = {task.path.parent for task in tasks}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return [task for task in tasks if task.path not in there]
 
 
 def _do(open: Open[Opened], work: Work[Opened, T], tasks: Sequence[T]) -> Iterator[Done[T]]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from fairsims import __version__
 from fairsims.engine import Done, Open, Opened, T, Work, missing
 from fairsims.errors import FairsimsError, InputError
-from fairsims.files import sha256_file
+from fairsims.files import place, sha256_file
 from fairsims.options import check_fields
 
 RETRIES = 3
@@ -97,7 +97,7 @@ class Worker:
         with contextlib.suppress(OSError):
             os.chdir(folder)
         until = time.monotonic() + SEEN
-        while not (seen := probe is None or Path(probe).exists()) and time.monotonic() < until:
+        while not (seen := probe is None or place(probe).exists()) and time.monotonic() < until:
             time.sleep(0.2)
         return ray.util.get_node_ip_address(), _versions(), seen
 
@@ -321,7 +321,7 @@ def _probe(folder: Path) -> Iterator[Path]:
     """A file that every worker has to see, beside the results."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".ray-{secrets.token_hex(8)}.part"
-    probe.touch()
+    probe.write_bytes(b"")
     try:
         yield probe
     finally:
@@ -332,7 +332,7 @@ def _check(node: str, versions: str, seen: bool, probe: str) -> None:
     """Raises InputError for a worker that would write other bytes, or elsewhere."""
     if not seen:
         raise InputError(
-            f"the worker on {node} does not see {Path(probe).parent}; expected a folder that all nodes share, under "
+            f"the worker on {node} does not see {place(probe).parent}; expected a folder that all nodes share, under "
             "that name"
         )
     if versions != _versions():

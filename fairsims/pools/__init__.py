@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fairsims.data import ImagePolicy, open_dataset
 from fairsims.data.sources import ImageSource
+from fairsims.errors import InputError
+from fairsims.files import RemotePath, place
 from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
 from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents, shard_number, shard_text
 from fairsims.pools.status import pool_status
@@ -55,7 +57,9 @@ def open_source(path: str | Path, policy: ImagePolicy = ImagePolicy()) -> ImageS
     >>> len(source), source.shape, source.read([0]).shape
     (1797, (1, 8, 8), torch.Size([1, 1, 8, 8]))
     """
-    if not (Path(path) / "pool.json").is_file():
+    if not (place(path) / "pool.json").is_file():
+        if isinstance(place(path), RemotePath):
+            raise InputError(f"found no pool at {path}: no pool.json is there; expected one, or images on this machine")
         return open_dataset(str(path), policy=policy)
     pool = Pool(path)
     if policy.resize is not None and pool.shape[1:] != (policy.resize, policy.resize):

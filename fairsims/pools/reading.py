@@ -24,7 +24,7 @@ from fairsims.data.latents import LatentSet
 from fairsims.data.opening import open_image
 from fairsims.data.policy import Unusable
 from fairsims.errors import InputError
-from fairsims.files import read_json, sha256_file, sha256_json
+from fairsims.files import place, read_json, readable, sha256_file, sha256_json
 from fairsims.models.conditions import Conditions
 
 HELD_BYTES = 2**26
@@ -48,7 +48,7 @@ class Pool:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = place(folder)
         self.meta = read_json(self.folder / "pool.json")
         if self.meta.get("format") != FORMAT:
             raise InputError(f"{self.folder}/pool.json has format {self.meta.get('format')!r}; expected {FORMAT!r}")
@@ -157,7 +157,7 @@ class Pool:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(shard) as file:
+            with pq.ParquetFile(readable(shard)) as file:
                 yield file
         except (OSError, ValueError, KeyError) as e:
             raise InputError(f"a shard of {self.folder} is broken ({e}); delete it and generate again") from None
@@ -189,7 +189,12 @@ class Pool:
     def label_names(self) -> list[str]:
         """Of the label tables that are whole."""
         names = {p.name.removesuffix(".parquet") for p in (self.folder / "labels").glob("[!.]*")}
-        return sorted(n for n in names if all(p.exists() for p in self.label_files(n)))
+        return sorted(n for n in names if not self._unlabelled(self.label_files(n)))
+
+    def _unlabelled(self, files: Sequence[Path]) -> int:
+        """How many files of labels are missing."""
+        there = {path for folder in {p.parent for p in files} if folder.is_dir() for path in folder.iterdir()}
+        return sum(p not in there for p in files)
 
     def label_files(self, name: str) -> list[Path]:
         """Where the labels by `name` are: one file a shard, or a single one as earlier versions wrote it."""
@@ -206,7 +211,7 @@ class Pool:
         Raises InputError when it is missing or its seeds are not the pool's.
         """
         files = self.label_files(name)
-        if missing := sum(not p.exists() for p in files):
+        if missing := self._unlabelled(files):
             found = f" for {missing} of {len(files)} shards" if missing < len(files) else ""
             raise InputError(
                 f"{self.folder} has no labels by {name!r}{found}; run `fairsims label {self.folder}` first"
@@ -219,7 +224,7 @@ class Pool:
 
 def _read_labels(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(readable(path))
     except (OSError, ValueError) as e:
         raise InputError(f"{path} is broken ({e}); delete it and label the pool again") from None
 
@@ -264,13 +269,13 @@ class Part:
 def pool_latents(pool: Pool) -> LatentSet:
     """The latents that a pool's images were decoded from, with their conditions. Raises InputError without them."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     found = []
     for number, shard in enumerate(pool.shards):
         path = latents_file(pool.folder, number)
         try:
-            latents = load_file(path)["latents"]
+            latents = load(path.read_bytes())["latents"]
         except (OSError, KeyError, SafetensorError) as e:
             raise InputError(f"{path} is missing or broken ({e}); delete {shard} and generate again") from None
         if len(latents) != len(pool.parts[shard]):

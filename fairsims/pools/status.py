@@ -22,7 +22,7 @@ def pool_status(folder: str | Path) -> dict[str, Any]:
     labels = {}
     for place in sorted((pool.folder / "labels").glob("[!.]*")):
         name = place.name.removesuffix(".parquet")
-        found = {p.name for p in pool.label_files(name) if p.exists()}
+        found = set() if place.is_file() else {p.name for p in place.iterdir()}
         unlabelled = [] if place.is_file() else [part for shard, part in shards.items() if shard not in found]
         labels[name] = {"images": len(asked) - sum(map(len, unlabelled)), "missing": _gaps(unlabelled)}
     return {

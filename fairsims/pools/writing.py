@@ -20,7 +20,7 @@ from torch import Tensor
 from fairsims import __version__, engine
 from fairsims.data.marks import mark_chunk, marked
 from fairsims.errors import InputError
-from fairsims.files import atomic, read_json, write_json
+from fairsims.files import atomic, place, read_json, write_json
 from fairsims.models.conditions import Conditions
 from fairsims.models.folders import tensor_bytes
 from fairsims.models.model import DenoiserModel, Model, ModelSpec
@@ -126,7 +126,7 @@ def write_pool(
     Every process of the engine has to call it; all shards are there after the last number, unless this process is one
     of an array of jobs.
     """
-    folder, seeds = Path(folder), [int(s) for s in seeds]
+    folder, seeds = place(folder), [int(s) for s in seeds]
     if len(seeds) == 0 or len(set(seeds)) != len(seeds):
         raise InputError(f"got {len(seeds)} seeds, {len(set(seeds))} of them different; expected distinct seeds")
     versions = {"fairsims": __version__, "torch": torch.__version__}
