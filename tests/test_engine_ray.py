@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -169,3 +173,88 @@ def test_who_stops_listening_stops_the_workers(cluster: Any, tmp_path: Path) -> 
         left = sum(not t.path.exists() for t in tasks)
         assert 7 <= left <= 8
         assert len(list(ray.map(numbered, write_number, tasks))) == left
+
+
+GENERATE = ["generate", "--model", "digits-8", "--seeds", "0-2047", "--steps", "4", "--batch-size", "64", "--json"]
+
+
+def begun(out: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """`fairsims generate --engine ray` with a Ray of its own."""
+    command = [sys.executable, "-m", "fairsims", *GENERATE, "--out", str(out), "--engine", "ray", *map(str, arguments)]
+    settings = os.environ | {"OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def below(pid: int) -> dict[int, str]:
+    """The processes that a process started, theirs too, and their names."""
+    parents, names = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+    found, left = {}, [pid]
+    while left:
+        one = left.pop()
+        for child in (c for c, parent in parents.items() if parent == one):
+            found[child] = names[child]
+            left.append(child)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_whatever_is_killed_at_whatever_moment_the_pool_is_the_same(tmp_path: Path) -> None:
+    """A worker, the command itself or the raylet, at ten moments: the command goes on, or goes on when given again."""
+    alone = tmp_path / "alone"
+    succeeds(*GENERATE[:-1], "--out", alone)
+    victims = ["worker", "driver", "raylet"] * 3 + ["worker"]
+    for number, victim in enumerate(random.sample(victims, 10)):
+        out = tmp_path / str(number)
+        process = begun(out)
+        while process.poll() is None and not any(n.startswith("ray::Worker") for n in below(process.pid).values()):
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 6))
+        names = {"worker": "ray::Worker", "raylet": "/raylet/raylet "}
+        others = below(process.pid)
+        pids = [p for p, n in others.items() if victim != "driver" and names[victim] in n] or [process.pid]
+        for pid in pids[:1] if process.poll() is None else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=300)
+        assert victim != "worker" or process.returncode == 0, err
+        until = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in others) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not [n for pid, n in others.items() if Path(f"/proc/{pid}").exists()], "Ray outlived the command"
+        again = begun(out)
+        _, err = again.communicate(timeout=300)
+        assert (again.returncode, err) == (0, ""), victim
+        shards = {p.name: sha256_file(p) for p in out.iterdir() if not p.name.startswith(".")}
+        assert shards == {p.name: sha256_file(p) for p in alone.iterdir()}, victim
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_two_nodes_share_a_folder(tmp_path: Path) -> None:
+    """Two raylets on this machine, each with a temporary folder of its own, one with the folder of the results."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ray_engine._PRIVATE | {"OMP_NUM_THREADS": "1"}).items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster()
+        try:
+            for name in ("one", "two"):
+                (tmp_path / name).mkdir()
+                cluster.add_node(
+                    num_cpus=1, num_gpus=0, include_dashboard=False, temp_dir=f"/tmp/fs-{os.getpid()}-{name}"
+                )
+            process = begun(tmp_path / "pool", "--ray-address", cluster.address)
+            out, err = process.communicate(timeout=500)
+            assert (process.returncode, err) == (0, "")
+        finally:
+            cluster.shutdown()
+    succeeds(*GENERATE[:-1], "--out", tmp_path / "alone")
+    assert json.loads(out)["images"] == 2048
+    for path in (tmp_path / "alone").iterdir():
+        assert path.read_bytes() == (tmp_path / "pool" / path.name).read_bytes(), path.name
