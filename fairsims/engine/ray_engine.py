@@ -53,8 +53,7 @@ class RayConfig:
         check_fields(self, "1 or more", lambda n: n >= 1, "cpus_per_worker")
 
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""What matters of a lost worker is said here."""
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 _PRIVATE = _QUIET | {
     # Nobody else is let in; Ray would write its own token into the home folder.
     "RAY_AUTH_MODE": "token",
