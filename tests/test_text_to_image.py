@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import refused, run, succeeds
 from tiny_pipelines import SHADE, make_tiny, two_shades
 
+from fairsims.dashboard.runs_index import read_run
 from fairsims.models.lora_files import read_facts
 from fairsims.pools import Pool, pool_latents
 from fairsims.retarget import prompt_run
@@ -30,18 +36,42 @@ PACKAGE = """
 import torch
 from fairsims.classifiers.base import Confusion
 
+def exact(wrong=0):
+    return {"test": Confusion(counts=((1000 - wrong, wrong), (wrong, 1000 - wrong)), split="test", description="none")}
+
 class Shade:
     attribute = ("shade", ("dark", "light"))
     digest, name, default_split = "shade-1", "shade", "test"
-    confusions = {"test": Confusion(counts=((990, 10), (10, 990)), split="test", description="none: the rule is exact")}
+    confusions = exact(10)
 
     def probabilities(self, images):
         light = torch.sigmoid(10 * (images.float().mean(dim=(1, 2, 3)) - SHADE))
         return torch.stack([1 - light, light], dim=1)
+
+    def features(self, images):
+        return images.float().mean(dim=(2, 3))
+
+class Side:
+    attribute = ("side", ("left", "right"))
+    digest, name, default_split = "side-1", "side", "test"
+    confusions = exact()
+
+    def probabilities(self, images):
+        x = images.float().mean(dim=(1, 2))
+        right = (x[:, 16:].mean(dim=1) > x[:, :16].mean(dim=1)).float()
+        return torch.stack([1 - right, right], dim=1)
+
+class Job:
+    attribute = ("job", ("nurse", "pilot"))
+    digest, name = "job-1", "job"
+
+    def probabilities(self, images):
+        return torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
 """
 RUN = (
-    *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade", "--pool", 24, "--audit", 24),
+    *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade=shade", "--pool", 24, "--audit", 24),
     *("--calibration", 40, "--budget", 0.4, "--batch-size", 16, "--lr", 0.04, "--rank", 4, "--omega", 0.6),
+    *("--classifier", "side=side", "--agreement", "job"),
     *("--guidance-scale", 2, "--size", "32,32", "--precision", "float32", "--sample-batch", 40, "--steps", 4),
 )
 PROMPTS = 'neutral = "a photo of a {occupation}"\nunrelated = "a tree"\n[lists]\noccupation = ["nurse", "pilot"]\n'
@@ -87,7 +117,9 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     info.mkdir()
     (place / "shade_package.py").write_text(PACKAGE.replace("SHADE", f"{SHADE}"))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shade\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[fairsims.classifiers]\nshade = shade_package:Shade\n")
+    (info / "entry_points.txt").write_text(
+        "[fairsims.classifiers]\n" + "".join(f"{n} = shade_package:{n.title()}\n" for n in ("shade", "side", "job"))
+    )
     sys.path.insert(0, str(place))
     yield two_shades(tmp_path_factory.mktemp("tiny") / "shades")
     sys.path.remove(str(place))
@@ -98,6 +130,73 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "set.toml"
     path.write_text(SET)
     return path
+
+
+def check_report(folder: Path, result: dict[str, Any]) -> None:
+    """What the audit found stands in both pages, the pictures in the one that needs nothing else."""
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        for said in (
+            "a photo of a judge",
+            "Other guidance scales",
+            "were the target met",
+            "Joint cells of shade and side",
+            "naming dark",
+        ):
+            assert said in text, (name, said)
+    assert (folder / "report.html").read_text().count("data:image/png;base64") == 5
+    assert [g["guidance_scale"] for g in result["guidance"]] == [1.0, 2.0, 3.0]
+    assert result["guidance"][1]["metrics"] == {
+        k: pytest.approx(v["value"]) for k, v in result["summary"]["neutral"]["after"]["metrics"].items()
+    }
+    (side,) = result["others"]
+    assert (side["attribute"], side["held"], len(side["joint"])) == ("side", False, 4)
+    for when in ("before", "after"):
+        assert sum(r[when]["share"] for r in side["joint"]) == pytest.approx(1)
+        assert sum(r[when] for r in side["classes"]) == pytest.approx(1)
+    rows = {r["prompt"]: r for r in result["prompts"]}
+    assert rows["a photo of a male nurse"]["names"] == "nurse"
+    assert rows["a photo of a nurse"]["agreement"] == {"before": 1.0, "after": 1.0}
+    assert "agreement" not in rows["a tree"]
+    assert all(0.9 < r["similarity"] <= 1 for r in rows.values())
+    assert set(result["kept"]["by_class"]) == {"dark", "light"}
+
+
+def check_dashboard(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of the run shows one prompt at a time."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "dashboard"))
+    pages = importlib.import_module("dashboard_pages")
+    monkeypatch.setenv("FAIRSIMS_RUNS", str(root))
+    run = read_run(root / "run")
+    assert (run.kind, run.state) == ("prompts", "finished")
+    app = pages.shown("audit", "run")
+    app = pages.rerun(app.selectbox(key="prompt").select("a tree"))
+    assert not app.error
+    assert "Shares by prompt" in [s.value for s in app.subheader]
+    assert "off target from" in pages.texts(pages.shown("runs"))
+
+
+def check_file_alone(base: Path, run: Path, place: Path) -> None:
+    """The lines of the page on the file, where fairsims cannot be imported, give the images that were audited."""
+    lines = (
+        (Path(__file__).parent.parent / "docs" / "use-the-lora.md").read_text().split("```")[1].removeprefix("python\n")
+    )
+    after = Pool(run / "after")
+    at = 9
+    words = {"PIPELINE": base, "LORA_FOLDER": run / "lora", "STEPS": 4, "GUIDANCE": 2.0, "HEIGHT": 32, "WIDTH": 32}
+    words |= {"PROMPT": after.conditions[after.positions[at]], "SEED": after.seeds[at]}
+    for word, value in words.items():
+        lines = lines.replace(word, str(value))
+    files = sorted(p.name for p in (run / "lora").glob("*.safetensors"))
+    assert files == ["shade-retargeted-webui.safetensors", "shade-retargeted.safetensors"]
+    each = [lines.replace("LORA_FILE", name).replace("image.png", str(place / f"{name}.png")) for name in files]
+    program = "import sys\nsys.modules['fairsims'] = None\n" + "\n".join(each)
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wanted = after.read([at])[0].permute(1, 2, 0).numpy().astype(int)
+    for name in files:
+        found = np.asarray(Image.open(place / f"{name}.png")).astype(int)
+        assert np.abs(found - wanted).max() <= 1
 
 
 def test_retarget_over_prompts_from_the_pool_to_the_file(
@@ -140,17 +239,15 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
     assert kinds == ["neutral"] * 2 + ["held-out", "unrelated"] + ["explicit"] * 4
     assert [row["says"] for row in result["prompts"]][4:] == ["dark"] * 2 + ["light"] * 2
     assert result["summary"]["neutral"]["before"]["metrics"]["off"]["were_the_target_met"] > 0
-    assert [g["guidance_scale"] for g in result["guidance"]] == [1.0, 3.0]
-    assert set(result["kept"]) == {"before", "after"}
     assert result["calibration"][0]["strength"] == 0
     before, after = (result["summary"]["neutral"][side]["metrics"]["off"]["value"] for side in ("before", "after"))
     assert after < before - 0.05, "a network that knows both shades makes more of the rarer one"
     assert result["cost"]["evaluations_per_image"] == {"before": 8, "after": 8}
     facts = read_facts(tmp_path / "run" / "lora" / "shade-retargeted.safetensors")
     assert (facts["attribute"], facts["made_by"]["strength"]) == ("shade", result["strength"])
-    text = (tmp_path / "run" / "report.md").read_text()
-    assert "a photo of a judge" in text
-    assert (tmp_path / "run" / "prompts.png").read_bytes()[:4] == b"\x89PNG"
+    check_report(tmp_path / "run", result)
+    check_dashboard(tmp_path, monkeypatch)
+    check_file_alone(shades, tmp_path / "run", tmp_path)
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
     assert succeeds(*asked) == result, "a finished run is read"
     assert "was made with rank = 4, now rank = 5" in refused(*asked, "--rank", 5)
@@ -162,6 +259,7 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
         (("--target", 0.4), "--target 0.4 is one number; prompts differ"),
         (("--solver", "euler"), "--solver changes nothing with --prompts"),
         (("--pool", 2), "--pool is 2; expected 8 images of each prompt"),
+        (("--agreement", "shade"), "no prompt of"),
         (("--hold", "shade"), "--hold is 'shade', which has the target"),
     ],
 )

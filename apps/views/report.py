@@ -23,6 +23,7 @@ from fairsims.run import PLAN, SIGNATURE, relisted
 FILES = (*FORMS.values(), FILE, PLAN, "audit/audit.json", "manifest.json", SIGNATURE)
 OTHERS = {
     "comparison": ("compare.md", "compare.png", "compare.json", "compare.parquet"),
+    "prompts": ("report.html", "report.md", "prompts.png", "prompts.json"),
     "sweep": ("quality.png", "share.png", "sweep.json", "sweep.parquet"),
     "collapse": ("report.md", "drift.png", "collapse.json", "collapse.parquet"),
 }

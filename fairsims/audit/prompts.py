@@ -6,6 +6,7 @@ it would be then, by the same classifier, prompts and numbers of images.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,6 +28,21 @@ METRICS = {
     "kl": "mean over prompts of the Kullback-Leibler divergence from the target",
     "discrepancy": "mean over prompts of the L2 distance to the target (fairness discrepancy)",
 }
+
+
+def named_class(prompt: str, classes: Sequence[str]) -> int | None:
+    """The class that a prompt names word by word, the longest where several do; None where none does.
+
+    >>> named_class("a photo of a police officer", ("officer", "police officer", "cook"))
+    1
+    """
+    said = _words(prompt)
+    found = [k for k, name in enumerate(classes) if _words(name) in said]
+    return max(found, key=lambda k: len(classes[k])) if found else None
+
+
+def _words(text: str) -> str:
+    return " " + " ".join(re.findall(r"[^\W_]+", text.lower())) + " "
 
 
 def metrics(shares: FloatArray, target: FloatArray) -> dict[str, float]:
@@ -79,14 +95,24 @@ class PromptShares:
             for k, name in enumerate(self.names)
         ]
 
-    def summary(self, target: FloatArray, confusion: Confusion) -> dict[str, Any]:
-        """Metrics with their floors, the worst prompt, and all prompts pooled. JSON."""
+    def summary(self, target: FloatArray, confusion: Confusion, tolerance: float) -> dict[str, Any]:
+        """Metrics with their floors, the worst prompt, how many are met or missed, and all prompts pooled. JSON.
+
+        A target is met where the interval for all prompts at once lies within the tolerance of it, missed where that
+        interval has no share within it; of all others these images do not tell.
+        """
+        least, most = self.draws.simultaneous()
+        met = ((least >= target - tolerance) & (most <= target + tolerance)).all(axis=1)
+        missed = ((least > target + tolerance) | (most < target - tolerance)).any(axis=1)
         worst = self.draws.worst(target)
         low, high = self.draws.pooled().interval()
         floor = floors(target, int(self.counts.sum(axis=1).min()), confusion)
         found = metrics(self.draws.point, target)
         return {
             "metrics": {name: {"value": found[name], "were_the_target_met": floor[name]} for name in METRICS},
+            "prompts": len(self.names),
+            "met": int(met.sum()),
+            "missed": int(missed.sum()),
             "worst": {"prompt": self.names[worst.condition], "class": worst.cls}
             | {name: float(getattr(worst, name)) for name in ("gap", "low", "high")},
             "pooled": {

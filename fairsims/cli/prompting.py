@@ -15,7 +15,7 @@ from fairsims.options import settings_of
 
 PROMPTS = "fairsims.retarget.prompt_config:PromptConfig"
 OWN = (
-    *("positive", "layers", "timesteps", "min_snr", "checkpointing", "micro_batch", "empty_share"),
+    *("positive", "agreement", "layers", "timesteps", "min_snr", "checkpointing", "micro_batch", "empty_share"),
     *("guidance_scale", "size", "offload", "slicing"),
 )
 """Settings that only text-to-image pipelines have."""

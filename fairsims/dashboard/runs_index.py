@@ -29,6 +29,7 @@ RESULTS = {
     "retargeting": "audit/audit.json",
     "audit": "audit/audit.json",
     "comparison": "compare.json",
+    "prompts": "prompts.json",
     "sweep": "sweep.json",
     "collapse": "collapse.json",
     "training": "model.safetensors",
@@ -54,7 +55,7 @@ class RunEntry:
     """Path below the folder of runs, with forward slashes."""
     folder: Path
     kind: str
-    """retargeting, audit, comparison, training, pool, sweep or collapse."""
+    """retargeting, prompts, audit, comparison, training, pool, sweep or collapse."""
     state: str
     """One of `STATES`; stopped: it says that it is at work, and is not; broken: a file that the state calls for is
     missing or unreadable; refused: not even opened."""
@@ -193,7 +194,7 @@ def _kind(folder: Path) -> str:
     if (folder / PLAN).exists() and isinstance(plan := read_json(folder / PLAN).get("plan"), dict):
         if plan.get("when") == "before measuring":
             return "audit"
-        return "comparison" if plan.get("arms") else "retargeting"
+        return "comparison" if plan.get("arms") else "prompts" if plan.get("prompts") else "retargeting"
     # A run that was audited anew has both.
     if (folder / "audit" / "audit.json").exists() and (folder / "status.json").exists():
         return "retargeting"
@@ -207,7 +208,7 @@ def _state(folder: Path, kind: str, updated: float) -> tuple[str, str, str]:
     status = read_json(folder / "status.json") if (folder / "status.json").exists() else None
     if status is None:
         # These say by what lies in their folder how far they are.
-        if not done and kind in ("retargeting", "comparison"):
+        if not done and kind in ("retargeting", "comparison", "prompts"):
             return "broken", "", "status.json is missing; run its command again"
         return ("finished", "", "") if done else _at_work({}, updated)
     state, stage, message = (str(status.get(k) or "") for k in ("state", "stage", "message"))

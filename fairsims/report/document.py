@@ -181,6 +181,8 @@ class Document:
     summary: str
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
+    source: str = "audit/audit.json"
+    """The file that everything here is read from."""
 
 
 def table(columns: Sequence[str | Column], rows: Iterable[Row], **options: Any) -> Table:

@@ -23,7 +23,7 @@ def as_markdown(report: Document, folder: Path) -> str:
         lines += ["**Warnings**", "", *(f"- {plain(w)}" for w in report.warnings), ""]
     for section in report.sections:
         lines += section_lines(section, folder)
-    lines.append(f"Written by fairsims {plain(report.version or '')} from audit/audit.json.".replace("  ", " "))
+    lines.append(f"Written by fairsims {plain(report.version or '')} from {report.source}.".replace("  ", " "))
     return "\n".join(lines) + "\n"
 
 

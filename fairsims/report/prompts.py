@@ -1,42 +1,124 @@
-"""A retargeting over prompts in words, tables and a figure: for the terminal and for `report.md` in its folder."""
+"""A retargeting over prompts as one document: for the terminal, `report.md` and `report.html` in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fairsims.audit.prompts import METRICS
 from fairsims.files import write_text
-from fairsims.report.document import Block, Cell, Column, Figure, Heading, Row, Table, Text, cell, row, table
-from fairsims.report.figures import canvas, short_name
-from fairsims.report.markdown import block_lines, plain
+from fairsims.pools import Pool
+from fairsims.report.document import (
+    Block,
+    Cell,
+    Column,
+    Document,
+    Facts,
+    Figure,
+    Heading,
+    Result,
+    Row,
+    Section,
+    Table,
+    Text,
+    cell,
+    row,
+    soft,
+    table,
+)
+from fairsims.report.grids import image_grid
+from fairsims.report.html import as_html
+from fairsims.report.markdown import as_markdown
+from fairsims.report.numbers import duration, fixed, points
+from fairsims.report.prompt_figure import dot_plot, prompt_alt
+from fairsims.report.publish import grid_mark
 from fairsims.report.terminal import as_text
 
-KINDS = {"neutral": "Prompts that were retargeted", "held-out": "Held out: audited only"}
+RESULT = "prompts.json"
+KINDS = {"neutral": "Retargeted prompts", "held-out": "Prompts that were held out: audited only"}
 FIGURE = "prompts.png"
-ROW = 0.26
-"""Height of a prompt in the figure, in inches."""
+PICTURED, EACH = 12, 8
+"""Prompts whose pictures are shown, and how many of each on each side."""
+NAMES = {
+    "off": "off target, mean over prompts",
+    "bias": "bias(P)",
+    "parity_gap": "parity gap",
+    "kl": "KL from the target",
+    "discrepancy": "L2 from the target",
+}
+Found = Mapping[str, Any]
 
 
-def prompt_text(result: Mapping[str, Any]) -> str:
+def prompt_text(result: Found) -> str:
     """The result for the terminal."""
-    return as_text(_summary(result))
+    return as_text([*_shares(result), *_stayed(result), *_others(result), *_guidance(result), Text(text=_how(result))])
 
 
-def feasibility_table(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+def write_prompt_report(folder: Path, result: Found) -> None:
+    """Write `prompts.png`, rows of pictures, `report.md` and `report.html` of a finished run."""
+    dot_plot(result, folder / FIGURE)
+    pictures = _pictures(folder, result)
+    found = prompt_document(folder, result, pictures)
+    write_text(folder / "report.md", as_markdown(found, folder))
+    write_text(folder / "report.html", as_html(found))
+
+
+def prompts_headline(result: Found) -> str:
+    """What was retargeted and how near it came."""
+    neutral = result["summary"]["neutral"]
+    off = " to ".join(fixed(neutral[side]["metrics"]["off"]["value"]) for side in ("before", "after"))
+    return f"{result['attribute']} over {neutral['after']['prompts']} prompts: off target from {off} on average"
+
+
+def prompt_document(folder: Path, result: Found, pictures: Sequence[Block] = ()) -> Document:
+    """The report of a run in `folder`."""
+    chart = Figure(path=folder / FIGURE, alt=prompt_alt(result))
+    parts: list[tuple[str, str, list[Block]]] = [
+        ("shares", "Shares by prompt", [chart, *_shares(result)]),
+        ("stayed", "What was to stay", _stayed(result)),
+        ("others", "Other attributes", _others(result)),
+        ("pictures", "Pictures", list(pictures)),
+        ("before", "Before training", [feasibility_table(result["classes"], result["feasibility"])]),
+        ("calibration", "Calibration", _calibration(result)),
+        ("guidance", "Other guidance scales", _guidance(result)),
+        ("cost", "Cost and reproduction", _reproduction(result)),
+    ]
+    there = [(key, title, blocks) for key, title, blocks in parts if blocks]
+    line = prompts_headline(result)
+    return Document(
+        run=folder.resolve().name,
+        title=f"{result['attribute']} by prompt",
+        model=result["model"],
+        created=result["created"],
+        version=result["fairsims"],
+        results=(Result(name=result["attribute"], line=line, verdict=_verdict(result, "neutral")),),
+        preserved=(),
+        summary=_how(result),
+        warnings=tuple(_warnings(result)),
+        sections=tuple(
+            Section(id=key, number=n, title=title, blocks=tuple(blocks))
+            for n, (key, title, blocks) in enumerate(there, 1)
+        ),
+        source=RESULT,
+    )
+
+
+def feasibility_table(classes: Sequence[str], rows: Sequence[Found]) -> Table:
     """What each prompt has, needs, and what serves it: before any training."""
     shown = _shown(classes)
     return table(
-        ("prompt", f"{classes[shown]}, base", "target", "least omega", "within the cap", "promised"),
+        ("prompt", f"{classes[shown]}, base", "target", "least strength", "within the cap", "promised"),
         (
             row(
-                _named(r["prompt"]),
+                named(r["prompt"]),
                 _share(r, shown),
-                cell(f"{r['target'][shown]:.2f}"),
-                cell("none" if r["least_omega"] is None else f"{r['least_omega']:.2f}"),
+                cell(fixed(r["target"][shown])),
+                cell("none" if r["least_omega"] is None else fixed(r["least_omega"])),
                 cell("yes" if r["within_cap"] else "positive part" if r["positive"] else "no"),
-                cell(f"{r['reachable'][shown]:.2f}"),
+                cell(fixed(r["reachable"][shown])),
             )
             for r in rows
         ),
@@ -44,139 +126,287 @@ def feasibility_table(classes: Sequence[str], rows: Sequence[Mapping[str, Any]])
     )
 
 
-def write_prompt_report(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write `prompts.png` and `report.md` of a finished run."""
-    dot_plot(result, folder / FIGURE)
-    title = f"# {plain(result['attribute'])} over {len(result['prompts'])} prompts of {plain(result['model'])}"
-    blocks: list[Block] = [*_summary(result), Figure(path=folder / FIGURE, alt=_alt(result))]
-    blocks += [
-        Heading(text="Before training"),
-        feasibility_table(result["classes"], result["feasibility"]),
-        Heading(text="Calibration"),
-        table(
-            ("strength", "share of what has to grow", "mean off", "worst off", "worst prompt", "images"),
-            (
-                row(
-                    f"{r['strength']:.3f}",
-                    cell(f"{r['share']:.2f}", f"± {1.96 * r['se']:.2f}"),
-                    cell(f"{r['mean_off']:.3f}"),
-                    cell(f"{r['worst_off']:.3f}"),
-                    cell(r["worst"]),
-                    cell(str(r["n"])),
-                )
-                for r in result["calibration"]
-            ),
-            caption="Share of each prompt's classes that have to grow; a prompt weighs as much as it has to move",
-        ),
-        Heading(text="Other guidance scales"),
-        table(
-            ("guidance scale", "mean off target"),
-            (row(f"{g['guidance_scale']:g}", cell(f"{g['metrics']['off']:.3f}")) for g in result["guidance"]),
-            caption="With the strength that was calibrated at the user's scale",
-        ),
-    ]
-    write_text(folder / "report.md", "\n".join([title, "", *block_lines(blocks, folder)]))
-
-
-def dot_plot(result: Mapping[str, Any], path: Path) -> None:
-    """Each neutral and held-out prompt: share before, after, with the target."""
-    k = _shown(result["classes"])
-    rows = [r for r in result["prompts"] if r["target"] is not None]
-    rows.sort(key=lambda r: (r["kind"] != "neutral", r["before"]["share"][k]))
-    with canvas(path, 1.2 + ROW * len(rows)) as figure:
-        axes = figure.subplots()
-        for y, r in enumerate(rows):
-            target = r["target"][k]
-            axes.plot([target, target], [y - 0.4, y + 0.4], color="0.4", linewidth=1)
-            for side, color, marker in (("before", "0.55", "o"), ("after", "#1f6f8b", "D")):
-                s = r[side]
-                ends = [[max(0.0, s["share"][k] - s["low"][k])], [max(0.0, s["high"][k] - s["share"][k])]]
-                axes.errorbar([s["share"][k]], [y], xerr=ends, fmt=marker, color=color, markersize=4, linewidth=1)
-        names = [short_name(r["prompt"], 48) + ("" if r["kind"] == "neutral" else " (held out)") for r in rows]
-        axes.set_yticks(range(len(rows)), names)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(f"share of {short_name(result['classes'][k])}: before ○, after ◆, target |")
-
-
-def _summary(result: Mapping[str, Any]) -> list[Block]:
-    classes, k = result["classes"], _shown(result["classes"])
+def _shares(result: Found) -> list[Block]:
+    """Each prompt before and after with its target, and peers' metrics beside what they would be were it met."""
     blocks: list[Block] = []
     for kind, caption in KINDS.items():
         rows = [r for r in result["prompts"] if r["kind"] == kind]
-        if rows:
-            columns = ("prompt", f"{classes[k]}, before", "after", "target")
-            blocks.append(table(columns, (_prompt(r, k) for r in rows), caption=caption))
-            blocks.append(_metrics(result["summary"][kind]))
-            worst = result["summary"][kind]["after"]["worst"]
-            blocks.append(
-                Text(
-                    text=f"The worst prompt after is {_named(worst['prompt'])}, {worst['gap']:.2f} off; the largest "
-                    f"gap there is lies between {worst['low']:.2f} and {worst['high']:.2f} (95%, all prompts at once)."
-                )
-            )
-    if result["kept"] is not None:
-        kept = result["kept"]
-        text = "Explicit prompts show the class that they name in {before:.2f} of images before and {after:.2f} after."
-        blocks.append(Text(text=text.format(**kept)))
-    unrelated = [r for r in result["prompts"] if r["kind"] == "unrelated"]
-    if unrelated:
-        moved = sum(r["grey_levels_moved"] for r in unrelated) / len(unrelated)
-        people = [r for r in result["prompts"] if r["kind"] == "neutral"]
-        of_people = sum(r["grey_levels_moved"] for r in people) / len(people)
-        blocks.append(
-            Text(
-                text=f"Images of unrelated prompts differ from those of the same seed before by {moved:.1f} grey "
-                f"levels on average, those of retargeted prompts by {of_people:.1f}."
-            )
+        if not rows:
+            continue
+        blocks += [
+            _prompts(result, rows, caption),
+            Text(text=_verdict(result, kind)),
+            _metrics(result["summary"][kind]),
+        ]
+        pooled = result["summary"][kind]["after"]["pooled"]
+        of_each = ", ".join(
+            f"{c} {fixed(s)} [{fixed(a)}, {fixed(b)}]"
+            for c, s, a, b in zip(result["classes"], pooled["share"], pooled["low"], pooled["high"], strict=True)
         )
-    s, scale = result["sampler"], {f"{g['guidance_scale']:g}": g["metrics"]["off"] for g in result["guidance"]}
-    at = " and ".join(f"{off:.3f} at {g}" for g, off in scale.items())
-    blocks.append(
-        Text(
-            text=f"Strength {result['strength']:.3f}, {result['mode']}, guidance scale {s['guidance']:g}, "
-            f"{s['steps']} steps of {s['scheduler']}; the unconditional branch is {s['unconditional']}. "
-            "At other guidance scales the mean "
-            f"distance to the target is {at}."
-        )
-    )
+        blocks.append(soft(f"All of them pooled, after: {of_each}. Opposite prompts cancel there."))
     return blocks
 
 
-def _metrics(summary: Mapping[str, Any]) -> Table:
+def _prompts(result: Found, rows: Sequence[Found], caption: str) -> Table:
+    classes = result["classes"]
+    apart = [k for k, c in enumerate(classes) if c == "undetermined"]
+    shown = [_shown(classes)] if len(classes) - len(apart) == 2 else [k for k in range(len(classes)) if k not in apart]
+    columns: list[str | Column] = ["prompt"]
+    for k in shown:
+        columns += [Column(title=classes[k], note="before"), Column(title=classes[k], note="after"), "target"]
+    columns += ["undetermined" for _ in apart]
+    agreed = any("agreement" in r for r in rows)
+    columns += [Column(title="shows what is asked for", note="before → after")] if agreed else []
+
+    def line(r: Found) -> Row:
+        cells = [c for k in shown for c in (_share(r["before"], k), _share(r["after"], k), cell(fixed(r["target"][k])))]
+        cells += [cell(f"{fixed(r['before']['share'][k])} → {fixed(r['after']['share'][k])}") for k in apart]
+        cells += [cell(_two(r.get("agreement")))] if agreed else []
+        return row(named(r["prompt"]), *cells)
+
+    return table(columns, map(line, rows), caption=caption)
+
+
+def _verdict(result: Found, kind: str) -> str:
+    after = result["summary"][kind]["after"]
+    worst = after["worst"]
+    return (
+        f"Of {after['prompts']} prompts {after['met']} are shown to be within {result['tolerance']:g} of the target "
+        f"and {after['missed']} to be further off, by intervals that hold for all at once (95%); of the others these "
+        f"images do not tell. The worst is {named(worst['prompt'])}, {fixed(worst['gap'])} off; the largest gap there "
+        f"is lies between {fixed(worst['low'])} and {fixed(worst['high'])}."
+    )
+
+
+def _metrics(summary: Found) -> Table:
     def value(side: str, name: str) -> Cell:
         return cell(f"{summary[side]['metrics'][name]['value']:.3f}")
 
     return table(
-        ("metric", "before", "after", Column(title="were the target met")),
+        ("metric", "before", "after", "were the target met"),
         (
             row(
-                METRICS[name],
+                NAMES[name],
                 value("before", name),
                 value("after", name),
                 cell(f"{summary['after']['metrics'][name]['were_the_target_met']:.3f}"),
             )
             for name in METRICS
         ),
+        caption="So few images of each prompt scatter: the last column is what perfect shares would read",
     )
 
 
-def _prompt(r: Mapping[str, Any], k: int) -> Row:
-    return row(_named(r["prompt"]), _share(r["before"], k), _share(r["after"], k), cell(f"{r['target'][k]:.2f}"))
+def _stayed(result: Found) -> list[Block]:
+    """Explicit prompts, unrelated prompts, images of the same seed."""
+    blocks: list[Block] = []
+    if result["kept"] is not None:
+        by_class = {f"naming {c}": r for c, r in result["kept"]["by_class"].items()}
+        blocks.append(
+            table(
+                ("explicit prompts", "before", "after", Column(title="change", note="points, 95%")),
+                (
+                    row(
+                        name,
+                        fixed(r["before"]),
+                        fixed(r["after"]),
+                        cell(points(r["after"] - r["before"]), f"[{points(r['low'])}, {points(r['high'])}]"),
+                    )
+                    for name, r in ({"all": result["kept"]} | by_class).items()
+                ),
+                caption="Share of images that show the class that the prompt names",
+            )
+        )
+    kinds = list(dict.fromkeys(r["kind"] for r in result["prompts"]))
+    columns: list[str | Column] = ["prompts", Column(title="moved", note="grey levels"), "same class called"]
+    more = [k for k in ("similarity",) if all(k in r for r in result["prompts"])]
+    columns += [Column(title="similarity", note="classifier's features") for _ in more]
+    agreed = any("agreement" in r for r in result["prompts"])
+    columns += [Column(title="shows what is asked for", note="before → after")] if agreed else []
+
+    def line(kind: str) -> Row:
+        rows = [r for r in result["prompts"] if r["kind"] == kind]
+        cells = [f"{_mean(rows, 'grey_levels_moved'):.1f}", fixed(_mean(rows, "same_call"))]
+        cells += [fixed(_mean(rows, k), 3) for k in more]
+        judged = [r["agreement"] for r in rows if "agreement" in r]
+        if agreed:
+            cells.append(_two({s: _mean(judged, s) for s in ("before", "after")} if judged else None))
+        return row(kind, *cells)
+
+    blocks.append(table(columns, map(line, kinds), caption="Images of the same seed, before beside after"))
+    if not any(r["kind"] == "unrelated" for r in result["prompts"]):
+        blocks.append(soft("The prompts name none that have to stay as they are (unrelated): that was not measured."))
+    return blocks
 
 
-def _share(r: Mapping[str, Any], k: int) -> Cell:
-    return cell(f"{r['share'][k]:.2f}", f"({r['low'][k]:.2f}–{r['high'][k]:.2f})")
+def _others(result: Found) -> list[Block]:
+    blocks: list[Block] = []
+    for other in result["others"]:
+        held = ", which the sets were balanced for" if other["held"] else ""
+        blocks.append(
+            table(
+                (other["attribute"], "before", "after", Column(title="change", note="points, 95%")),
+                (
+                    row(
+                        r["class"],
+                        fixed(r["before"]),
+                        fixed(r["after"]),
+                        cell(points(r["change"]), f"[{points(r['low'])}, {points(r['high'])}]"),
+                    )
+                    for r in other["classes"]
+                ),
+                caption=f"{other['attribute']}{held}, over the retargeted prompts",
+            )
+        )
+        worst = other["worst"]
+        moved = f"It moved most for {named(worst['prompt'])}: {worst['class']} by {points(worst['change'])} points."
+        blocks.append(Text(text=moved))
+        blocks.append(
+            table(
+                (f"{result['attribute']} & {other['attribute']}", "before", "after"),
+                (row(r["cell"], *(_ranged(r[side]) for side in ("before", "after"))) for r in other["joint"]),
+                caption=f"Joint cells of {result['attribute']} and {other['attribute']}",
+                folded="Joint cells",
+            )
+        )
+    return blocks
+
+
+def _calibration(result: Found) -> list[Block]:
+    found = table(
+        (
+            "strength",
+            "share of what has to grow",
+            "mean off",
+            "worst off",
+            Column(title="worst prompt", name=True),
+            "images",
+        ),
+        (
+            row(
+                fixed(r["strength"], 3),
+                cell(fixed(r["share"]), f"± {1.96 * r['se']:.2f}"),
+                cell(fixed(r["mean_off"], 3)),
+                cell(fixed(r["worst_off"], 3)),
+                cell(named(r["worst"])),
+                cell(f"{r['n']:,}"),
+            )
+            for r in result["calibration"]
+        ),
+        caption="Share of each prompt's classes that have to grow; a prompt weighs as much as it has to move",
+    )
+    short = "The target lies beyond the cap: the strength is the least that does as much as any."
+    return [found, *([Text(text=short)] if result["at_cap"] else [])]
+
+
+def _guidance(result: Found) -> list[Block]:
+    if not result["guidance"]:
+        return []
+    own = result["sampler"]["guidance"]
+    return [
+        table(
+            ("guidance scale", "off target, mean", "bias(P)", "KL from the target"),
+            (
+                row(
+                    f"{g['guidance_scale']:g}",
+                    *(f"{g['metrics'][name]:.3f}" for name in ("off", "bias", "kl")),
+                    strong=g["guidance_scale"] == own,
+                )
+                for g in result["guidance"]
+            ),
+            caption=f"Retargeted prompts at the strength that was calibrated at {own:g}",
+        )
+    ]
+
+
+def _reproduction(result: Found) -> list[Block]:
+    cost, sampler = result["cost"], result["sampler"]
+    evaluations = cost["evaluations_per_image"]
+    rows = (
+        ("network evaluations an image", f"{evaluations['before']:g} before, {evaluations['after']:g} after"),
+        ("trained", f"{cost['trained_kimg']:g} thousand images"),
+        ("time", duration(sum(cost["seconds"].values()))),
+        ("sampler", f"{sampler['scheduler']}, {sampler['steps']} steps, guidance scale {sampler['guidance']:g}"),
+        ("unconditional branch", sampler["unconditional"]),
+        ("prompts", " ".join(filter(None, (result["prompts_from"]["name"], result["prompts_from"]["source"])))),
+        ("classifier", f"{result['classifier']['name']}, errors of split {result['classifier']['split']}"),
+    )
+    digests = (
+        ("base, SHA-256", result["base_digest"]),
+        ("classifier, SHA-256", result["classifier"]["digest"]),
+        ("plan, SHA-256", result["plan"]["sha256"]),
+        ("command", result["command"]),
+    )
+    return [Facts(rows=rows), Heading(text="Digests"), Facts(rows=digests, mono=True)]
+
+
+def _how(result: Found) -> str:
+    s = result["sampler"]
+    return (
+        f"Strength {fixed(result['strength'], 3)}, {result['mode']}, guidance scale {s['guidance']:g}, {s['steps']} "
+        f"steps of {s['scheduler']}; the unconditional branch is {s['unconditional']}."
+    )
+
+
+def _warnings(result: Found) -> Iterator[str]:
+    beyond = [named(r["prompt"]) for r in result["feasibility"] if not r["within_cap"] and not r["positive"]]
+    if beyond:
+        yield f"Out of reach of the complement under the cap, without a positive part: {', '.join(beyond)}."
+    if result["at_cap"]:
+        yield "The prompts together do not reach their targets at any strength up to the cap."
+    if not any(r["kind"] == "held-out" for r in result["prompts"]):
+        yield "No prompt was held out: whether the change generalises was not measured."
+
+
+def _pictures(folder: Path, result: Found) -> list[Block]:
+    """Of each retargeted prompt the same seeds before, in the upper row, and after."""
+    pools = {side: Pool(folder / side) for side in ("before", "after") if (folder / side / "pool.json").exists()}
+    if len(pools) < 2:
+        return []
+    known, blocks = pools["before"].conditions, []
+    chosen = [r["prompt"] for kind in ("neutral", "held-out", "unrelated") for r in _first(result, kind)]
+    scale = 2 if pools["before"].shape[1] <= 64 else 1
+    for n, text in enumerate(chosen):
+        places = (pools["before"].positions == known.index(text)).nonzero()[0][:EACH].tolist()
+        images = [image for pool in pools.values() for image in pool.read(places).numpy()]
+        path = folder / f"pictures-{n:02d}.png"
+        image_grid(np.stack(images), len(places), path, scale=scale, mark=grid_mark(pools["before"], places))
+        caption = "before in the upper row, after in the lower one, from the same seeds"
+        blocks.append(Figure(path=path, name=named(text), caption=caption, alt=f"{named(text)}: {caption}", grid=True))
+    return list(blocks)
+
+
+def _first(result: Found, kind: str) -> list[Found]:
+    """Of many prompts of a kind those that are furthest off after, else the first ones."""
+    rows, most = [r for r in result["prompts"] if r["kind"] == kind], PICTURED if kind == "neutral" else PICTURED // 4
+
+    def off(r: Found) -> float:
+        return max(abs(s - t) for s, t in zip(r["after"]["share"], r["target"], strict=True))
+
+    return sorted(rows, key=off, reverse=True)[:most] if kind != "unrelated" else rows[:most]
+
+
+def _mean(rows: Sequence[Found], key: str) -> float:
+    return float(sum(r[key] for r in rows) / len(rows))
+
+
+def _two(found: Found | None) -> str:
+    return "–" if found is None else f"{fixed(found['before'])} → {fixed(found['after'])}"
+
+
+def _ranged(r: Found) -> Cell:
+    return cell(fixed(r["share"]), f"[{fixed(r['low'])}, {fixed(r['high'])}]")
+
+
+def _share(r: Found, k: int) -> Cell:
+    return cell(fixed(r["share"][k]), f"[{fixed(r['low'][k])}, {fixed(r['high'][k])}]")
 
 
 def _shown(classes: Sequence[str]) -> int:
-    """The class that tables and figure show: of two the second, whose share says the other's."""
+    """The class that stands for the others: of two the second, whose share says the other's."""
     return 1 if len(classes) > 1 else 0
 
 
-def _named(prompt: str) -> str:
+def named(prompt: str) -> str:
+    """A prompt as a reader calls it."""
     return prompt or "(empty prompt)"
-
-
-def _alt(result: Mapping[str, Any]) -> str:
-    return f"Dot plot: share of {result['classes'][_shown(result['classes'])]} before and after, by prompt"

@@ -48,7 +48,7 @@ def publish(
         paired = side == "before" and result.shown is not None
         seen = Pool(run / side) if paired else source
         shown = range(min(GRID, len(seen)))
-        image_grid(seen.read(shown), COLUMNS, folder / f"grid-{side}.png", scale=scale, mark=_mark(seen, shown))
+        image_grid(seen.read(shown), COLUMNS, folder / f"grid-{side}.png", scale=scale, mark=grid_mark(seen, shown))
         if reference is not None and pairs.get(side):
             _gallery(pairs[side], source, reference, folder / f"nearest-{side}.png", 2 * scale)
     write_report(run)
@@ -60,11 +60,11 @@ def _gallery(pairs: Sequence[Pair], source: ImageSource, reference: ImageSource,
     real = reference.read([p.training for p in pairs])
     if real.shape != generated.shape:
         real = interpolate(real, source.shape[1:])
-    mark = _mark(source, [p.generated for p in pairs]) or _mark(reference, [p.training for p in pairs])
+    mark = grid_mark(source, [p.generated for p in pairs]) or grid_mark(reference, [p.training for p in pairs])
     image_grid(torch.cat([generated, real]), len(pairs), path, scale=scale, mark=mark)
 
 
-def _mark(source: ImageSource, positions: Sequence[int]) -> bytes:
+def grid_mark(source: ImageSource, positions: Sequence[int]) -> bytes:
     """The mark of a picture put together from images of which one is marked as generated."""
     files = (source.encoded(i) for i in positions) if isinstance(source, Pool | ImageDataset) else ()
     return mark_chunk(kind=COMPOSITE) if any(f is not None and is_generated(f) for f in files) else b""

@@ -6,10 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from fairsims import __version__
+from fairsims.audit.conditions import condition_counts
+from fairsims.audit.draws import counted
 from fairsims.audit.intervals import ALPHA
-from fairsims.audit.joint import FloatArray
-from fairsims.audit.prompts import METRICS, PromptShares, metrics
-from fairsims.classifiers.base import Confusion
+from fairsims.audit.joint import Cells, FloatArray
+from fairsims.audit.prompts import METRICS, PromptShares, metrics, named_class
+from fairsims.classifiers import AttributeClassifier
+from fairsims.classifiers.base import Confusion, features_of
+from fairsims.classifiers.labelling import label_source
+from fairsims.files import now
 from fairsims.models import PipelineModel
 from fairsims.pools import Pool
 from fairsims.retarget.prompt_run import PromptRetargeting
@@ -32,7 +38,10 @@ def registered(work: PromptRetargeting) -> dict[str, Any]:
         "metrics": METRICS,
         "alpha": ALPHA,
         "images_of_each_prompt": {"pool": config.pool, "calibration": config.calibration, "audit": config.audit},
-        "classifiers": {c.attribute.name: {"name": c.name, "digest": c.digest} for c in work.classifiers},
+        "classifiers": {
+            c.attribute.name: {"name": c.name, "digest": c.digest} for c in (*work.classifiers, *work.watched)
+        },
+        "agreement": None if work.agreement is None else work.agreement.name,
         "sampler": work.model.facts()["sampler"],
         "mode": config.mode,
         "positive": config.positive,
@@ -47,25 +56,30 @@ def audit_prompts(work: PromptRetargeting, strength: float) -> dict[str, Any]:
     folder, after_model = work.run.folder, work.at(strength)
     sides = {"before": work.model.asking(prompts=texts), "after": after_model.asking(prompts=texts)}
     pools = {side: work.images(folder / side, model, "audit", work.config.audit) for side, model in sides.items()}
-    classifier = work.classifiers[0]
-    confusion = classifier.confusions[classifier.default_split]
+    classifier, confusion = work.classifiers[0], work.confusion
     shares = {side: PromptShares.of(texts, work.counts(pool), confusion) for side, pool in pools.items()}
     target = {
         t: work.targets[t].resolve(row)
         for t, row in zip(texts, shares["before"].draws.point, strict=True)
         if t in work.targets
     }
-    same = _same_seed(work, pools)
+    same, agreed = _same_seed(work, pools), _agreement(work, pools)
     rows = [
         {"prompt": text, "kind": work.prompts.by_text[text].kind, "says": work.prompts.by_text[text].says}
-        | {"target": target[text].tolist() if text in target else None, **same[text]}
+        | {"target": target[text].tolist() if text in target else None, **same[text], **agreed.get(text, {})}
         | {side: {k: v for k, v in shares[side].rows()[p].items() if k != "prompt"} for side in pools}
         for p, text in enumerate(texts)
     ]
     return {
+        "created": now(),
+        "fairsims": __version__,
         "model": work.config.model,
+        "base_digest": work.model.digest,
+        "prompts_from": {"name": work.prompts.name, "source": work.prompts.source},
         "attribute": classifier.attribute.name,
         "classes": list(work.classes),
+        "classifier": {"name": classifier.name, "digest": classifier.digest, "split": classifier.default_split},
+        "agreement_by": None if work.agreement is None else work.agreement.name,
         "mode": work.config.mode,
         "tolerance": work.config.tolerance,
         "sampler": work.model.facts()["sampler"],
@@ -76,7 +90,8 @@ def audit_prompts(work: PromptRetargeting, strength: float) -> dict[str, Any]:
             if work.prompts.of(kind)
         },
         "kept": _kept(work, shares, texts),
-        "guidance": [_at_scale(work, strength, part, confusion) for part in SCALES],
+        "others": [_other(work, other, pools) for other in (*work.classifiers[1:], *work.watched)],
+        "guidance": _at_scales(work, strength, shares["after"], target),
         "cost": _cost(work, pools, after_model),
     }
 
@@ -92,44 +107,134 @@ def _summary(
     """Metrics of the prompts of a kind."""
     chosen = [k for k, text in enumerate(texts) if work.prompts.by_text[text].kind == kind]
     part = PromptShares.of([texts[k] for k in chosen], found.counts[chosen], confusion)
-    return part.summary(np.stack([target[texts[k]] for k in chosen]), confusion)
+    return part.summary(np.stack([target[texts[k]] for k in chosen]), confusion, work.config.tolerance)
 
 
 def _same_seed(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dict[str, float]]:
-    """How images of a seed differ between the sides, by prompt: mean grey levels, and the share of same calls."""
+    """How images of a seed differ between the sides, by prompt: mean grey levels, and the share of same calls.
+
+    Where the classifier has features, also the cosine of theirs.
+    """
     before, after = pools["before"], pools["after"]
-    parts = [range(i, min(i + BATCH, len(before))) for i in range(0, len(before), BATCH)]
-    differences = [(before.read(part).int() - after.read(part).int()).abs().float() for part in parts]
-    moved = np.concatenate([d.mean(dim=(1, 2, 3)).numpy() for d in differences])
-    same = work.predicted(before) == work.predicted(after)
+    classifier, pairs = work.classifiers[0], []
+    for i in range(0, len(before), BATCH):
+        two = [pool.read(range(i, min(i + BATCH, len(pool)))) for pool in (before, after)]
+        columns = [(two[0].int() - two[1].int()).abs().float().mean(dim=(1, 2, 3)).numpy()]
+        if classifier.has_features:
+            a, b = (features_of(classifier, [images]) for images in two)
+            columns.append(
+                (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-9)
+            )
+        pairs.append(np.stack(columns, axis=1))
+    found = np.concatenate([np.concatenate(pairs), (work.predicted(before) == work.predicted(after))[:, None]], axis=1)
+    names = ("grey_levels_moved", *(("similarity",) if classifier.has_features else ()), "same_call")
     return {
-        text: {
-            "grey_levels_moved": float(moved[before.positions == p].mean()),
-            "same_call": float(same[before.positions == p].mean()),
-        }
+        text: dict(zip(names, found[before.positions == p].mean(axis=0).tolist(), strict=True))
         for p, text in enumerate(before.conditions)
     }
 
 
+def _agreement(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dict[str, Any]]:
+    """Share of images that show what their prompt names, by prompt that names a class of the classifier of that."""
+    if work.agreement is None:
+        return {}
+    calls = {side: label_source(pool, work.agreement).argmax(axis=1) for side, pool in pools.items()}
+    found = {}
+    for p, text in enumerate(pools["before"].conditions):
+        k = named_class(text, work.agreement.attribute.classes)
+        if k is not None:
+            shown = {side: float((calls[side][pool.positions == p] == k).mean()) for side, pool in pools.items()}
+            found[text] = {"names": work.agreement.attribute.classes[k], "agreement": shown}
+    return found
+
+
 def _kept(work: PromptRetargeting, shares: dict[str, PromptShares], texts: tuple[str, ...]) -> dict[str, Any] | None:
-    """Of explicit prompts the mean share of the class that they name, before and after."""
+    """Of explicit prompts the mean share of the class that they name, before and after, by class too."""
     said = [
         (k, work.classes.index(says)) for k, t in enumerate(texts) if (says := work.prompts.by_text[t].says) is not None
     ]
     if not said:
         return None
-    return {side: float(np.mean([s.draws.point[k, c] for k, c in said])) for side, s in shares.items()}
+
+    def mean(chosen: list[tuple[int, int]]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            side: float(np.mean([s.draws.point[k, c] for k, c in chosen])) for side, s in shares.items()
+        }
+        change = shares["after"].draws.minus(shares["before"].draws).values
+        of = np.mean([change[:, k, c] for k, c in chosen], axis=0)
+        return found | {"low": float(np.quantile(of, ALPHA / 2)), "high": float(np.quantile(of, 1 - ALPHA / 2))}
+
+    by_class = {
+        name: mean([(k, c) for k, c in said if c == of])
+        for of, name in enumerate(work.classes)
+        if of in {c for _, c in said}
+    }
+    return mean(said) | {"by_class": by_class}
 
 
-def _at_scale(work: PromptRetargeting, strength: float, part: float, confusion: Confusion) -> dict[str, Any]:
-    """Shares of the neutral prompts at another guidance scale, with the strength that was calibrated at the user's."""
-    scale = work.model.settings.guidance * part
+def _other(work: PromptRetargeting, other: AttributeClassifier, pools: dict[str, Pool]) -> dict[str, Any]:
+    """Another attribute over the neutral prompts before and after, and its joint cells with the targeted one."""
+    confusion, own = other.confusions[other.default_split], work.confusion
+    cells = Cells(attributes=(work.classifiers[0].attribute, other.attribute))
+    names = pools["before"].conditions
+    chosen = [k for k, name in enumerate(names) if work.prompts.by_text[name].kind == "neutral"]
+    draws, joint = {}, {}
+    for side, pool in pools.items():
+        calls = label_source(pool, other).argmax(axis=1)
+        counts = condition_counts(calls, pool.positions, (len(names), len(other.attribute.classes)))
+        draws[side] = counted(counts[chosen], [confusion], "other")
+        people = np.isin(pool.positions, chosen)
+        joint[side] = counted(cells.counts([work.predicted(pool)[people], calls[people]]), [own, confusion], "joint")
+    change = draws["after"].minus(draws["before"])
+    pooled, worst = change.pooled(), change.worst(np.zeros(len(other.attribute.classes)))
+    low, high = pooled.interval()
+    ends = {side: joint[side].interval() for side in joint}
+    return {
+        "attribute": other.attribute.name,
+        "held": other.attribute.name in work.config.hold,
+        "classes": [
+            {"class": c, "change": float(pooled.point[0, k]), "low": float(low[0, k]), "high": float(high[0, k])}
+            | {side: float(d.pooled().point[0, k]) for side, d in draws.items()}
+            for k, c in enumerate(other.attribute.classes)
+        ],
+        "worst": {"prompt": names[chosen[worst.condition]], "class": other.attribute.classes[worst.cls]}
+        | {"change": float(change.point[worst.condition, worst.cls])},
+        "joint": [
+            {"cell": name}
+            | {
+                side: {
+                    "share": float(joint[side].point[0, k]),
+                    "low": float(ends[side][0][0, k].clip(0)),
+                    "high": float(ends[side][1][0, k].clip(0, 1)),
+                }
+                for side in joint
+            }
+            for k, name in enumerate(cells.names)
+        ],
+    }
+
+
+def _at_scales(
+    work: PromptRetargeting, strength: float, after: PromptShares, target: dict[str, FloatArray]
+) -> list[dict[str, Any]]:
+    """Shares of the neutral prompts at half, once and 1.5 times the guidance scale that the strength is calibrated at.
+
+    None where the prompt acts alone, at scales up to 1.
+    """
+    own = work.model.settings.guidance
+    if work.model.pipeline.row.guidance == "classifier-free" and own <= 1:
+        return []
     people = tuple(name for name in work.trained if name)
-    model = work.at(strength).asking(prompts=people, guidance_scale=scale)
-    pool = work.images(work.run.folder / f"guidance-{part:g}", model, "audit", work.config.audit)
-    found = PromptShares.of(people, work.counts(pool), confusion).draws.point
-    target = np.stack([work.targets[t].resolve(row) for t, row in zip(people, found, strict=True)])
-    return {"guidance_scale": scale, "metrics": metrics(found, target), "shares": found.tolist()}
+    wanted = np.stack([target[name] for name in people])
+    found = {own: after.draws.point[[after.names.index(name) for name in people]]}
+    for part in SCALES:
+        model = work.at(strength).asking(prompts=people, guidance_scale=own * part)
+        pool = work.images(work.run.folder / f"guidance-{part:g}", model, "audit", work.config.audit, stage="audit")
+        found[own * part] = PromptShares.of(people, work.counts(pool), work.confusion).draws.point
+    return [
+        {"guidance_scale": scale, "metrics": metrics(found[scale], wanted), "shares": found[scale].tolist()}
+        for scale in sorted(found)
+    ]
 
 
 def _cost(work: PromptRetargeting, pools: dict[str, Pool], after: PipelineModel) -> dict[str, Any]:

@@ -42,7 +42,11 @@ class PromptConfig:
     mode: str = choice(*SIMS)
     """merged: a LoRA file. guided: the network once more for each adapter, the reference that merged approximates."""
     classifier: str | tuple[str, ...] | None = None
-    """Classifier folder or embedded name, of several attributes ATTR=PATH; the one that fits by default."""
+    """Classifier folder or embedded name, of several attributes ATTR=PATH; the one that fits by default.
+
+    Those of attributes without target and hold are audited only."""
+    agreement: str | None = None
+    """Classifier of what prompts name: the share of images that show it is audited, before and after."""
     positive: str = choice("auto", "never", "always")
     """Whether images of explicit prompts, trained under the neutral ones, join: where the complement cannot reach."""
     pool: int = 128

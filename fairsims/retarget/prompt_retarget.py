@@ -7,9 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fairsims import engine
+from fairsims.audit.joint import Cells
+from fairsims.audit.prompts import named_class
 from fairsims.audit.targets import parse_target
-from fairsims.data.prompts import read_prompts
+from fairsims.classifiers import AttributeClassifier, load_classifier
+from fairsims.data.prompts import Prompts, read_prompts
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_json, write_json
 from fairsims.models import ModelSpec, PipelineModel
@@ -20,6 +25,7 @@ from fairsims.retarget.prompt_run import PromptRetargeting
 from fairsims.run import Progress, Run, silent, write_plan
 
 FORMAT = "fairsims-prompts/1"
+"""Of `prompts.json`."""
 Publish = Callable[[Path, Mapping[str, Any]], object]
 """(run, result)"""
 Feasible = Callable[[Sequence[str], Sequence[Mapping[str, Any]]], object]
@@ -44,10 +50,14 @@ def prepare_prompts(config: PromptConfig) -> PromptRetargeting:
     for text in given:
         attribute_name, _, place = text.partition("=")
         named |= {attribute_name: place} if place else {config.attr: text}
-    if unknown := set(named) - {config.attr, *config.hold}:
-        raise InputError(f"--classifier names {unknown.pop()!r}; expected {' or '.join((config.attr, *config.hold))}")
-    classifiers = tuple(open_classifier(a, named.get(a), model.image_shape) for a in (config.attr, *config.hold))
+    shape = model.image_shape
+    classifiers = tuple(open_classifier(a, named.get(a), shape) for a in (config.attr, *config.hold))
+    watched = tuple(open_classifier(a, s, shape) for a, s in named.items() if a not in (config.attr, *config.hold))
     attribute = classifiers[0].attribute
+    for other in (*classifiers[1:], *watched):
+        # Refuses what has too many joint cells to be audited.
+        Cells(attributes=(attribute, other.attribute))
+    agreement = _agreement(config, prompts, model)
     targets = {}
     for text in (*prompts.of("neutral", "held-out"), ""):
         asked = (prompts.by_text[text].target if text else None) or config.target
@@ -60,15 +70,33 @@ def prepare_prompts(config: PromptConfig) -> PromptRetargeting:
     for says in {p.says for p in prompts.items if p.says is not None} - set(attribute.classes):
         raise InputError(f"{prompts.name} has explicit prompts of {says!r}; {attribute.name} has {attribute.classes}")
     digests = {"base_digest": model.digest, "prompts_digest": prompts.digest}
-    digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in classifiers}
+    digests |= {f"{c.attribute.name}_classifier_digest": c.digest for c in (*classifiers, *watched)}
+    digests |= {} if agreement is None else {"agreement_digest": agreement.digest}
     return PromptRetargeting(
         config=config,
         prompts=prompts,
         model=model,
         classifiers=classifiers,
+        watched=watched,
+        agreement=agreement,
         targets=targets,
         settings=json.loads(json.dumps(config.as_dict() | digests)),
     )
+
+
+def _agreement(config: PromptConfig, prompts: Prompts, model: PipelineModel) -> AttributeClassifier | None:
+    """The classifier of what prompts name. Raises InputError where it fits neither the prompts nor the images."""
+    if config.agreement is None:
+        return None
+    found = load_classifier(config.agreement)
+    classes = found.attribute.classes
+    if all(named_class(p.text, classes) is None for p in prompts.items):
+        raise InputError(
+            f"no prompt of {prompts.name} names a class of {found.name} ({', '.join(classes[:5])}, ...); give "
+            "--agreement a classifier of what the prompts name"
+        )
+    found.probabilities(torch.zeros((1, *model.image_shape), dtype=torch.uint8))
+    return found
 
 
 def retarget_prompts(

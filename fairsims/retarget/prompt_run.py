@@ -44,6 +44,10 @@ class PromptRetargeting:
     """The base, asked for the neutral prompts and, where guidance has such a branch, the empty one."""
     classifiers: tuple[AttributeClassifier, ...]
     """Of the attribute with the target, then of those that sets are balanced for."""
+    watched: tuple[AttributeClassifier, ...]
+    """Of attributes that are only audited."""
+    agreement: AttributeClassifier | None
+    """Of what prompts name."""
     targets: dict[str, Target]
     """By prompt: neutral, held out, and the empty one."""
     settings: dict[str, Any]
