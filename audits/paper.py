@@ -5,6 +5,9 @@
     torchrun --standalone --nproc_per_node=8 audits/paper.py ...        on several GPUs
     python audits/paper.py ffhq64-gender --estimate --rate 1500 --gpus 8
 
+    python audits/paper.py sd15-occupations --model stable-diffusion-v1-5/ [--classifier faces]
+                                                        over prompts, with one LoRA file at the end
+
 The files are yours and none is fetched; they may also be named by FAIRSIMS_MODEL, FAIRSIMS_REFERENCE,
 FAIRSIMS_CLASSIFIER and FAIRSIMS_VAE. `audits/NAME/recipe.toml` has every setting; `--changes FILE.toml` overrides some
 of them. What is unfinished is resumed. `--estimate` prints the work, time and disk that the recipe asks for, and does
@@ -35,17 +38,21 @@ from fairsims.classifiers.making import build_classifier
 from fairsims.classifiers.training import ClassifierRecipe
 from fairsims.cli.common import Bars, say
 from fairsims.data import open_dataset
+from fairsims.data.prompts import read_prompts
 from fairsims.errors import FairsimsError, InputError
 from fairsims.models import fastest_precision
 from fairsims.models.precondition import resolve_precision
 from fairsims.options import from_mapping
+from fairsims.report.prompts import feasibility_table, prompt_text, write_prompt_report
 from fairsims.report.publish import publish
 from fairsims.report.sweep_figures import sweep_figures
 from fairsims.report.sweep_table import sweep_text
-from fairsims.report.terminal import terminal_table
+from fairsims.report.terminal import as_text, terminal_table
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
 from fairsims.retarget.opening import prepare
+from fairsims.retarget.prompt_config import PromptConfig
+from fairsims.retarget.prompt_retarget import prepare_prompts, retarget_prompts
 from fairsims.retarget.retarget import retarget
 from fairsims.retarget.retargeting import SHOWN
 from fairsims.retarget.sweep import begin_run, sweep
@@ -124,6 +131,53 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
     say(published(recipe))
 
 
+def carry_out_prompts(name: str, recipe: dict[str, Any], files: dict[str, str | None], out: Path) -> None:
+    """A retargeting over prompts with its audit and its LoRA file; prints it beside what was published."""
+    config = prompt_config(recipe, files)
+    with Bars() as bars:
+        found = retarget_prompts(
+            prepare_prompts(config),
+            out,
+            progress=bars.report,
+            publish=write_prompt_report,
+            feasible=lambda classes, rows: say(as_text([feasibility_table(classes, rows)])),
+            command=f"python audits/paper.py {name}",
+        )
+    say(prompt_text(found))
+    lines = [f"  {p['what']}: {p['value']} ({p['source']})" for p in recipe["published"]]
+    say("\n".join(["published, not reproduced here (other prompts, classifiers and images):", *lines]))
+
+
+def prompt_config(recipe: dict[str, Any], files: dict[str, str | None]) -> PromptConfig:
+    """The recipe's settings over the user's pipeline; the ready classifier of faces where none is given."""
+    own = {"model": files["model"], "classifier": files["classifier"] or "faces"}
+    return from_mapping(PromptConfig, recipe["run"] | own | {"precision": resolve_precision("auto")})
+
+
+def estimate_prompts(recipe: dict[str, Any], rate: float, gpus: int) -> str:
+    """Work and time of a recipe over prompts: hours = forwards / (rate x GPUs). An estimate, not measured.
+
+    A training step on an image counts as three forwards. An upper bound: every explicit prompt has a pool, and the
+    calibration spends all of its images.
+    """
+    config = prompt_config(recipe, {"model": "model", "classifier": None})
+    prompts, guided = read_prompts(config.prompts), not recipe["size"].get("embedded", False)
+    nfe = (config.steps or 50) * (2 if guided else 1)
+    neutral, explicit = len(prompts.of("neutral")), len(prompts.of("explicit"))
+    stages = {
+        "pool": (neutral + guided) * config.pool * nfe,
+        "explicit prompts": 0 if config.positive == "never" else explicit * config.pool * nfe,
+        "adapters": 2 * config.budget * 1000 * 3,
+        "calibration": neutral * config.calibration * nfe,
+        "audit": (2 * len(prompts.items) + 2 * neutral) * config.audit * nfe,
+    }
+    size = recipe["size"]["tflop"]
+    lines = [f"estimate, not measured: {rate:g} forwards/s on each of {gpus} GPU(s), {size:g} TFLOP a forward"]
+    for stage, forwards in (stages | {"in all": sum(stages.values())}).items():
+        lines.append(f"  {stage:<32}{forwards / 1e6:>8.2f} M forwards{forwards / rate / 3600 / gpus:>9.2f} h")
+    return "\n".join(lines)
+
+
 def published(recipe: dict[str, Any]) -> str:
     """What others report: on Inception features, so not to be read beside a distance on a classifier's."""
     lines = []
@@ -183,7 +237,7 @@ def estimate(recipe: dict[str, Any], rate: float, gpus: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="folder of the recipe, such as ffhq64-gender or imagenet64-sims")
+    parser.add_argument("name", help="folder of the recipe, such as ffhq64-gender, imagenet64-sims or sd15-occupations")
     for file in FILES:
         parser.add_argument(f"--{file}", default=os.environ.get(f"FAIRSIMS_{file.upper()}"))
     parser.add_argument("--out", type=Path)
@@ -193,17 +247,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, default=1)
     args = parser.parse_args(arguments)
     recipe = read_recipe(args.name, args.changes)
+    asked = "prompts" in recipe["run"]
     if args.estimate:
-        print(estimate(recipe, args.rate or recipe["size"].get("rate", RATE), args.gpus))
+        rate = args.rate or recipe["size"].get("rate", RATE)
+        print((estimate_prompts if asked else estimate)(recipe, rate, args.gpus))
         return
     files = {file: getattr(args, file) for file in FILES}
-    needed = ("model", "reference", *(["vae"] if "latents" in recipe["size"] else []))
+    needed = ("model", *([] if asked else ["reference"]), *(["vae"] if "latents" in recipe["size"] else []))
     missing = [f for f in needed if not files[f]]
     if missing:
         parser.error(f"no {' and no '.join(missing)} given; name your own files, by option or environment")
     engine.initialise()
     try:
-        carry_out(args.name, recipe, files, args.out or Path("runs") / args.name)
+        (carry_out_prompts if asked else carry_out)(args.name, recipe, files, args.out or Path("runs") / args.name)
     except FairsimsError as e:
         sys.exit(f"error: {e}")
     finally:

@@ -24,6 +24,7 @@ from edm2_snapshots import tiny2, write_snapshot2
 from edm_snapshots import write_snapshot
 from PIL import Image
 from support import script
+from tiny_pipelines import install_shades, two_shades
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairsims.classifiers.checkpoints import find_classifier
@@ -264,3 +265,41 @@ def test_work_is_counted_by_hand(paper: ModuleType) -> None:
         "points": 10_000 * 79 * (1 + 8 + 64 + 2 * 64),
         "calibrate and audit": 79 * (35_000 * 2 + 50_000 * 2 + 64),
     }
+
+
+@pytest.mark.parametrize("variant", ["", "sdxl", "flux"])
+def test_occupations_are_estimated(variant: str, paper: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["--changes", str(AUDITS / "sd15-occupations" / f"{variant}.toml")] if variant else []
+    paper.main(["sd15-occupations", "--estimate", "--rate", "500", *changes])
+    rows = {line[2:34].strip(): line for line in capsys.readouterr().out.splitlines()[1:]}
+    # 33 prompts of 128 images; 30 steps of two branches, or 28 of one for 32.
+    forwards = 32 * 128 * 28 if variant == "flux" else 33 * 128 * 60
+    assert f"{forwards / 1e6:.2f} M forwards" in rows["pool"]
+    assert "in all" in rows
+
+
+def test_occupations_are_carried_out_on_a_tiny_pipeline(
+    paper: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    install_shades(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prompts = tmp_path / "prompts.toml"
+    prompts.write_text(
+        'neutral = "a photo of a {job}"\n[explicit]\nman = "a photo of a male {job}"\n'
+        'woman = "a photo of a female {job}"\n[lists]\njob = ["nurse", "pilot"]\n'
+    )
+    changes = tmp_path / "small.toml"
+    small = (AUDITS / "sd15-occupations" / "small.toml").read_text()
+    changes.write_text(small + f'prompts = "{prompts}"\ntarget = "man=0.3,woman=0.7"\n')
+    files = ["--model", str(two_shades(tmp_path / "shades")), "--classifier", "gender"]
+    paper.main(["sd15-occupations", *files, "--changes", str(changes), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "What the complement of each prompt can do" in said
+    assert "published, not reproduced here" in said
+    assert sorted(p.name for p in (tmp_path / "out" / "lora").iterdir()) == [
+        "README.md",
+        "gender-retargeted-webui.safetensors",
+        "gender-retargeted.safetensors",
+    ]
+    assert read_json(tmp_path / "out" / "status.json")["state"] == "finished"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import refused, run, succeeds
-from tiny_pipelines import SHADE, make_tiny, two_shades
+from tiny_pipelines import install_shades, make_tiny, two_shades
 
 from fairsims.dashboard.runs_index import read_run
 from fairsims.models.lora_files import read_facts
@@ -32,45 +32,9 @@ light = "a photo of a female {occupation}"
 [lists]
 occupation = ["nurse", "pilot"]
 """
-PACKAGE = """
-import torch
-from fairsims.classifiers.base import Confusion
-
-def exact(wrong=0):
-    return {"test": Confusion(counts=((1000 - wrong, wrong), (wrong, 1000 - wrong)), split="test", description="none")}
-
-class Shade:
-    attribute = ("shade", ("dark", "light"))
-    digest, name, default_split = "shade-1", "shade", "test"
-    confusions = exact(10)
-
-    def probabilities(self, images):
-        light = torch.sigmoid(10 * (images.float().mean(dim=(1, 2, 3)) - SHADE))
-        return torch.stack([1 - light, light], dim=1)
-
-    def features(self, images):
-        return images.float().mean(dim=(2, 3))
-
-class Side:
-    attribute = ("side", ("left", "right"))
-    digest, name, default_split = "side-1", "side", "test"
-    confusions = exact()
-
-    def probabilities(self, images):
-        x = images.float().mean(dim=(1, 2))
-        right = (x[:, 16:].mean(dim=1) > x[:, :16].mean(dim=1)).float()
-        return torch.stack([1 - right, right], dim=1)
-
-class Job:
-    attribute = ("job", ("nurse", "pilot"))
-    digest, name = "job-1", "job"
-
-    def probabilities(self, images):
-        return torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
-"""
 RUN = (
-    *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade=shade", "--pool", 24, "--audit", 24),
-    *("--calibration", 40, "--budget", 0.4, "--batch-size", 16, "--lr", 0.04, "--rank", 4, "--omega", 0.6),
+    *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade=shade", "--pool", 24, "--audit", 16),
+    *("--calibration", 32, "--budget", 0.4, "--batch-size", 16, "--lr", 0.04, "--rank", 4, "--omega", 0.6),
     *("--classifier", "side=side", "--agreement", "job"),
     *("--guidance-scale", 2, "--size", "32,32", "--precision", "float32", "--sample-batch", 40, "--steps", 4),
 )
@@ -113,13 +77,7 @@ def test_generate_refuses_in_one_line(options: tuple[object, ...], message: str,
 def shades(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A pipeline of two shades, and an installed package with a classifier of them."""
     place = tmp_path_factory.mktemp("site")
-    info = place / "shade-1.0.dist-info"
-    info.mkdir()
-    (place / "shade_package.py").write_text(PACKAGE.replace("SHADE", f"{SHADE}"))
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shade\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[fairsims.classifiers]\n" + "".join(f"{n} = shade_package:{n.title()}\n" for n in ("shade", "side", "job"))
-    )
+    install_shades(place)
     sys.path.insert(0, str(place))
     yield two_shades(tmp_path_factory.mktemp("tiny") / "shades")
     sys.path.remove(str(place))

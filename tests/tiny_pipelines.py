@@ -233,6 +233,58 @@ SHADE = 132.1
 """Mean grey level between the two shades of `two_shades`: latents +1 are dark, -1 light."""
 
 
+PACKAGE = """
+import torch
+from fairsims.classifiers.base import Confusion
+
+def exact(wrong=0):
+    return {"test": Confusion(counts=((1000 - wrong, wrong), (wrong, 1000 - wrong)), split="test", description="none")}
+
+class Shade:
+    attribute = ("shade", ("dark", "light"))
+    digest, name, default_split = "shade-1", "shade", "test"
+    confusions = exact(10)
+
+    def probabilities(self, images):
+        light = torch.sigmoid(10 * (images.float().mean(dim=(1, 2, 3)) - SHADE))
+        return torch.stack([1 - light, light], dim=1)
+
+    def features(self, images):
+        return images.float().mean(dim=(2, 3))
+
+class Side:
+    attribute = ("side", ("left", "right"))
+    digest, name, default_split = "side-1", "side", "test"
+    confusions = exact()
+
+    def probabilities(self, images):
+        x = images.float().mean(dim=(1, 2))
+        right = (x[:, 16:].mean(dim=1) > x[:, :16].mean(dim=1)).float()
+        return torch.stack([1 - right, right], dim=1)
+
+class Job:
+    attribute = ("job", ("nurse", "pilot"))
+    digest, name = "job-1", "job"
+
+    def probabilities(self, images):
+        return torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
+
+class Gender(Shade):
+    attribute, name = ("gender", ("man", "woman")), "gender"
+"""
+CLASSIFIERS = ("shade", "side", "job", "gender")
+
+
+def install_shades(place: Path) -> None:
+    """Write an installed package into a folder of the path: classifiers of shades, sides and a job."""
+    info = place / "shade-1.0.dist-info"
+    info.mkdir()
+    (place / "shade_package.py").write_text(PACKAGE.replace("SHADE", f"{SHADE}"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shade\nVersion: 1.0\n")
+    points = "".join(f"{name} = shade_package:{name.title()}\n" for name in CLASSIFIERS)
+    (info / "entry_points.txt").write_text(f"[fairsims.classifiers]\n{points}")
+
+
 def two_shades(folder: Path) -> Path:
     """Save a pipeline that makes images of two shades, each about half of them, into a folder; it was trained so."""
     make_tiny("sd", folder, prediction_type="v_prediction")

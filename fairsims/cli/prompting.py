@@ -51,7 +51,7 @@ def over_prompts(prompts: str, out: Path | None, runs: Path, options: dict[str, 
             feasible=lambda classes, rows: click.echo(as_text([feasibility_table(classes, rows)]), err=True),
             command=command_line(),
         )
-    text = f"{prompt_text(result)}\n\nreport  {run / 'report.md'}"
+    text = f"{prompt_text(result)}\n\nreport  {run / 'report.html'}"
     if config.mode == "merged":
         text += f"\nLoRA    {run / 'lora'}"
     say(json.dumps({"run": str(run), **result}) if as_json else text)

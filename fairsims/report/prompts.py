@@ -381,7 +381,7 @@ def _first(result: Found, kind: str) -> list[Found]:
     rows, most = [r for r in result["prompts"] if r["kind"] == kind], PICTURED if kind == "neutral" else PICTURED // 4
 
     def off(r: Found) -> float:
-        return max(abs(s - t) for s, t in zip(r["after"]["share"], r["target"], strict=True))
+        return float(max(abs(s - t) for s, t in zip(r["after"]["share"], r["target"], strict=True)))
 
     return sorted(rows, key=off, reverse=True)[:most] if kind != "unrelated" else rows[:most]
 

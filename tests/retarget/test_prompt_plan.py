@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairsims.audit.conditions import condition_counts
-from fairsims.audit.prompts import PromptShares, floors, metrics
+from fairsims.audit.prompts import PromptShares, floors, metrics, named_class
 from fairsims.classifiers.base import Confusion
 from fairsims.errors import InputError
 from fairsims.retarget.prompt_config import PromptConfig
@@ -153,13 +153,22 @@ def test_the_worst_prompt_is_named_with_an_interval_for_all_at_once() -> None:
     counts = condition_counts(np.repeat([0, 1, 0, 1], [30, 30, 55, 5]), np.repeat([0, 1], 60), (2, 2))
     assert counts.tolist() == [[30, 30], [55, 5]]
     found = PromptShares.of(("even", "odd"), counts, EXACT)
-    summary = found.summary(np.tile(EVEN, (2, 1)), EXACT)
+    summary = found.summary(np.tile(EVEN, (2, 1)), EXACT, 0.05)
+    assert (summary["prompts"], summary["met"], summary["missed"]) == (2, 0, 1)
+    assert found.summary(np.tile(EVEN, (2, 1)), EXACT, 0.2)["met"] == 1
     assert summary["worst"]["prompt"] == "odd"
     assert summary["worst"]["low"] < summary["worst"]["gap"] < summary["worst"]["high"]
     row = found.rows()[1]
     assert row["low"][1] < row["share"][1] < row["high"][1]
     assert row["all_high"][1] - row["all_low"][1] > row["high"][1] - row["low"][1]
     assert summary["pooled"]["share"][0] == pytest.approx(85 / 120)
+
+
+def test_a_prompt_is_judged_by_the_longest_class_that_it_names() -> None:
+    classes = ("officer", "police officer", "art", "health_worker")
+    assert named_class("A photo of a police officer, smiling", classes) == 1
+    assert named_class("a health worker", classes) == 3
+    assert named_class("an artist", classes) is None
 
 
 @pytest.mark.parametrize(
