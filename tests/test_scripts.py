@@ -102,3 +102,29 @@ def test_every_benchmark_is_run() -> None:
     (marker,) = [m for m in test_benchmarks_run.pytestmark if m.name == "parametrize"]  # type: ignore[attr-defined]
     known = {p.stem for p in (Path(__file__).parent.parent / "bench").glob("*.py")}
     assert {row[0] for row in marker.args[1]} == known - {"timing", "ground_truth"}
+
+
+def test_the_embedded_pipeline_is_trained_alike_after_a_kill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    tool = script("tools/build_emoji_t2i.py")
+    monkeypatch.setattr(tool, "KEPT_EVERY", 2)
+
+    def build(name: str) -> bytes:
+        tool.main(["--steps", "3", "--work", str(tmp_path / f"{name}-work"), "--out", str(tmp_path / name)])
+        return (tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+    def killed(*given: object) -> None:
+        if given[-1] == 2:
+            raise KeyboardInterrupt
+        return loss(*given)
+
+    loss = tool.step_loss
+    monkeypatch.setattr(tool, "step_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build("twice")
+    monkeypatch.setattr(tool, "step_loss", loss)
+    assert build("twice") == build("once")
+    with pytest.raises(SystemExit, match="another folder"):
+        tool.main(["--steps", "4", "--work", str(tmp_path / "once-work"), "--out", str(tmp_path / "other")])

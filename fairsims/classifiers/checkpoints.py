@@ -139,7 +139,8 @@ def classifier_for(attribute: str, resolution: int, channels: int) -> AttributeC
     known = []
     for name, folder in embedded_classifiers().items():
         config = read_json(folder / "config.json")
-        size, depth = config["network"]["input_size"], config["network"]["channels"]
+        # A probe has no network of its own; what it looks through sees colours.
+        size, depth = config["input_size"], config.get("network", {}).get("channels", 3)
         if config["attribute"] == attribute and depth == channels and resolution > 0 and resolution % size == 0:
             return load_classifier(folder)
         known.append(f"{name} ({_case(config['attribute'], size, depth)})")

@@ -62,6 +62,7 @@ def describe_path(path: str) -> dict[str, Any]:
     from fairsims.data.embedded import EMBEDDED
     from fairsims.data.files import IMAGE_SUFFIXES
     from fairsims.models import open_checkpoint
+    from fairsims.models.pipelines import describe_pipeline, is_pipeline
     from fairsims.pools import Pool
 
     folder = Path(path)
@@ -88,6 +89,8 @@ def describe_path(path: str) -> dict[str, Any]:
         }
         facts = {"images": len(data), "shape": list(data.shape), "digest": data.digest}
         return {"kind": "data set", **facts, "attributes": counts}
+    if is_pipeline(path):
+        return describe_pipeline(path)
     opened = open_checkpoint(path)
     return {
         "kind": "checkpoint",
@@ -128,7 +131,7 @@ def overview() -> dict[str, Any]:
 
     from fairsims.classifiers.checkpoints import embedded_classifiers
     from fairsims.data.embedded import EMBEDDED
-    from fairsims.models.checkpoints import embedded_models
+    from fairsims.models.checkpoints import embedded_models, embedded_pipelines
     from fairsims.models.precondition import resolve_precision
 
     missing = dict(_missing())
@@ -141,7 +144,7 @@ def overview() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": gpu or f"cpu, {torch.get_num_threads()} threads",
         "precision": resolve_precision("auto"),
-        "models": embedded_models(),
+        "models": [*embedded_models(), *embedded_pipelines()],
         "datasets": list(EMBEDDED),
         "classifiers": sorted(embedded_classifiers()),
         "missing": missing,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fairsims.data.emoji_prompts import HELD as EMOJI_HELD
+from fairsims.data.emoji_prompts import PLANTED, UNRELATED
+
 OCCUPATIONS = (
     *("driver", "supervisor", "janitor", "cook", "mover", "laborer", "construction worker", "chief", "developer"),
     *(
@@ -38,6 +41,14 @@ READY: dict[str, dict[str, Any]] = {
         "lists": {"occupation": [o for o in OCCUPATIONS if o not in HELD], "held": list(HELD)},
         "source": "occupations: WinoBias (Zhao et al. 2018, arXiv 1804.06876, github.com/uclanlp/corefBias, MIT); "
         "template in the style of Shen et al. 2024 (arXiv 2311.07604, sail-sg/finetune-fair-diffusion, MIT)",
+    },
+    "emoji-t2i": {
+        "neutral": "a {occupation}",
+        "held-out": "a {held}",
+        "unrelated": [f"a {concept}" for concept in UNRELATED],
+        "explicit": {"man": "a man {occupation}", "woman": "a woman {occupation}"},
+        "lists": {"occupation": [c for c in PLANTED if c not in EMOJI_HELD], "held": list(EMOJI_HELD)},
+        "source": "captions that the embedded pipeline emoji-t2i was trained with (fairsims/data/emoji_prompts.py)",
     },
 }  # fmt: skip
 """By name, as a TOML file of prompts has them; `source` says where they come from."""

@@ -44,7 +44,7 @@ def find_checkpoint(path: str | Path) -> Path:
                 f"{path} is a file; expected a checkpoint folder, an EDM snapshot (.pkl) or a model's name"
             )
         return cached_import(Path(path))
-    names = embedded_models()
+    names = [*embedded_models(), *embedded_pipelines()]
     if str(path) in names:
         return _assets() / str(path)
     raise InputError(
@@ -55,6 +55,11 @@ def find_checkpoint(path: str | Path) -> Path:
 def embedded_models() -> list[str]:
     """Names of the models that ship with the package."""
     return sorted(p.name for p in _assets().glob("*") if (p / "config.json").exists())
+
+
+def embedded_pipelines() -> list[str]:
+    """Names of the text-to-image pipelines that ship with the package."""
+    return sorted(p.name for p in _assets().glob("*") if (p / "model_index.json").exists())
 
 
 def _assets() -> Path:

@@ -22,6 +22,7 @@ from fairsims import engine
 from fairsims.errors import EXTRAS_PAGE, InputError
 from fairsims.files import read_json, sha256_file, sha256_json
 from fairsims.models.architectures import ARCHITECTURES, Architecture, Embeddings
+from fairsims.models.checkpoints import embedded_pipelines, find_checkpoint
 from fairsims.models.prompting import Prompting
 
 INDEX = "model_index.json"
@@ -31,10 +32,34 @@ DISTILLED = ("LCMScheduler", "TCDScheduler")
 LIBRARIES = ("diffusers", "transformers")
 
 
-def is_pipeline(folder: str | Path) -> bool:
-    """Whether a folder holds a text-to-image pipeline of a kind that is known here."""
-    index = Path(folder) / INDEX
+def find_pipeline(name: str | Path) -> Path:
+    """The folder of a pipeline given by path or by the name of an embedded one; the path itself where it is neither."""
+    given = Path(name)
+    return find_checkpoint(name) if not given.exists() and str(name) in embedded_pipelines() else given
+
+
+def is_pipeline(name: str | Path) -> bool:
+    """Whether a folder, or what is embedded by that name, is a text-to-image pipeline of a kind that is known here."""
+    index = find_pipeline(name) / INDEX
     return index.is_file() and read_json(index).get("_class_name") in ARCHITECTURES
+
+
+def describe_pipeline(name: str | Path) -> dict[str, Any]:
+    """What a pipeline is, for JSON. Raises InputError as `check_folder`."""
+    folder = find_pipeline(name)
+    row, index = check_folder(folder)
+    facts = {"kind": "text-to-image pipeline", "class": row.pipeline, "scheduler": index["scheduler"][1]}
+    return facts | {"digest": pipeline_digest(folder, index)}
+
+
+def pipeline_digest(folder: Path, index: Mapping[str, Any]) -> str:
+    """SHA-256 over every file that a pipeline is loaded from."""
+    wanted = [folder / INDEX]
+    for name in sorted(n for n in index if n[0] != "_" and n not in LEFT_OUT and _present(index, n)):
+        wanted += sorted(
+            p for p in (folder / name).rglob("*") if p.suffix in (".json", ".safetensors", ".txt", ".model")
+        )
+    return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in wanted])
 
 
 def library(name: str = "diffusers") -> Any:
@@ -133,7 +158,7 @@ class OpenedPipeline:
 
     def __init__(self, folder: str | Path, precision: str, prompting: Prompting) -> None:
         """Raises InputError as `check_folder`, and for what is broken or does not fit the machine."""
-        self.name, self.folder, self.precision = str(folder), Path(folder), precision
+        self.name, self.folder, self.precision = str(folder), find_pipeline(folder), precision
         self.row, self.index = check_folder(self.folder)
         self.pipe = self._loaded(getattr(torch, precision))
         self.worn: Adapter | None = None
@@ -147,13 +172,8 @@ class OpenedPipeline:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every file that the pipeline is loaded from."""
-        wanted = [self.folder / INDEX]
-        for name in sorted(n for n in self.index if n[0] != "_" and n not in LEFT_OUT and _present(self.index, n)):
-            wanted += sorted(
-                p for p in (self.folder / name).rglob("*") if p.suffix in (".json", ".safetensors", ".txt", ".model")
-            )
-        return sha256_json([[p.relative_to(self.folder).as_posix(), sha256_file(p)] for p in wanted])
+        """As `pipeline_digest`."""
+        return pipeline_digest(self.folder, self.index)
 
     def _loaded(self, dtype: torch.dtype) -> Any:
         diffusers = library()
