@@ -63,8 +63,8 @@ class AuditConfig:
     labels: tuple[str, ...] = ()
     """Labels by people of some images; SIDE is before or after."""
     features: tuple[str, ...] = ("classifier",)
-    """Extractor of the quality numbers: classifier, inception, dinov2-vit-b-14 or clip:MODEL. The first one's are the
-    headline."""
+    """Extractor of the quality numbers: classifier, random (a network that was never trained), inception,
+    dinov2-vit-b-14 or clip:MODEL. The first one's are the headline."""
     inception_weights: Path | None = None
     """File of the Inception weights; downloaded otherwise."""
     split: str | None = None

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from fairsims import engine
+from fairsims.audit.random_features import LARGEST, RandomNetwork
 from fairsims.classifiers.backbones import digest_of, open_backbone
 from fairsims.classifiers.base import AttributeClassifier, batch_size
 from fairsims.classifiers.checkpoints import load_classifier
@@ -36,6 +37,7 @@ from fairsims.files import atomic, sha256_json
 from fairsims.pools import Part, Pool, shard_number, shard_text
 
 INCEPTION = "inception"
+RANDOM = "random"
 CLIP = "clip:"
 TF1_RESIZE = "bilinear as in TensorFlow 1, without antialiasing (torch-fidelity)"
 
@@ -86,8 +88,8 @@ class FeatureExtractor:
 def open_extractor(
     spec: str = "classifier", *, classifier: AttributeClassifier | None = None, weights: Path | None = None
 ) -> FeatureExtractor:
-    """The extractor of a name: "classifier" (the one given), "inception", "dinov2-vit-b-14" and its other sizes, or
-    "clip:MODEL:PRETRAINED", "clip:hf-hub:NAME", "clip:local-dir:PATH".
+    """The extractor of a name: "classifier" (the one given), "random" (a network that was never trained), "inception",
+    "dinov2-vit-b-14" and its other sizes, or "clip:MODEL:PRETRAINED", "clip:hf-hub:NAME", "clip:local-dir:PATH".
 
     `weights` is a file with Inception's, which are downloaded otherwise; DINOv2's code and weights come from its
     authors by torch.hub. Raises InputError for an unknown name and where weights are missing or not the right ones.
@@ -103,6 +105,8 @@ def _open(spec: str, classifier: AttributeClassifier | None, weights: Path | Non
         if classifier is None:
             raise InputError("features of a classifier were asked for and there is none; name another extractor")
         return classifier_features(classifier)
+    if spec == RANDOM:
+        return _random()
     # Not needed for a classifier's, and slow to import.
     from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
 
@@ -117,7 +121,7 @@ def _open(spec: str, classifier: AttributeClassifier | None, weights: Path | Non
         return FeatureExtractor(
             name=spec, weights_digest=backbone.digest, input_size=p["size"], resize=resize, run=backbone.features
         )
-    names = ["classifier", INCEPTION, *DINOV2, "clip:MODEL:PRETRAINED", "clip:local-dir:PATH"]
+    names = ["classifier", RANDOM, INCEPTION, *DINOV2, "clip:MODEL:PRETRAINED", "clip:local-dir:PATH"]
     raise InputError(f"found no feature extractor {spec!r}{closest(spec, names)}")
 
 
@@ -129,6 +133,17 @@ def classifier_features(classifier: AttributeClassifier) -> FeatureExtractor:
         input_size=classifier.input_size,
         resize="as the classifier does",
         run=classifier.features,
+    )
+
+
+def _random() -> FeatureExtractor:
+    network = RandomNetwork().eval().to(device())
+    return FeatureExtractor(
+        name=RANDOM,
+        weights_digest=digest_of(network),
+        input_size=LARGEST,
+        resize=f"larger ones by area to {LARGEST} pixels; grey repeated",
+        run=partial(_run_random, network),
     )
 
 
@@ -172,6 +187,11 @@ def _torch_fidelity(network: nn.Module, name: str, size: int) -> FeatureExtracto
         resize=f"{TF1_RESIZE}; grey repeated",
         run=partial(_run_torch_fidelity, network, name),
     )
+
+
+def _run_random(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.as_tensor(network(images.to(device())))
 
 
 def _run_torch_fidelity(network: nn.Module, name: str, images: Tensor) -> Tensor:

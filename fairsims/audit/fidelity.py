@@ -19,7 +19,7 @@ from fairsims.audit.blocks import subsample
 from fairsims.audit.facts import ExtractorFacts, Neighbourhood, Pair, QualityResult, ReferenceFacts
 from fairsims.audit.features import FeatureExtractor, FeatureTable, stored_features
 from fairsims.audit.groups import FEW, KERNEL_SAMPLE, GroupCalls, group_distances
-from fairsims.audit.kernel import kernel_distance
+from fairsims.audit.kernel import REPLICATES, kernel_distance
 from fairsims.audit.neighbours import (
     K_DENSITY,
     K,
@@ -220,8 +220,8 @@ def _against_images(
     pairs, unavailable, numbers = {}, {"group_fd": NO_GROUP_FD}, {}
     for side, f in features.items():
         near = real.repeats(f)
-        numbers[side] = real.measure(f, size, repeats=near) | _infinity(real.as_given, f, side, unavailable)
-        numbers[side] |= _kernel(real.features, f)
+        numbers[side] = real.measure(f, size, repeats=near)
+        numbers[side] |= of_any_number(real, f, side, unavailable)
         pairs[side] = tuple(near.pairs())
     how = "equal numbers, drawn from a fixed seed"
     return replace(
@@ -265,10 +265,22 @@ def _infinity(
         return {}
 
 
-def _kernel(real: FeatureTable, features: FeatureTable) -> dict[str, float]:
-    x, y = (f[subsample(len(f), KERNEL_SAMPLE)] for f in (real, features))
-    found = kernel_distance(x, y)
-    return {"kid": found.kid, "kid_low": found.low, "kid_high": found.high}
+def of_any_number(
+    real: QualityReference,
+    features: FeatureTable,
+    side: str,
+    unavailable: dict[str, str],
+    *,
+    replicates: int = REPLICATES,
+) -> dict[str, float]:
+    """Numbers that do not fall with the number of images: FD infinity, and KID with an interval of `replicates`.
+
+    `unavailable` is told why there is none.
+    """
+    x, y = (f[subsample(len(f), KERNEL_SAMPLE)] for f in (real.features, features))
+    found = kernel_distance(x, y, replicates=replicates)
+    infinity = _infinity(real.as_given, features, side, unavailable)
+    return infinity | {"kid": found.kid, "kid_low": found.low, "kid_high": found.high}
 
 
 def _warnings(features: Mapping[str, FeatureTable], width: int, effective_n: float | None) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class Text(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
     def written(self, values: Iterable[Any]) -> str:
         """A default as it would be typed."""
-        return ",".join(self.none if v is None else v if isinstance(v, str) else f"{v:g}" for v in values)
+        return ",".join(self.none if v is None else _written(v) for v in values)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return self.name
@@ -45,6 +45,12 @@ class Text(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         except ValueError:
             option = param.opts[0] if param else self.name
             raise InputError(f"{option} is {value!r}; expected {self.expected}") from None
+
+
+def _written(value: str | float | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+        return ":".join(f"{v:g}" for v in value)
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def listed(read: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
@@ -97,6 +103,7 @@ SIZES = Text("N,N,...", "sizes with commas between, such as all,1024", listed(ot
 INTERVALS = Text(
     "LO:HI,...", "none, or two finite noise levels, the lower first: none,0.3:5", listed(otherwise("none", levels))
 )
+BLOCKS = Text("ENC:DEC,...", "factors for encoder and decoder, such as 1:0,0:1", listed(pair))
 
 
 class Place(click.ParamType):  # type: ignore[type-arg, unused-ignore]

@@ -11,6 +11,7 @@ import click
 from fairsims.cli.common import Bars, command, command_line, note, say, show
 from fairsims.cli.engines import engine_options
 from fairsims.cli.options import (
+    BLOCKS,
     INTERVALS,
     PATH,
     RETARGET,
@@ -138,7 +139,16 @@ def compare(out: Path, as_json: bool, **options: Any) -> None:
     help="0.5, uniform or woman=0.3,man=0.7; base: the auxiliary learns the pool as it is, for quality alone (SIMS).",
 )
 @classifier_option
-@settings(SWEEP, without=("run", "steer"), sizes={"type": SIZES}, modes={"type": WORDS}, intervals={"type": INTERVALS})
+@settings(
+    SWEEP,
+    without=("run", "steer"),
+    sizes={"type": SIZES},
+    modes={"type": WORDS},
+    intervals={"type": INTERVALS},
+    blocks={"type": BLOCKS},
+    guides={"type": WORDS, "default": None, "callback": lambda _, __, named: named or ()},
+    features={"type": WORDS},
+)
 @settings(
     RETARGET,
     without=("model", *ONCE, *TO_SEVERAL, "replaced", "budget", "complement_size", "interval", "calibration", "audit"),
@@ -160,6 +170,9 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
 
     if target == "base":
         refuse_idle("without a --target: the auxiliary learns the pool as it is", "omega", "cap", "floor", "tolerance")
+    for mode, names in {"blocks": ("blocks",), "decayed": ("weight_decay",)}.items():
+        if mode not in options["modes"]:
+            refuse_idle(f"without {mode} among the modes", *names)
     grid = {name: options.pop(name) for name in settings_of(SWEEP) if name in options}
     run = RetargetConfig(
         attr=attr or _attribute(classifier),

@@ -235,13 +235,30 @@ def complement(
     show_default=True,
     help="merged: one network of extrapolated weights. guided: all of them at every step.",
 )
+@option("fairsims.models.model:ModelSpec", "blocks")
 @click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
 @json_option
-def merge(model: str, aux: Path, strength: float, positive: Path | None, mode: str, out: Path, as_json: bool) -> None:
+def merge(
+    model: str,
+    aux: Path,
+    strength: float,
+    positive: Path | None,
+    mode: str,
+    blocks: tuple[float, float] | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Write base and auxiliary as one network (merged) or as guidance by both (guided)."""
     from fairsims.models import ModelSpec, open_model
 
     towards = None if positive is None else str(positive)
-    made = open_model(ModelSpec(base=model, auxiliary=str(aux), positive=towards, strength=strength, mode=mode))
+    named: dict[str, Any] = {
+        "auxiliary": str(aux),
+        "positive": towards,
+        "strength": strength,
+        "mode": mode,
+        "blocks": blocks,
+    }
+    made = open_model(ModelSpec(base=model, **named))
     made.export(out, recipe={"aux_digest": made.auxiliary.digest} if made.auxiliary else None)
     show({"checkpoint": str(out), "digest": made.digest}, as_json)

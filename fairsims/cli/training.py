@@ -35,6 +35,7 @@ SETTINGS = (
     "micro_batch",
     "lr",
     "beta2",
+    "weight_decay",
     "ema_halflife_kimg",
     "P_mean",
     "P_std",

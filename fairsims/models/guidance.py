@@ -13,6 +13,9 @@ from fairsims.models.base import Denoiser, NetworkDenoiser
 
 D = TypeVar("D", bound=NetworkDenoiser)
 
+ENCODER, DECODER = ("enc", "down_blocks"), ("dec", "up_blocks")
+"""Names of the modules that hold the two halves of a UNet, of ours and of diffusers'."""
+
 
 class SIMSGuidance(Denoiser):
     """D_w(x; sigma) = (1 + omega) D_base(x; sigma) - omega D_aux(x; sigma).
@@ -85,12 +88,13 @@ class SIMSGuidance(Denoiser):
         return bool(((sigma >= low) & (sigma <= high)).all())
 
 
-def merge(base: D, aux: D, weight: float, positive: D | None = None) -> D:
+def merge(base: D, aux: D, weight: float, positive: D | None = None, *, blocks: tuple[float, float] | None = None) -> D:
     """One network with parameters (1 + w) theta_base - w theta_aux: an ordinary checkpoint at the base's cost.
 
     Neon's merge (Alemohammad et al. 2025, arXiv 2510.03597), here with an auxiliary trained on a complement set. With
-    `positive` theta_base + w (theta_positive - theta_aux), as in `SIMSGuidance`. Done in float64 and rounded once.
-    Buffers are the base's. Raises InputError when the networks differ in structure.
+    `positive` theta_base + w (theta_positive - theta_aux), as in `SIMSGuidance`. `blocks` are factors of w in the
+    encoder and in the decoder; what is in neither has w. Done in float64 and rounded once. Buffers are the base's.
+    Raises InputError when the networks differ in structure.
     """
     theta_base: dict[str, Tensor] = dict(base.named_parameters())
     theta_aux: dict[str, Tensor] = dict(aux.named_parameters())
@@ -105,8 +109,16 @@ def merge(base: D, aux: D, weight: float, positive: D | None = None) -> D:
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             b, a = theta_base[name].double(), theta_aux[name].double()
+            half = half_of(name)
+            w = weight if blocks is None or half is None else weight * blocks[half]
             if positive is None:
-                parameter.copy_((1 + weight) * b - weight * a)
+                parameter.copy_((1 + w) * b - w * a)
             else:
-                parameter.copy_(b + weight * (theta_positive[name].double() - a))
+                parameter.copy_(b + w * (theta_positive[name].double() - a))
     return merged
+
+
+def half_of(parameter: str) -> int | None:
+    """0 for a parameter of the encoder, 1 for one of the decoder, None for what is in neither."""
+    modules = parameter.split(".")
+    return next((k for k, names in enumerate((ENCODER, DECODER)) if any(n in modules for n in names)), None)

@@ -57,6 +57,8 @@ class ModelSpec:
     """base: as it is. merged: one network of extrapolated weights. guided: both networks at every step."""
     interval: tuple[float, float] | None = None
     """guided: noise levels between which the auxiliary is called; all of them by default."""
+    blocks: tuple[float, float] | None = None
+    """merged: factors of the strength in the network's encoder and in its decoder; the same everywhere by default."""
     guide: str | None = None
     """Checkpoint of another network that the model, whatever it is made of, is guided away from (autoguidance)."""
     guidance: float = 1.0
@@ -92,6 +94,8 @@ class ModelSpec:
             raise ValueError(f"strength is {self.strength}; expected 0 or more")
         if self.interval is not None and self.mode != "guided":
             raise ValueError(f"interval is {self.interval}; expected none with {self.mode}")
+        if self.blocks is not None and (self.mode != "merged" or not all(0 <= f < np.inf for f in self.blocks)):
+            raise ValueError(f"blocks is {self.blocks}; expected two numbers, 0 or more, and only with merged")
         if (self.guide is None) != (self.guidance == 1):
             raise ValueError(
                 f"guidance is {self.guidance} with the guide {self.guide}; expected a guide and a number other than 1, "
@@ -191,7 +195,7 @@ class DenoiserModel:
             first, second = base.network.to(device), auxiliary.network.to(device)
             third = None if positive is None else positive.network.to(device)
             if spec.mode == "merged":
-                self.denoiser = merge(first, second, spec.strength, third)
+                self.denoiser = merge(first, second, spec.strength, third, blocks=spec.blocks)
             else:
                 self.denoiser = SIMSGuidance(first, second, spec.strength, interval=spec.interval, positive=third)
         self.own, self.guide = self.denoiser, guide
@@ -305,6 +309,7 @@ class DenoiserModel:
             facts = {"kind": spec.mode, "base": self.base.digest, "aux": self.auxiliary.digest}
             facts |= {"positive": self.positive.digest} if self.positive else {}
             facts |= {"strength": spec.strength} | ({"interval": list(spec.interval)} if spec.interval else {})
+            facts |= {"blocks": list(spec.blocks)} if spec.blocks else {}
         facts["digest"] = self.digest
         if self.guide is not None:
             facts["guide"] = {"digest": self.guide.digest, "guidance": spec.guidance}
@@ -319,8 +324,9 @@ class DenoiserModel:
         interval: tuple[float, float] | None = None,
         *,
         positive: str | Path | None = None,
+        blocks: tuple[float, float] | None = None,
     ) -> DenoiserModel:
-        """This base with an auxiliary at a strength: strength 0 is the base, bit for bit.
+        """This base with an auxiliary at a strength, `blocks` as in a spec: strength 0 is the base, bit for bit.
 
         Raises InputError for an auxiliary that is not a fine-tuned copy of the base, ValueError as `ModelSpec`.
         """
@@ -331,6 +337,7 @@ class DenoiserModel:
             strength=float(strength),
             mode=mode,
             interval=interval,
+            blocks=blocks,
         )
         given = [name for name in (spec.auxiliary, spec.positive) if name is not None]
         # The last ones are kept, for the next strength.
@@ -378,6 +385,7 @@ class DenoiserModel:
         if self.auxiliary is None:
             return dict(self.recipe)
         facts = {"kind": self.spec.mode, "strength": self.spec.strength, "base_digest": self.base.digest}
+        facts |= {"blocks": list(self.spec.blocks)} if self.spec.blocks else {}
         facts |= {} if self.positive is None else {"positive_digest": self.positive.digest}
         return facts | inherited(self)
 

@@ -55,8 +55,12 @@ class PipelineModel:
     def __init__(self, spec: ModelSpec, opened: Opened | None = None) -> None:
         """Raises InputError, naming the folder, for what is missing, corrupt or does not fit."""
         self.spec, self.prompting = spec, spec.prompting or Prompting()
-        if spec.interval is not None or spec.compiled:
-            what = "an interval" if spec.interval is not None else "a compiled network"
+        asked = {
+            "an interval": spec.interval is not None,
+            "a compiled network": spec.compiled,
+            "a strength for groups of blocks": spec.blocks is not None,
+        }
+        for what in (name for name, wanted in asked.items() if wanted):
             raise InputError(f"{spec.base} is a text-to-image pipeline; {what} is for models of pixels; leave it out")
         self.opened = opened or Opened(pipeline=OpenedPipeline(spec.base, spec.precision, self.prompting))
         self.settings: Settings = self.pipeline.resolved(self.prompting)

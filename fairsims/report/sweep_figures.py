@@ -1,4 +1,4 @@
-"""A sweep's charts: quality and share against strength, a line per budget.
+"""A sweep's charts: quality and share against strength, a line per budget; without a target quality against budget.
 
 Budgets differ by marker, dash and lightness as well as by hue, so the figures survive grey and colour blindness.
 """
@@ -24,7 +24,7 @@ def sweep_figures(folder: Path) -> list[Path]:
     drawn = []
     if result["quality"] is not None:
         drawn.append(folder / "quality.png")
-        quality_figure(table, result, drawn[-1])
+        (quality_figure if result["target_share"] is not None else arms_figure)(table, result, drawn[-1])
     if result["target_share"] is not None:
         drawn.append(folder / "share.png")
         share_figure(table, result, drawn[-1])
@@ -32,8 +32,8 @@ def sweep_figures(folder: Path) -> list[Path]:
 
 
 def quality_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -> None:
-    """Distance to the reference (in the target's mix, if there is a target) against strength."""
-    measure = "fd_reference" if result["target_share"] is None else "fd_target"
+    """Distance to the reference in the target's mix against strength."""
+    measure = "fd_target"
     base = float(table.loc[table["mode"] == "base", measure].iloc[0])
     # An auxiliary is no panel's: it goes the other way.
     worst = float(table.loc[table["mode"] != "auxiliary", measure].max())
@@ -42,11 +42,59 @@ def quality_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -
         axes.axhline(base, color="0.5", linestyle=(0, (1, 1)), linewidth=1.2, label="base")
         _lines(axes, points, measure, base)
 
-    mix = "the reference" if measure == "fd_reference" else "the target mix"
     # Distances beyond a few times the base's would press the rest flat; the table has them.
     limits = (0, 1.08 * min(worst, 3 * base))
     metric = result["quality"]["metric"].split()[0]
-    panels(path, _parts(table), draw, x="strength", y=f"{metric} to {mix}", limits=limits)
+    panels(path, _parts(table), draw, x="strength", y=f"{metric} to the target mix", limits=limits)
+
+
+def arms_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -> None:
+    """Distance to the reference against the budget B, a line per strength, a panel per arm and size of the set.
+
+    As figure 3 of the paper. The base is a dotted line, the base trained on for the same cost a grey one; what has no
+    budget, autoguidance, is level.
+    """
+    measure = "fd_reference"
+    base = float(table.loc[table["mode"] == "base", measure].iloc[0])
+    moved = table[~table["mode"].isin(["base", "auxiliary", "longer"])]
+    control = table[table["mode"] == "longer"]
+    strengths, budgets = sorted(moved["omega"].unique()), sorted(table.loc[table["budget_kimg"] > 0, "budget_kimg"])
+    colors = dict(zip(strengths, sns.color_palette("viridis_r", len(strengths) + 1)[1:], strict=True))
+    markers = dict(zip(strengths, "osD^vPX" * len(strengths), strict=False))
+
+    def draw(axes: Axes, points: pd.DataFrame) -> None:
+        axes.axhline(base, color="0.5", linestyle=(0, (1, 1)), linewidth=1.2, label="base")
+        for omega, line in points.groupby("omega"):
+            look = {"color": colors[omega], "marker": markers[omega], "markersize": 5, "label": f"ω {omega:g}"}
+            level = line["mode"].iloc[0] == "autoguided"
+            x = budgets if level else line["budget_kimg"]
+            axes.plot(x, [line[measure].iloc[0]] * len(budgets) if level else line[measure], linewidth=1.5, **look)
+        same = control[(control["size"] == points["size"].iloc[0]) | points["size"].isna().iloc[0]]
+        for _, line in (same if len(same) else control).groupby("size"):
+            look = {"color": "0.6", "marker": "x", "markersize": 5, "label": "base trained on"}
+            axes.plot(line["budget_kimg"], line[measure], linewidth=1.2, linestyle=(0, (5, 2)), **look)
+
+    worst = float(moved[measure].max()) if len(moved) else base
+    limits = (0, 1.08 * max(base, min(worst, 3 * base)))
+    metric = result["quality"]["metric"].split()[0]
+    parts = _arm_parts(moved) or {"base trained on": control}
+    panels(path, parts, draw, x="B, thousand images", y=f"{metric} to the reference", limits=limits)
+
+
+def _arm_parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The points of each arm by its title, the smaller budgets first."""
+    found = {}
+    told = table.reindex(columns=["mode", "size", "interval", "blocks", "guide"]).astype(object)
+    told = told.where(told.notna(), "none")
+    for key in dict.fromkeys(told.itertuples(index=False, name=None)):
+        places = told.index[(told == list(key)).all(axis=1)]
+        mode, size, interval, blocks, guide = map(str, key)
+        title = mode + ("" if size == "none" or mode == "decayed" else f", {int(size):,} images")
+        title += "" if interval == "none" else f", σ {interval}"
+        title += "" if blocks == "none" else f" {blocks}"
+        title += "" if guide == "none" else f", {Path(guide).name}"
+        found[title] = table.loc[places].sort_values("budget_kimg", kind="stable")
+    return found
 
 
 def share_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -> None:

@@ -16,6 +16,8 @@ _COLUMNS: Mapping[str, tuple[Column, Callable[[Any], str]]] = {
     "size": (Column(title="set", note="images"), "{:,.0f}".format),
     "budget_kimg": (Column(title="kimg"), "{:g}".format),
     "interval": (Column(title="interval"), str),
+    "blocks": (Column(title="blocks"), str),
+    "guide": (Column(title="guide"), lambda path: str(path).rpartition("/")[2]),
     "omega": (Column(title="strength"), "{:g}".format),
     "share": (Column(title="share"), percent),
     "linear": (Column(title="rule"), percent),
@@ -23,6 +25,8 @@ _COLUMNS: Mapping[str, tuple[Column, Callable[[Any], str]]] = {
     "fd_reference": (Column(title="FD", note="as given", wide_only=True), fixed),
     "precision": (Column(title="precision"), fixed),
     "recall": (Column(title="recall"), fixed),
+    "random.fd_reference": (Column(title="FD", note="random"), fixed),
+    "kid": (Column(title="KID", wide_only=True), fixed),
     "nfe": (Column(title="NFE"), "{:g}".format),
     "seconds": (Column(title="time"), "{:.1f} s".format),
 }
@@ -62,6 +66,8 @@ def sweep_notes(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"On {found['images']:,} audit seeds, {point}: {', '.join(told)}."
     if measured:
         yield f"{result['quality']['metric']}, lower is closer; * the best."
+    if "longer" in result["best"]:
+        yield "longer: the base trained on for what an auxiliary cost, the control."
     if steered:
         wanted = f"{' + '.join(result['focus'])} {short_percent(result['target_share'])}"
         yield f"= the best near the target, {wanted}; rule: what the linear rule had promised."

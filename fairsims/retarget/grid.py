@@ -11,6 +11,12 @@ from fairsims.options import from_mapping
 from fairsims.retarget.config import AUDIT_OFFSET, CALIBRATION_OFFSET, SEEDS_PER_RUN, SIMS, RetargetConfig
 
 Interval = tuple[float, float]
+LEARNT = ("merged", "guided", "blocks")
+"""Modes that move away from an auxiliary fine-tuned on a synthetic set."""
+REAL = ("decayed", "longer")
+"""Modes that train on the data that the base was trained on."""
+ARMS = (*LEARNT, *REAL, "autoguided")
+"""What a sweep of quality alone compares; one that steers has `merged` and `guided`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +24,7 @@ class Point:
     """One row of a sweep."""
 
     mode: str
-    """merged or guided; base: the model as it was; auxiliary: the fine-tuned network by itself."""
+    """One of `ARMS`; base: the model as it was; auxiliary: the fine-tuned network by itself."""
     size: int | None = None
     """Synthetic set size |S| asked for; None: all that the pool gives."""
     budget: float = 0.0
@@ -27,6 +33,10 @@ class Point:
     """Strength: 0 is the base, -1 the auxiliary."""
     interval: Interval | None = None
     """Noise levels at which the auxiliary is called; None: all of them."""
+    blocks: Interval | None = None
+    """blocks: factors of the strength in the encoder and in the decoder."""
+    guide: int | None = None
+    """autoguided: which of the guides, the first is 0."""
 
     @property
     def name(self) -> str:
@@ -34,7 +44,10 @@ class Point:
         if self.mode == "base":
             return "base"
         parts = [self.mode, size_name(self.size), f"{self.budget:09.3f}"]
-        parts += [f"w{self.omega:g}"] if self.mode in SIMS else []
+        if self.guide is not None:
+            parts = [self.mode, f"guide{self.guide}"]
+        parts += [f"w{self.omega:g}"] if self.omega > 0 else []
+        parts += [f"b{interval_name(self.blocks)}"] if self.blocks else []
         return "-".join(parts + ([f"s{interval_name(self.interval)}"] if self.interval else []))
 
 
@@ -54,7 +67,21 @@ class SweepConfig:
     sizes: tuple[int | None, ...] = (None,)
     """Images in the synthetic set; all: as many as the pool gives without repeating one."""
     modes: tuple[str, ...] = ("merged",)
-    """merged, guided or both."""
+    """merged, guided or both. Without a target also other ways to a better model, each to be compared with them.
+
+    blocks: merged with another strength in the encoder than in the decoder. decayed: guided by an auxiliary that went
+    on with the base's own training data under a stronger weight decay. longer: the base trained on for what the
+    auxiliary cost, the control. autoguided: guided by a smaller or less trained network."""
+    blocks: tuple[Interval, ...] = ((1.0, 0.0), (0.0, 1.0))
+    """blocks only: factors of the strength in the encoder and in the decoder."""
+    weight_decay: float = 5.0
+    """decayed only: weight decay of that auxiliary."""
+    guides: tuple[str, ...] = ()
+    """autoguided only: checkpoints of the smaller or less trained networks."""
+    features: tuple[str, ...] = ("classifier",)
+    """Feature extractors that quality is measured on; by the first the best points are chosen.
+
+    A claim of quality needs two: `random`, a network that was never trained, is always at hand."""
     intervals: tuple[Interval | None, ...] = (None,)
     """Guided only: noise levels (lowest, highest) at which the auxiliary is called; none: all of them."""
     images: int = 512
@@ -84,12 +111,31 @@ class SweepConfig:
             raise ValueError(f"attr is {', '.join(self.run.names)}; expected one attribute in a sweep")
         if "guided" not in self.modes and self.intervals != (None,):
             raise ValueError(f"intervals is {self.intervals}; expected none without guided among the modes")
-        unknown = [m for m in self.modes if m not in SIMS]
+        known = SIMS if self.steer else ARMS
+        unknown = [m for m in self.modes if m not in known]
         if unknown:
-            raise ValueError(f"modes is {unknown[0]!r}; expected some of {', '.join(SIMS)}")
+            raise ValueError(f"modes is {unknown[0]!r}; expected some of {', '.join(known)}")
+        self._check_arms()
         # Refuses what no run can be made of.
         for point in self.points():
             self.of(point)
+
+    def _check_arms(self) -> None:
+        """Raises ValueError for settings that the modes do not use, or lack."""
+        for name in ("features", "guides", "blocks"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values) or (not values and name != "guides"):
+                raise ValueError(f"{name} is {values}; expected at least one, and each once")
+        if not all(0 <= f < math.inf for pair in self.blocks for f in pair):
+            raise ValueError(f"blocks is {self.blocks}; expected factors of 0 or more")
+        if not 0 < self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; expected a positive number")
+        if ("autoguided" in self.modes) != bool(self.guides):
+            raise ValueError(f"guides is {self.guides}; expected checkpoints for autoguided among the modes, else none")
+        if self.guides and self.run.guide is not None:
+            raise ValueError(
+                f"guide is {self.run.guide}; expected none where autoguided points have guides of their own"
+            )
 
     @classmethod
     def read(cls, grid: Mapping[str, Any], *, run: RetargetConfig, steer: bool) -> Self:
@@ -106,12 +152,23 @@ class SweepConfig:
         yield Point(mode="base")
         for size in self.sizes:
             for budget in self.budgets:
-                if self.auxiliary:
+                if self.auxiliary and set(LEARNT) & set(self.modes):
                     yield Point(mode="auxiliary", size=size, budget=budget, omega=-1.0)
-                for mode in self.modes:
+                for mode in (m for m in self.modes if m in LEARNT):
                     for interval in self.intervals if mode == "guided" else (None,):
-                        for omega in self.omegas:
-                            yield Point(mode=mode, size=size, budget=budget, omega=omega, interval=interval)
+                        for blocks in self.blocks if mode == "blocks" else (None,):
+                            for omega in self.omegas:
+                                yield Point(
+                                    mode=mode, size=size, budget=budget, omega=omega, interval=interval, blocks=blocks
+                                )
+                if "longer" in self.modes:
+                    yield Point(mode="longer", size=size, budget=budget)
+        for budget in self.budgets if "decayed" in self.modes else ():
+            for omega in self.omegas:
+                yield Point(mode="decayed", budget=budget, omega=omega)
+        for guide in range(len(self.guides)):
+            for omega in self.omegas:
+                yield Point(mode="autoguided", omega=omega, guide=guide)
 
     def of(self, point: Point) -> RetargetConfig:
         """The retargeting that a point belongs to. Raises ValueError as `RetargetConfig`."""
@@ -129,6 +186,10 @@ class SweepConfig:
             "intervals": [interval_name(i) for i in self.intervals],
             "images": self.images,
             "confirm": self.confirm,
+            **({"features": list(self.features)} if self.features != SweepConfig.features else {}),
+            **({"blocks": [interval_name(b) for b in self.blocks]} if "blocks" in self.modes else {}),
+            **({"weight_decay": self.weight_decay} if "decayed" in self.modes else {}),
+            **({"guides": list(self.guides)} if self.guides else {}),
         }
 
 

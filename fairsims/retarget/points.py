@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +13,19 @@ import numpy as np
 import pandas as pd
 
 from fairsims import engine
-from fairsims.audit.features import classifier_features, stored_features
-from fairsims.audit.fidelity import QualityReference
+from fairsims.audit.features import FeatureExtractor
 from fairsims.audit.joint import FloatArray
 from fairsims.audit.references import reference_weights
 from fairsims.audit.shares import corrected_shares
 from fairsims.classifiers.labelling import label_source, predicted_counts
-from fairsims.errors import InputError
 from fairsims.files import atomic, read_json, write_json
-from fairsims.models import DenoiserModel
+from fairsims.models import Checkpoint
 from fairsims.pools import Pool
-from fairsims.retarget.complement import ComplementPlan
 from fairsims.retarget.config import SIMS
-from fairsims.retarget.grid import Point, SweepConfig, interval_name, size_name
+from fairsims.retarget.grid import ARMS, Point, SweepConfig, interval_name
 from fairsims.retarget.retargeting import Retargeting
-from fairsims.training.folder import snapshot_folder
+from fairsims.retarget.sweep_arms import Arms
+from fairsims.retarget.sweep_quality import SweepQuality, other_training_data
 
 Row = dict[str, Any]
 
@@ -42,18 +40,28 @@ class Points:
     """pi: corrected shares of the pool, `(K,)`."""
     target: FloatArray | None
     """tau, `(K,)`; None when nothing is steered."""
-    complement: ComplementPlan | None
-    """What the auxiliaries are trained on; None: on the pool as it is."""
+    arms: Arms
+    """Makes their models."""
+    extractors: tuple[FeatureExtractor, ...]
+    """What quality is measured on."""
 
     @classmethod
-    def of(cls, config: SweepConfig, work: Retargeting) -> Points:
+    def of(
+        cls,
+        config: SweepConfig,
+        work: Retargeting,
+        guides: tuple[Checkpoint, ...],
+        extractors: tuple[FeatureExtractor, ...],
+    ) -> Points:
         """Plan what the auxiliaries of the sweep are trained on, from the pool of the run."""
+        arms = Arms(config=config, work=work, complement=work.first_plan() if config.steer else None, guides=guides)
         if config.steer:
-            plan = work.first_plan()
-            return cls(config=config, work=work, base=work.goal.base, target=work.goal.target, complement=plan)
-        counts = predicted_counts(label_source(work.pool, work.classifier))
-        shares = corrected_shares(work.classifier.attribute.classes, counts, work.confusions[0]).share
-        return cls(config=config, work=work, base=np.array(shares), target=None, complement=None)
+            base, target = work.goal.base, work.goal.target
+        else:
+            counts = predicted_counts(label_source(work.pool, work.classifier))
+            shares = corrected_shares(work.classifier.attribute.classes, counts, work.confusions[0]).share
+            base, target = np.array(shares), None
+        return cls(config=config, work=work, base=base, target=target, arms=arms, extractors=extractors)
 
     @property
     def focus(self) -> np.ndarray:
@@ -73,25 +81,30 @@ class Points:
         return reference_weights(self.work.reference, [(self.work.classifier, self.target)])
 
     @cached_property
-    def reference(self) -> QualityReference | None:
-        """The real data with its features, kept in the run's folder; None when there is none."""
+    def quality(self) -> SweepQuality | None:
+        """What measures quality against the real data; None when there is none."""
         if self.work.reference is None:
             return None
-        extractor = classifier_features(self.work.classifier)
-        features = stored_features(self.work.reference, extractor, self.work.run.folder)
-        return QualityReference(features=features, weights=self.weights[0])
+        return SweepQuality(
+            work=self.work,
+            reference=self.work.reference,
+            weights=self.weights[0],
+            extractors=self.extractors,
+            training=other_training_data(self.work),
+        )
 
     def measure(self, points: Sequence[Point], into: Path, use: str, n: int) -> dict[Point, Row]:
         """Rows of the points, of `n` images each on the seeds of a use in `into`."""
         run = self.work.run
         with engine.main_first():
             wanted = [p for p in points if not row_file(into, p).exists()]
-        for point, model, size in self._models(wanted):
+        for point in wanted:
+            model, size = self.arms.model(point)
             started, fresh = time.perf_counter(), not (into / point.name).exists()
             images = self.work.images(into / point.name, model, use, n, facts=None if size is None else {"size": size})
             # Of a point that a kill cut in two the time is not known.
             seconds = round(time.perf_counter() - started, 2) if fresh else None
-            with self.work.features(images) as store:
+            with self.work.features(images, extractors=self.extractors) as store:
                 if run.main:
                     row = self._row(point, images, store) | {"size": size, "seconds": seconds}
                     write_json(row_file(into, point), row)
@@ -100,36 +113,6 @@ class Points:
         engine.barrier()
         return {p: self._read(into, p) for p in points}
 
-    def _models(self, points: Iterable[Point]) -> Iterator[tuple[Point, DenoiserModel, int | None]]:
-        """Each point with its model and the size of its set; auxiliaries are fine-tuned when first needed."""
-        work, loaded = self.work, None
-        for point in points:
-            if point.mode == "base":
-                yield point, work.model, None
-                continue
-            if loaded != (point.size, point.budget):
-                chosen = self._synthetic_set(point.size)
-                folder = work.run.folder / f"auxiliary-{size_name(point.size)}"
-                work.fine_tune(folder, chosen, kimg=self.config.budgets[-1], snapshots=self.config.budgets)
-                auxiliary = snapshot_folder(folder, point.budget)
-                loaded = (point.size, point.budget)
-            if point.mode == "auxiliary":
-                model = work.tuned(auxiliary)
-            else:
-                model = work.model.retargeted(auxiliary, point.omega, point.mode, point.interval)
-            yield point, model, len(chosen)
-
-    def _synthetic_set(self, size: int | None) -> np.ndarray:
-        """Positions in the pool of a synthetic set of this size, and its table; nested as `draw_complement` says."""
-        name, images = f"set-{size_name(size)}", len(self.work.pool)
-        if self.complement is not None:
-            return self.work.draw_set(name, self.complement.complement, size)
-        if size is not None and size > images:
-            raise InputError(f"the size {size} was asked for and the pool has {images} images; give a larger --pool")
-        chosen = np.arange(images if size is None else size)
-        self.work.write_set(name, chosen)
-        return chosen
-
     def _row(self, point: Point, images: Pool, store: Path) -> Row:
         """Every column of a point; its auxiliary, where that is measured by itself, comes before it."""
         classifier = self.work.classifier
@@ -137,6 +120,8 @@ class Points:
         found = corrected_shares(classes, predicted_counts(label_source(images, classifier)), confusion)
         row: Row = {"point": point.name, "mode": point.mode, "budget_kimg": point.budget, "omega": point.omega}
         row |= {"size": None, "interval": interval_name(point.interval)}
+        row |= {"blocks": interval_name(point.blocks)} if point.blocks else {}
+        row |= {"guide": self.config.guides[point.guide]} if point.guide is not None else {}
         for k, c in enumerate(classes):
             row |= {f"share.{c}": found.share[k], f"low.{c}": found.low[k], f"high.{c}": found.high[k]}
         if self.target is not None:
@@ -144,10 +129,8 @@ class Points:
             # Of the auxiliary itself the rule says the mix it was trained on: omega is -1 there.
             row["linear"] = self._linear(self._trained_on, point.omega)
             row["linear_measured"] = self._linear(self._auxiliary_shares(point), point.omega)
-        if self.reference is not None:
-            features = stored_features(images, classifier_features(classifier), store)
-            numbers = self.reference.measure(features, min(len(features), len(self.reference.features)))
-            row |= {k: v for k, v in numbers.items() if k != "n"}
+        if self.quality is not None:
+            row |= self.quality.row(images, store)
         return row | {"nfe": images.meta["evaluations_per_image"], "images": len(images)}
 
     def _read(self, into: Path, point: Point) -> Row:
@@ -161,7 +144,7 @@ class Points:
     @property
     def _trained_on(self) -> FloatArray:
         """rho: shares in the auxiliaries' training set, `(K,)`."""
-        return self.base if self.complement is None else np.array(self.complement.complement)
+        return self.base if self.arms.complement is None else np.array(self.arms.complement.complement)
 
     def _auxiliary_shares(self, point: Point) -> FloatArray | None:
         """Shares that the point's auxiliary makes by itself, `(K,)`, where that was measured."""
@@ -187,16 +170,22 @@ def linear_rule(base: FloatArray, auxiliary: FloatArray, omega: float) -> FloatA
 
 
 def best_points(rows: Mapping[Point, Row], target: float | None, tolerance: float) -> dict[str, Point]:
-    """`quality`: the point of best quality; `at_target`: the best within `tolerance` of the target, else the nearest.
+    """`quality`: the point of best quality; with a target `at_target`: the best within `tolerance` of it, else the
+    nearest; without one the best of every mode, under its name.
 
     Quality is the distance to the reference in the target's mix, to the reference as given without a target. Only what
-    could be measured is there.
+    could be measured is there. The control, a base that was trained on, is not the best of all.
     """
     measure = "fd_reference" if target is None else "fd_target"
-    combined = {p: r for p, r in rows.items() if p.mode in SIMS}
+    arms = {p: r for p, r in rows.items() if p.mode in ARMS}
+    combined = {p: r for p, r in arms.items() if p.mode != "longer"}
     found: dict[str, Point] = {}
-    if all(r.get(measure) is not None for r in combined.values()) and combined:
-        found["quality"] = min(combined, key=lambda p: float(combined[p][measure]))
+    if all(r.get(measure) is not None for r in arms.values()):
+        if combined:
+            found["quality"] = min(combined, key=lambda p: float(combined[p][measure]))
+        if target is None:
+            for mode in dict.fromkeys(p.mode for p in arms):
+                found[mode] = min((p for p in arms if p.mode == mode), key=lambda p: float(arms[p][measure]))
     if target is not None and combined:
         error = {p: abs(r["share"] - target) for p, r in combined.items()}
         near = [p for p in combined if error[p] <= max(tolerance, min(error.values()))]

@@ -19,7 +19,7 @@ import pandas as pd
 
 from fairsims import engine
 from fairsims.audit.facts import Power
-from fairsims.audit.features import classifier_features, pool_features
+from fairsims.audit.features import FeatureExtractor, classifier_features, pool_features
 from fairsims.audit.joint import MOST_CELLS, Cells
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
@@ -27,6 +27,7 @@ from fairsims.classifiers.base import Confusion
 from fairsims.classifiers.labelling import label_source
 from fairsims.data import ImageDataset
 from fairsims.data.attributes import Attribute
+from fairsims.data.latents import LatentSet
 from fairsims.files import atomic
 from fairsims.models import DenoiserModel, open_model
 from fairsims.pools import Pool, grow_pool, pool_dataset, pool_latents, select_pool, write_pool
@@ -173,8 +174,10 @@ class Retargeting:
         return self.cells.place([p.argmax(axis=1) for p in self.calls(pool)])
 
     @contextlib.contextmanager
-    def features(self, *pools: Pool) -> Iterator[Path]:
-        """A folder with the pools' features by the first classifier, made by every process; it goes afterwards.
+    def features(self, *pools: Pool, extractors: Sequence[FeatureExtractor] = ()) -> Iterator[Path]:
+        """A folder with the pools' features, made by every process; it goes afterwards.
+
+        They are the first classifier's, or those of the `extractors`.
 
         Labels of the attributes that are only watched are made, too, and stay.
 
@@ -186,7 +189,8 @@ class Retargeting:
                 label_source(pool, classifier)
         if self.reference is not None:
             for pool in pools:
-                pool_features(pool, classifier_features(self.classifier), store, engine.current())
+                for extractor in extractors or (classifier_features(self.classifier),):
+                    pool_features(pool, extractor, store, engine.current())
         yield store
         # The other processes pass here earlier, and wait for rank 0 before they make features again.
         if self.run.main:
@@ -325,10 +329,22 @@ class Retargeting:
         self, folder: Path, chosen: np.ndarray, *, kimg: float, kind: str = "auxiliary", snapshots: Sequence[float] = ()
     ) -> None:
         """Train a copy of the base into `folder`, on the images at these positions in the pool."""
-        settings = fine_tuning(self.config, self.model.recipe, kimg)
         whole = pool_latents(self.pool) if self.model.latent else pool_dataset(self.pool)
         data = whole.subset(chosen, name=f"the set drawn from {self.pool.folder}")
-        rank = self.config.rank
+        settings = fine_tuning(self.config, self.model.recipe, kimg)
+        self.train_on(folder, data, settings, kind=kind, rank=self.config.rank, snapshots=snapshots)
+
+    def train_on(
+        self,
+        folder: Path,
+        data: ImageDataset | LatentSet,
+        settings: TrainConfig,
+        *,
+        kind: str = "auxiliary",
+        rank: int | None = None,
+        snapshots: Sequence[float] = (),
+    ) -> None:
+        """Train a copy of the base, or of low rank what is added to it, into `folder` on any data."""
         for tick in train_auxiliary(self.model, data, settings, folder, kind=kind, rank=rank, snapshots=snapshots):
             self.run.progress(folder.name, tick.nimg, settings.steps * settings.batch_size)
 

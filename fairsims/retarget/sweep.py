@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fairsims import __version__, engine
-from fairsims.audit.neighbours import K
 from fairsims.audit.targets import as_mapping
 from fairsims.errors import InputError
 from fairsims.files import now, read_json, write_json
@@ -23,6 +22,8 @@ from fairsims.retarget.grid import Point, SweepConfig, size_name
 from fairsims.retarget.opening import check_interval, prepare
 from fairsims.retarget.points import Points, Row, best_points, write_table
 from fairsims.retarget.retargeting import fine_tuning
+from fairsims.retarget.sweep_arms import arm_settings, open_arms
+from fairsims.retarget.sweep_quality import open_extractors
 from fairsims.run import Progress, Run, silent
 from fairsims.training.folder import snapshot_folder
 
@@ -58,15 +59,16 @@ def sweep(
         raise InputError(
             "without a target there is quality alone to measure, and no real data for it; give --reference"
         )
+    guides, extractors = open_arms(config, work), open_extractors(config.features, work)
     settings = {k: v for k, v in work.settings.items() if k not in UNUSED}
     settings |= {"images": config.images, "budgets": list(config.budgets)}
-    settings |= {} if config.steer else {"target": "base"}
+    settings |= ({} if config.steer else {"target": "base"}) | arm_settings(config, guides)
     with engine.main_first():
         work.run = Run(folder, settings, progress=progress, main=engine.is_main())
     with work.run as run:
         _ = work.pool
         with run.stage("points"):
-            points = Points.of(config, work)
+            points = Points.of(config, work, guides, extractors)
             rows = points.measure(list(config.points()), folder / "points", "calibration", config.images)
             best = best_points(rows, points.target_share, config.run.tolerance)
             again = list(dict.fromkeys([Point(mode="base"), *best.values()])) if config.confirm else []
@@ -105,7 +107,7 @@ def begin_run(config: SweepConfig, folder: Path, point: Point, run: Path) -> Ret
 
 def _result(points: Points, settings: Mapping[str, Any], rows: Mapping[Point, Row]) -> dict[str, Any]:
     """What `sweep.json` says about all points together."""
-    config, work, plan = points.config, points.work, points.complement
+    config, work, plan = points.config, points.work, points.arms.complement
     classes, run = work.classifier.attribute.classes, config.run
     seeds = {"pool": run.seeds("pool", run.pool), "points": run.seeds("calibration", config.images)}
     seeds |= {"confirmed": run.seeds("audit", config.confirm)} if config.confirm else {}
@@ -129,12 +131,7 @@ def _result(points: Points, settings: Mapping[str, Any], rows: Mapping[Point, Ro
     if plan is not None:
         mixes = {name: as_mapping(getattr(plan, name), classes) for name in ("complement", "reachable")}
         result["plan"] = asdict(plan) | mixes
-    real = points.reference if work.run.main else None
-    if real is not None and work.reference is not None:
-        named = {"name": work.reference.name, "digest": work.reference.digest, "labels": points.weights[1]}
-        result["quality"] = {
-            "metric": f"FD ({work.classifier.name} features)",
-            "reference": named | real.facts(),
-            "precision_recall": {"k": K, "n": min(config.images, len(real.features))},
-        }
+    if work.run.main and points.quality is not None:
+        result["quality"] = points.quality.facts(config.images)
+        result["quality"]["reference"] |= {"labels": points.weights[1]}
     return result

@@ -12,7 +12,7 @@ from fairsims.training.averages import WIDEST, power_beta
 
 FINETUNE_LR = 3e-4
 """Learning rate of an auxiliary's fine-tune when nothing else is asked for."""
-SINCE = ("beta2", "decay", "decay_batches", "ema_stds", "averages_kimg")
+SINCE = ("beta2", "weight_decay", "decay", "decay_batches", "ema_stds", "averages_kimg")
 """Settings that earlier trainings did not have."""
 EDM2: dict[str, Any] = {"beta2": 0.99, "decay": "inverse-sqrt", "ema_stds": (0.05, 0.1), "clip_norm": 1e6}
 """How EDM2 networks are trained (arXiv 2312.02696, table 6): no clipping to speak of."""
@@ -38,6 +38,8 @@ class TrainConfig:
     """Steps after which the inverse square root begins."""
     beta2: float = 0.999
     """Adam's second beta."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW): each step multiplies the weights by 1 - lr * weight_decay."""
     warmup_kimg: float = 0.0
     """Linear ramp of the learning rate.
 
@@ -86,7 +88,13 @@ class TrainConfig:
         )
         check_fields(self, "a positive number", lambda v: 0 < v < math.inf, *positive)
         check_fields(
-            self, "0 or more", lambda v: 0 <= v < math.inf, "warmup_kimg", "ema_halflife_kimg", "averages_kimg"
+            self,
+            "0 or more",
+            lambda v: 0 <= v < math.inf,
+            "warmup_kimg",
+            "ema_halflife_kimg",
+            "averages_kimg",
+            "weight_decay",
         )
         check_fields(self, "1 or more", lambda v: v >= 1, "micro_batch")
         check_fields(self, "a share in (0, 1]", lambda v: 0 < v <= 1, "lr_final")

@@ -139,7 +139,10 @@ def train(
     denoiser.precision = config.precision
     averages = tuple(copy.deepcopy(denoiser).eval().requires_grad_(False) for _ in config.betas_at(1))
     fused = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, **fused)
+    decay: dict[str, Any] = {"weight_decay": config.weight_decay, "decoupled_weight_decay": config.weight_decay > 0}
+    optimizer = torch.optim.Adam(
+        denoiser.parameters(), lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, **decay, **fused
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     watch = LossWatch(skips=scaler.is_enabled())
     step = 0

@@ -221,7 +221,7 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
     assert table["interval"].tolist() == ["none", "none", "0.3:5"]
     whole, inside = table["nfe"].iloc[1:]
     assert whole == 10 > inside > 5
-    assert set(result["best"]) == {"quality"}
+    assert set(result["best"]) == {"quality", "guided"}
     best = result["best"]["quality"]["point"]
     assert set(result["confirmed"]) == {"base", best}
     assert result["confirmed"][best]["fd_reference"] != result["best"]["quality"]["fd_reference"]
@@ -287,7 +287,7 @@ def test_best_points() -> None:
     assert best_points(found, 0.5, 0.03) == {"quality": points[1], "at_target": points[2]}
     # Nobody is within 0.005: the nearest.
     assert best_points(found, 0.5, 0.005)["at_target"] == points[2]
-    assert best_points(found, None, 0.03) == {"quality": points[1]}
+    assert best_points(found, None, 0.03) == {"quality": points[1], "merged": points[1]}
     unmeasured = {p: {"mode": p.mode, "share": r["share"]} for p, r in found.items()}
     assert best_points(unmeasured, 0.5, 0.03) == {"at_target": points[2]}
     assert best_points({points[0]: found[points[0]]}, 0.5, 0.03) == {}
