@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint test-fast test-slow test-browser fuzz dashboard bench clean
+.PHONY: install demo test lint docs test-fast test-slow test-browser test-package fuzz dashboard bench clean
 
 install: .venv/installed
 
@@ -31,6 +31,15 @@ test-slow: install
 
 test-browser: install
 	$(BIN)/pytest -m browser
+
+# The pages of build/site; a dead link and a missing section are errors. `make test` builds them, too.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo build/site/index.html
+
+# Wheel and sdist, built and tried in an environment of their own: minutes, and a download of torch.
+test-package: install
+	$(BIN)/python tools/try_package.py
 
 fuzz: install
 	$(BIN)/pytest -m slow tests/data/test_fuzzing.py
