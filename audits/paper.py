@@ -66,11 +66,11 @@ RATE = 1500.0
 def read_recipe(name: str, changes: Path | None = None) -> dict[str, Any]:
     """`audits/NAME/recipe.toml`, with the tables of a file of changes laid over its own."""
     recipe = tomllib.loads((HERE / name / "recipe.toml").read_text(encoding="utf-8"))
-    return _laid_over(recipe, tomllib.loads(changes.read_text(encoding="utf-8"))) if changes else recipe
+    return laid_over(recipe, tomllib.loads(changes.read_text(encoding="utf-8"))) if changes else recipe
 
 
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = {k: _laid_over(below[k], v) if isinstance(below.get(k), dict) else v for k, v in above.items()}
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = {k: laid_over(below[k], v) if isinstance(below.get(k), dict) else v for k, v in above.items()}
     return below | merged
 
 

@@ -1,0 +1,243 @@
+"""Does a model improve by moving away from what it makes, judged on real data that nobody trained on? One command:
+
+    python audits/self_improvement.py [--sets digits] [--bases small large] [--out runs/self-improvement]
+
+`audits/self-improvement/experiment.toml` has every setting; `--changes FILE.toml` overrides some. For every base and
+seed a base is trained on the training half, and `fairsims sweep --target base` measures every arm against the untouched
+half. The best point of each arm, chosen on calibration seeds by the first feature space, is measured again on audit
+seeds. What is finished is read: the same command goes on where a killed one stopped, and its tables show what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from paper import laid_over
+from PIL import Image
+from scipy.stats import t as student
+
+from fairsims.classifiers import load_classifier
+from fairsims.classifiers.augment import Augmentation
+from fairsims.classifiers.cnn import CNNTrainer
+from fairsims.classifiers.evaluation import HeldOut
+from fairsims.classifiers.labelled import labelled
+from fairsims.classifiers.making import build_classifier
+from fairsims.classifiers.training import ClassifierRecipe
+from fairsims.cli.common import Bars, say
+from fairsims.data import ImageDataset, open_dataset
+from fairsims.errors import FairsimsError, InputError
+from fairsims.files import atomic, read_json
+from fairsims.options import from_mapping
+from fairsims.report.sweep_figures import sweep_figures
+from fairsims.retarget.config import RetargetConfig
+from fairsims.retarget.grid import SweepConfig
+from fairsims.retarget.sweep import sweep
+from fairsims.training.base import train_base
+
+HERE = Path(__file__).parent / "self-improvement"
+COMMAND = "python audits/self_improvement.py"
+LOWER = ("fd_reference", "fd_infinity", "kid", "random.fd_reference", "random.fd_infinity", "random.kid")
+HIGHER = ("precision", "recall", "coverage", "train_auth_pct", "train_nearest_median")
+LEVEL = 0.95
+
+
+def halves(plan: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
+    """Training half and held-out half as EDM zips: the files that are named, or an embedded set halved by class."""
+    if "data" not in plan:
+        files = Path(plan["training_half"]), Path(plan["held_out"])
+        for path in files:
+            if not path.is_file():
+                raise InputError(f"found no {path}; make it as experiment.toml says, or leave the set out of --sets")
+        return files
+    data, attribute = open_dataset(plan["data"]), plan["attribute"]
+    train, held_out = out / "train.zip", out / "held-out.zip"
+    for k, path in enumerate((train, held_out)):
+        if not path.exists():
+            write_zip(path, data.subset(half_of(data, attribute, k)), attribute)
+    return train, held_out
+
+
+def half_of(data: ImageDataset, attribute: str, k: int) -> np.ndarray:
+    """Every second image of each class, in an order drawn from a fixed seed: `k` is 0 or 1."""
+    classes, rng = data.class_indices(attribute), np.random.default_rng(0)
+    members = [rng.permutation(np.flatnonzero(classes == c)) for c in range(len(data.attributes[attribute].classes))]
+    return np.sort(np.concatenate([m[k::2] for m in members]))
+
+
+def write_zip(path: Path, data: ImageDataset, attribute: str) -> None:
+    """The images as an EDM zip with the classes of one attribute."""
+    classes = data.attributes[attribute].classes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(data))]
+        for name, image in zip(names, data.read(range(len(data))).numpy(), strict=True):
+            png = io.BytesIO()
+            Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(png, format="PNG")
+            archive.writestr(zipfile.ZipInfo(name), png.getvalue())
+        labels = [[n, int(k)] for n, k in zip(names, data.class_indices(attribute), strict=True)]
+        facts = {"labels": labels, "attribute": attribute, "classes": list(classes)}
+        archive.writestr(zipfile.ZipInfo("dataset.json"), json.dumps(facts))
+
+
+def classifier_of(folder: Path, train: Path, of: Mapping[str, Any], plan: Mapping[str, Any]) -> Path:
+    """The classifier whose features are the first feature space, trained on the training half of a set."""
+    if not (folder / "config.json").exists():
+        augmentation = from_mapping(Augmentation, of.get("augmentation", {}))
+        build_classifier(
+            folder,
+            labelled(open_dataset(str(train)), of["attribute"]),
+            CNNTrainer(
+                widths=tuple(plan["widths"]), recipe=ClassifierRecipe(kimg=plan["kimg"], augmentation=augmentation)
+            ),
+            name=folder.name,
+            splits=[HeldOut(name="variant", description="single images held out", folds=plan["folds"])],
+            command=COMMAND,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    return folder
+
+
+def trained(out: Path, data: Path, plan: Mapping[str, Any], of: Mapping[str, Any], seed: int) -> Path:
+    """A base, or a guide, trained on the training half."""
+    network = {k: v for k, v in of.items() if k != "kimg"} | plan["network"]
+    settings = plan["train"] | {"kimg": of["kimg"], "seed": seed}
+    for _ in train_base(out, data=str(data), network=network, settings=settings):
+        pass
+    return out
+
+
+def run_of(recipe: Mapping[str, Any], name: str, base: str, seed: int, out: Path) -> dict[str, Any]:
+    """Everything of one base and one seed; the content of its `sweep.json`."""
+    plan, place = recipe["sets"][name], out / name
+    train, held_out = halves(plan, place)
+    classifier = classifier_of(place / "classifier", train, plan, recipe["classifier"])
+    model = trained(place / f"{base}-{seed}" / "base", train, plan, plan["bases"][base], seed)
+    guide = trained(place / f"guide-{seed}", train, plan, plan["guide"], seed)
+    run = from_mapping(
+        RetargetConfig,
+        {
+            **recipe["run"],
+            "model": str(model),
+            "attr": load_classifier(classifier).attribute.name,
+            "target": "uniform",
+            "classifier": str(classifier),
+            "reference": str(held_out),
+            "seed": seed,
+        },
+    )
+    grid = recipe["sweep"] | {"guides": [str(guide)]}
+    with Bars() as bars:
+        return sweep(
+            SweepConfig.read(grid, run=run, steer=False),
+            place / f"{base}-{seed}" / "sweep",
+            progress=bars.report,
+            publish=sweep_figures,
+            command=COMMAND,
+        )
+
+
+def confirmed(out: Path, sets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for every arm of every finished sweep: its best point on audit seeds."""
+    for name in sets:
+        for path in sorted((out / name).glob("*-*/sweep/sweep.json")):
+            base, _, seed = path.parent.parent.name.rpartition("-")
+            found = read_json(path)
+            for arm in ("base", *(a for a in found["best"] if a != "quality")):
+                point = "base" if arm == "base" else found["best"][arm]["point"]
+                row = found["confirmed"][point]
+                numbers = {k: row[k] for k in (*LOWER, *HIGHER, "nfe") if row.get(k) is not None}
+                yield {"set": name, "base": base, "seed": int(seed), "arm": arm, "point": point} | numbers
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each arm changes against the base of the same seed: mean over seeds with Student's interval."""
+    numbers = [c for c in (*LOWER, *HIGHER) if c in rows]
+    found = []
+    for (name, base), group in rows.groupby(["set", "base"]):
+        arms = group.set_index(["arm", "seed"])[numbers]
+        bases = arms.loc["base"]
+        for arm in dict.fromkeys(group["arm"]):
+            change = arms.loc[arm] - bases
+            n = len(change)
+            wide = student.ppf((1 + LEVEL) / 2, n - 1) / math.sqrt(n) if n > 1 else math.inf
+            row: dict[str, Any] = {"set": name, "base": base, "arm": arm, "seeds": n}
+            for c in numbers:
+                mean = float(change[c].mean())
+                half = wide * float(change[c].std()) if n > 1 and arm != "base" else math.nan
+                row |= {c: float(arms.loc[arm, c].mean()), f"{c}.change": mean}
+                row |= {f"{c}.low": mean - half, f"{c}.high": mean + half}
+            found.append(row)
+    return pd.DataFrame(found)
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The summary for reading, Markdown: means, and changes with their intervals."""
+    shown = [c for c in ("fd_reference", "random.fd_reference", "kid", "recall", "train_auth_pct") if c in table]
+    lines = ["| set, base | arm | seeds | " + " | ".join(shown) + " |", "|---" * (3 + len(shown)) + "|"]
+    for row in table.to_dict("records"):
+        cells = [_cell({str(k): v for k, v in row.items()}, c) for c in shown]
+        lines.append(f"| {row['set']}, {row['base']} | {row['arm']} | {row['seeds']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value = f"{row[name]:.4g}"
+    if row["arm"] == "base":
+        return value
+    if not math.isfinite(row[f"{name}.low"]):
+        return f"{value} ({row[f'{name}.change']:+.3g})"
+    return f"{value} ({row[f'{name}.change']:+.3g} [{row[f'{name}.low']:+.3g}, {row[f'{name}.high']:+.3g}])"
+
+
+def write_tables(out: Path, sets: Sequence[str]) -> str:
+    """`results.csv` with a row an arm and seed, `summary.csv` and `summary.md`; the text of the last."""
+    rows = pd.DataFrame(confirmed(out, sets))
+    if not len(rows):
+        return "nothing is finished yet"
+    table = summary(rows)
+    text = as_text(table)
+    for name, content in (("results.csv", rows), ("summary.csv", table)):
+        with atomic(out / name) as temporary:
+            content.to_csv(temporary, index=False, float_format="%.5g")
+    with atomic(out / "summary.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=["digits"], help="digits, emojis")
+    parser.add_argument("--bases", nargs="+", help="by name; all that the set has by default")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("runs/self-improvement"))
+    parser.add_argument("--changes", type=Path, help="TOML laid over the experiment")
+    args = parser.parse_args(arguments)
+    recipe = tomllib.loads((HERE / "experiment.toml").read_text(encoding="utf-8"))
+    if args.changes:
+        recipe = laid_over(recipe, tomllib.loads(args.changes.read_text(encoding="utf-8")))
+    try:
+        for name in args.sets:
+            if name not in recipe["sets"]:
+                raise InputError(f"there is no set {name!r}; expected one of {', '.join(recipe['sets'])}")
+            for base in args.bases or recipe["sets"][name]["bases"]:
+                for seed in args.seeds or recipe["seeds"]:
+                    run_of(recipe, name, base, seed, args.out)
+                    write_tables(args.out, args.sets)
+        say(write_tables(args.out, args.sets))
+    except FairsimsError as e:
+        sys.exit(f"error: {e}")
+
+
+if __name__ == "__main__":
+    main()
