@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -27,3 +28,10 @@ def matmul_peak(precision: str) -> float:
     a = torch.randn(size, size, device=DEVICE, dtype=getattr(torch, precision))
     a @ a
     return 2 * size**3 / min(timed(lambda: a @ a) for _ in range(5))
+
+
+def ratio(work: Callable[[], object], against: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """The median of how many times as long `work` takes, run in turn after one of each; and its least seconds."""
+    work(), against()
+    pairs = [(timed(work), timed(against)) for _ in range(repeats)]
+    return statistics.median(a / b for a, b in pairs), min(a for a, _ in pairs)

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import script, succeeds
 
+from fairsims.data import open_dataset, to_uint8
 from fairsims.files import read_jsonl
+from fairsims.models import open_checkpoint
+from fairsims.models.sampling import SamplerConfig, solve
 
 
 def test_a_shipped_model_comes_with_samples_loss_and_measured_shares(
@@ -101,7 +105,50 @@ def test_the_ground_truth_benchmark_runs_in_its_parts() -> None:
 def test_every_benchmark_is_run() -> None:
     (marker,) = [m for m in test_benchmarks_run.pytestmark if m.name == "parametrize"]  # type: ignore[attr-defined]
     known = {p.stem for p in (Path(__file__).parent.parent / "bench").glob("*.py")}
-    assert {row[0] for row in marker.args[1]} == known - {"timing", "ground_truth"}
+    assert {row[0] for row in marker.args[1]} == known - {"timing", "ground_truth", "gpu", "gpu_parts", "plain"}
+
+
+def test_the_gpu_script_does_every_part_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a CPU: what is left out is what only a GPU can do, and both files say the same."""
+    script("bench/gpu.py").main(["--tiny", "--seconds", "5000", "--out", str(tmp_path / "gpu")])
+    found = json.loads((tmp_path / "gpu" / "gpu.json").read_text(encoding="utf-8"))
+    rows = {(r["part"], r["case"]): r for r in found["rows"]}
+    assert {part for part, _ in rows} == {"peak", "sampling", "training", "labelling", "adapter", "emoji"}
+    if found["device"].endswith("threads"):
+        left_out = {r["left out"] for (part, _), r in rows.items() if "left out" in r and part != "emoji"}
+        assert left_out <= {"needs a GPU", "takes a minute on a CPU"}
+    done = [r for r in rows.values() if "left out" not in r]
+    assert all(v > 0 for r in done for k, v in r.items() if k.endswith("/s") or k in ("overhead", "merged / base"))
+    assert rows["emoji", "train"]["kimg"] == 0.064
+    # So little training may move nothing, which is told.
+    last = rows["emoji", "retarget to half women, audit"]
+    assert last.get("left out") or 0 <= last["women after"] <= 1
+    page = (tmp_path / "gpu" / "gpu.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") == 6
+    assert all(f"| {case} |" in page for _, case in rows)
+    assert "fairsims / plain loop" in capsys.readouterr().out
+
+
+def test_the_gpu_script_leaves_out_what_there_is_no_time_for(tmp_path: Path) -> None:
+    script("bench/gpu.py").main(["--tiny", "--seconds", "0.1", "--only", "peak", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]
+    assert [r["case"] for r in rows] == ["float32", "TF32", "bfloat16"]
+    assert all("of the part's are left" in r["left out"] for r in rows)
+
+
+def test_the_papers_loops_are_what_ours_are_held_against() -> None:
+    """The same noise gives the images of our Heun; a step of training lowers the loss that ours has."""
+    plain, model = script("bench/plain.py"), open_checkpoint("digits-8").network
+    torch.manual_seed(3)
+    theirs = plain.sample(model, (4, 1, 8, 8), torch.device("cpu"), 4)
+    torch.manual_seed(3)
+    ours = solve(model, torch.randn(4, 1, 8, 8), SamplerConfig(solver="heun", steps=4))
+    assert (theirs.int() - to_uint8(ours.float()).int()).abs().max() <= 1
+    images = open_dataset("digits").read(range(64))
+    losses = plain.training(model, images, 16, sigma_data=model.sigma_data)
+    found = [float(next(losses)) for _ in range(3)]
+    # That of a trained network: its own training ended at 0.3.
+    assert all(0.05 < loss < 1.5 for loss in found)
 
 
 def test_the_embedded_pipeline_is_trained_alike_after_a_kill(
