@@ -46,7 +46,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     named = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
     docs = Path(config.docs_dir)
     others = sorted(str(p.relative_to(docs)) for p in docs.rglob("*.md"))
-    for section in config.nav:
+    for section in config.nav or []:
         if "How to" in section:
             section["How to"] += [name for name in others if name not in named]
     return config
