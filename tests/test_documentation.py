@@ -64,7 +64,11 @@ def test_the_readme_is_read_in_three_minutes() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    # The researcher's is as long as the other two together.
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem == "researcher" else [], id=p.stem) for p in TUTORIALS],
+)
 def test_a_tutorial_runs_as_it_stands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

@@ -53,10 +53,17 @@ def test_embedded_classifiers_are_built_by_name() -> None:
     [
         ("calibration", ["--repeats", "1", "--kind", "as planned"], "as planned                       100.0%"),
         ("coverage", ["--repetitions", "2"], "gender x glasses, 100 each"),
-        ("engines", ["--images", "8", "--steps", "2", "--pairs", "1"], "Ray / two processes"),
+        pytest.param(
+            "engines",
+            ["--images", "8", "--steps", "2", "--pairs", "1"],
+            "Ray / two processes",
+            marks=pytest.mark.slow,
+        ),
         ("forwards", ["--model", "digits-8", "--batches", "8", "--repeats", "1"], "channels_last"),
         ("frechet", ["--width", "16", "--repeats", "1", "--rows", "64", "128"], "peak memory of 64 rows"),
-        ("growth", ["--images", "64", "128", "--neighbours", "16"], "audit      memory x"),
+        pytest.param(
+            "growth", ["--images", "64", "128", "--neighbours", "16"], "audit      memory x", marks=pytest.mark.slow
+        ),
         ("labelling", ["--images", "64", "--batch", "32", "--pairs", "1"], "ResNet-18, 64 px"),
         (
             "main_job",

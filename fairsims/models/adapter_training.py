@@ -141,7 +141,7 @@ class AdapterTraining(Trainable):
         asked = [self.prompts[int(k)] for k in batch.labels]
         with (
             quiet(),
-            _plain_attention(self.device, self.precision),
+            self._plain_attention(),
             torch.autocast(self.device.type, _autocast(self.precision), enabled=self.precision != "float32"),
         ):
             told = self.pipeline.embeddings(asked)
@@ -152,6 +152,15 @@ class AdapterTraining(Trainable):
             )
         error = (found.float() - target) ** 2
         return (error.flatten(1).mean(dim=1) * weight).mean()
+
+    def _plain_attention(self) -> contextlib.AbstractContextManager[None]:
+        """On a CPU, below float32, attention in single steps: the fused one has a slow backward pass there.
+
+        It was 38% of a training step of the embedded pipeline in bfloat16. Checkpointing computes again in the
+        backward pass, where another kernel than in the forward pass is an error: it keeps the fused one.
+        """
+        plain = self.device.type == "cpu" and self.precision != "float32" and not self.adapter.checkpointing
+        return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
 
     def _flow(self, x: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Straight paths: x_s = (1 - s) x + s n, target n - x; s is shifted as the scheduler's are when sampling."""
@@ -189,15 +198,6 @@ def _signal_to_noise(pipeline: OpenedPipeline) -> Tensor:
         name = type(pipeline.pipe.scheduler).__name__
         raise InputError(f"{pipeline.name} has a {name} that predicts {kind}; expected noise (epsilon) or velocity")
     return torch.as_tensor(levels, dtype=torch.float32).cpu()
-
-
-def _plain_attention(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """On a CPU, below float32, attention in single steps: the fused one has a slow backward pass there.
-
-    It was 38% of a training step of the embedded pipeline in bfloat16.
-    """
-    plain = device.type == "cpu" and precision != "float32"
-    return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
 
 
 def _autocast(precision: str) -> torch.dtype:

@@ -179,3 +179,17 @@ def test_latents_are_neither_mirrored_nor_of_another_shape(model: PipelineModel,
     )
     with pytest.raises(InputError, match="larger has 4x9x9 images, the model makes 4x8x8"):
         next(train_adapter(model, larger, adapter_settings(model, 0.01), SMALL, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bfloat16_learns_with_and_without_checkpointing(checkpointing: bool, tmp_path: Path) -> None:
+    """What a backward pass computes again has the kernels of the forward pass."""
+    model = PipelineModel(asking(make_tiny("sd", tmp_path / "sd")))
+    training = model.trainable(AdapterConfig(rank=2, checkpointing=checkpointing))
+    training.precision = "bfloat16"
+    x = torch.randn(1, *training.shape, generator=torch.Generator().manual_seed(0))
+    u, noise = training.draw_noise(1, torch_generator(0, "noise"), mean=0, std=1)
+    training.loss(Batch(images=x, sigma=u, noise=noise, labels=torch.tensor([0]))).backward()
+    gradients = [t.grad for t in training.tensors]
+    assert all(g is not None and bool(g.isfinite().all()) for g in gradients)
+    assert any(bool(g.any()) for g in gradients if g is not None)
