@@ -82,21 +82,40 @@ class Sizes:
     """Checkpoint to retarget; the base that was trained just before by default."""
     run: dict[str, Any] = field(
         default_factory=lambda: {
-            "pool": 2048, "audit": 2048, "budget": 6.4, "batch_size": 128, "steps": 10, "sample_batch": 512,
+            "pool": 2048,
+            "audit": 2048,
+            "budget": 6.4,
+            "batch_size": 128,
+            "steps": 10,
+            "sample_batch": 512,
         }
-    )  # fmt: skip
+    )
 
     @classmethod
     def tiny(cls) -> Sizes:
         """For a CPU and a test."""
         small = {"model_channels": 8, "channel_mult": [1, 1], "num_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
         return cls(
-            presets=("cifar10",), network=small, resolution=8, batch=4, batches=(2,), steps=2, repeats=1, images=32,
-            inception=(1, 75), unet=(8, 8, 8, 8), text=(16, 1), latents=8, adapter_batches=(1,),
-            emoji=small | {"patch_size": 4}, emoji_resolution=32, train_seconds=1, train_kimg=(0.064, 0.064),
+            presets=("cifar10",),
+            network=small,
+            resolution=8,
+            batch=4,
+            batches=(2,),
+            steps=2,
+            repeats=1,
+            images=32,
+            inception=(1, 75),
+            unet=(8, 8, 8, 8),
+            text=(16, 1),
+            latents=8,
+            adapter_batches=(1,),
+            emoji=small | {"patch_size": 4},
+            emoji_resolution=32,
+            train_seconds=1,
+            train_kimg=(0.064, 0.064),
             retargeted="emoji-people-32",
             run={"pool": 200, "audit": 50, "budget": 0.064, "batch_size": 16, "steps": 4, "calibration": 50},
-        )  # fmt: skip
+        )
 
 
 @contextlib.contextmanager
@@ -386,27 +405,45 @@ def make_pipeline(folder: Path, sizes: Sizes) -> None:
     tokenizer = CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], model_max_length=77)
     width, layers = sizes.text
     told = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64), max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.device(DEVICE):
         unet = diffusers.UNet2DConditionModel(
-            sample_size=sizes.latents, block_out_channels=sizes.unet, cross_attention_dim=width,
-            attention_head_dim=8 if sizes.unet[0] > 8 else 2, norm_num_groups=32 if sizes.unet[0] > 8 else 4,
-        )  # fmt: skip
+            sample_size=sizes.latents,
+            block_out_channels=sizes.unet,
+            cross_attention_dim=width,
+            attention_head_dim=8 if sizes.unet[0] > 8 else 2,
+            norm_num_groups=32 if sizes.unet[0] > 8 else 4,
+        )
         text = CLIPTextModel(told)
         vae = diffusers.AutoencoderKL(
-            block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=4, latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
             sample_size=8 * sizes.latents,
-        )  # fmt: skip
+        )
     levels = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     diffusers.StableDiffusionPipeline(
-        unet=unet.to(torch.bfloat16), vae=vae, text_encoder=text, tokenizer=tokenizer,
+        unet=unet.to(torch.bfloat16),
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
         scheduler=diffusers.DDIMScheduler(**levels, clip_sample=False, set_alpha_to_one=False),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
 
 
 def adapter_steps(model: PipelineModel, batch: int, checkpointing: bool, sizes: Sizes) -> dict[str, Any]:
@@ -469,9 +506,15 @@ def retargeted(scratch: Path, sizes: Sizes) -> dict[str, Any]:
     if sizes.retargeted is None and not (scratch / "base" / "config.json").exists():
         raise Unable("no base was trained")
     config = RetargetConfig(
-        model=base, attr="gender", target="0.5", mode="merged", others=False, precision="bfloat16",
-        lr=1e-4, **sizes.run,
-    )  # fmt: skip
+        model=base,
+        attr="gender",
+        target="0.5",
+        mode="merged",
+        others=False,
+        precision="bfloat16",
+        lr=1e-4,
+        **sizes.run,
+    )
     began = time.perf_counter()
     try:
         found = retarget(prepare(config), scratch / "run")

@@ -32,9 +32,16 @@ CONFIG = TrainConfig(
 def network(seed: int = 0) -> EDMDenoiser:
     torch.manual_seed(seed)
     return EDMDenoiser(
-        img_resolution=8, img_channels=1, sigma_data=0.75, model_channels=8, channel_mult=[1, 2], num_blocks=1,
-        attn_resolutions=[], dropout=0.0, augment_dim=9,
-    )  # fmt: skip
+        img_resolution=8,
+        img_channels=1,
+        sigma_data=0.75,
+        model_channels=8,
+        channel_mult=[1, 2],
+        num_blocks=1,
+        attn_resolutions=[],
+        dropout=0.0,
+        augment_dim=9,
+    )
 
 
 def pool(folder: Path, seeds: range = range(20)) -> list[int]:

@@ -35,8 +35,12 @@ def test_jobs_in_any_order_make_the_pool_of_one_process(tmp_path: Path) -> None:
     succeeds(*MADE, "--out", tmp_path / "whole")
     succeeds("label", tmp_path / "whole", "--attr", "parity")
     assert succeeds(*MADE, "--out", pool, "--shards", "3/4") == {
-        "pool": str(pool), "asked": 40, "images": 8, "missing": ["0-15", "24-39"], "labels": {},
-    }  # fmt: skip
+        "pool": str(pool),
+        "asked": 40,
+        "images": 8,
+        "missing": ["0-15", "24-39"],
+        "labels": {},
+    }
     # Labels of what is there already; a job without a shard of its own makes nothing.
     ((name, labelled),) = succeeds("label", pool, "--attr", "parity", "--shards", "3/4")["labels"].items()
     assert labelled == {"images": 8, "missing": ["0-15", "24-39"]}

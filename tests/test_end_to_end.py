@@ -33,9 +33,23 @@ from fairsims.pools import Pool, select_pool
 from fairsims.report.html import write_report
 
 SMALL = [
-    "--pool", "500", "--calibration", "640", "--audit", "400", "--budget", "1.92", "--batch-size", "32", "--lr", "5e-4",
-    "--steps", "8", "--solver", "dpmpp2m",
-]  # fmt: skip
+    "--pool",
+    "500",
+    "--calibration",
+    "640",
+    "--audit",
+    "400",
+    "--budget",
+    "1.92",
+    "--batch-size",
+    "32",
+    "--lr",
+    "5e-4",
+    "--steps",
+    "8",
+    "--solver",
+    "dpmpp2m",
+]
 
 TELL_TIME = {"plan.json", "timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
 TELL_TIME |= {"positive/stats.jsonl"}
@@ -45,8 +59,18 @@ def command(*options: str) -> list[str]:
     """Into the folder `run` of the working folder, so that every run has the same command and name."""
     target = [] if "--target" in options else ["--target", "0.5"]
     return [
-        "retarget", "--model", "digits-8", "--attr", "parity", *target, "--precision", "float32", "--out", "run", *options
-    ]  # fmt: skip
+        "retarget",
+        "--model",
+        "digits-8",
+        "--attr",
+        "parity",
+        *target,
+        "--precision",
+        "float32",
+        "--out",
+        "run",
+        *options,
+    ]
 
 
 def start(folder: Path, options: list[str]) -> subprocess.Popen[str]:
@@ -208,9 +232,7 @@ def test_quality_is_measured_at_every_strength_on_as_many_images(whole: tuple[Pa
         first[str(number)] = Pool(tmp_path / str(number))
     classifier = load_classifier("digits-parity")
     data = str(open_checkpoint("digits-8").recipe["data"])
-    found = quality(
-        first, classifier_features(classifier), open_dataset(data), [(classifier, np.array([0.5, 0.5]))]
-    )  # fmt: skip
+    found = quality(first, classifier_features(classifier), open_dataset(data), [(classifier, np.array([0.5, 0.5]))])
     for number, point in enumerate(points):
         for name in ("fd_reference", "fd_target"):
             assert point[name] == pytest.approx(found.numbers[str(number)][name], rel=1e-4)

@@ -207,9 +207,29 @@ def test_generate_by_two_processes_survives_kills(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_by_two_processes_survives_kills(tmp_path: Path) -> None:
     base = [
-        "train", "--data", "digits", "--channels", "16", "--channel-mult", "1,2", "--blocks", "1", "--attention", "none",
-        "--kimg", "3", "--batch-size", "48", "--state-kimg", "0.1", "--augment", "0.1", "--micro-batch", "16", "--json",
-    ]  # fmt: skip
+        "train",
+        "--data",
+        "digits",
+        "--channels",
+        "16",
+        "--channel-mult",
+        "1,2",
+        "--blocks",
+        "1",
+        "--attention",
+        "none",
+        "--kimg",
+        "3",
+        "--batch-size",
+        "48",
+        "--state-kimg",
+        "0.1",
+        "--augment",
+        "0.1",
+        "--micro-batch",
+        "16",
+        "--json",
+    ]
     finish(cli(*base, "--out", tmp_path / "whole"))
     for _ in range(2):
         process = cli(*base, "--out", tmp_path / "killed")
@@ -254,9 +274,29 @@ def test_other_commands_run_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_retarget_like_one(tmp_path: Path) -> None:
     options = [
-        "retarget", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--precision", "float32", "--json",
-        "--pool", "600", "--calibration", "500", "--audit", "200", "--steps", "4", "--budget", "2.56", "--batch-size", "32",
-    ]  # fmt: skip
+        "retarget",
+        "--model",
+        "digits-8",
+        "--attr",
+        "parity",
+        "--target",
+        "0.5",
+        "--precision",
+        "float32",
+        "--json",
+        "--pool",
+        "600",
+        "--calibration",
+        "500",
+        "--audit",
+        "200",
+        "--steps",
+        "4",
+        "--budget",
+        "2.56",
+        "--batch-size",
+        "32",
+    ]
     two = json.loads(finish(cli(*options, "--out", tmp_path / "two")))
     one = json.loads(finish(cli(*options, "--out", tmp_path / "one", processes=1)))
     for part in ("pool", "before"):

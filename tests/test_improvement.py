@@ -108,9 +108,17 @@ def test_no_design_of_the_emojis_stands_on_both_sides(tmp_path: Path) -> None:
     names += ["FLAG FOR PERU", "FLAG FOR CHAD", "WOMAN COOK", "MAN COOK", "ROCKET", "BUS", "TAXI"]
     picture = png(np.full((64, 64, 3), 90, np.uint8))
     emoji = [
-        {"name": n, "category": "Symbols", "unified": f"{k:04X}", "image": f"{k}.png", "has_img_google": True,
-         "has_img_twitter": k % 2 == 0, "skin_variations": {}} for k, n in enumerate(names)
-    ]  # fmt: skip
+        {
+            "name": n,
+            "category": "Symbols",
+            "unified": f"{k:04X}",
+            "image": f"{k}.png",
+            "has_img_google": True,
+            "has_img_twitter": k % 2 == 0,
+            "skin_variations": {},
+        }
+        for k, n in enumerate(names)
+    ]
     emoji.append(emoji[0] | {"category": "Component"})
     packages = {vendor: (emoji, {e["image"]: picture for e in emoji}) for vendor in tool.VENDORS}
     rows = [row for row, _ in tool.pictures_of(packages)]

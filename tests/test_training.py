@@ -27,9 +27,16 @@ from fairsims.training.batches import batches, draw_images
 
 # 12 steps of 16 images; a tick every 2 steps, a state every 4.
 SMALL = TrainConfig(
-    kimg=0.192, batch_size=16, lr=1e-3, warmup_kimg=0.064, ema_halflife_kimg=0.1, tick_kimg=0.032, state_kimg=0.064,
-    xflip=True, seed=3,
-)  # fmt: skip
+    kimg=0.192,
+    batch_size=16,
+    lr=1e-3,
+    warmup_kimg=0.064,
+    ema_halflife_kimg=0.1,
+    tick_kimg=0.032,
+    state_kimg=0.064,
+    xflip=True,
+    seed=3,
+)
 EVERY_STEP = replace(SMALL, tick_kimg=0.016)
 
 
@@ -69,12 +76,28 @@ def test_a_budget_makes_at_least_one_step() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kimg": 0}, {"kimg": -1}, {"kimg": float("nan")}, {"batch_size": 0}, {"lr": 0}, {"lr_final": 0},
-        {"lr_final": 1.5}, {"warmup_kimg": -1}, {"ema_halflife_kimg": -1}, {"tick_kimg": 0}, {"state_kimg": 0},
-        {"precision": "int8"}, {"P_std": 0}, {"clip_norm": 0}, {"micro_batch": 0}, {"augment": -0.1}, {"augment": 1.5},
-        {"ema_ramp": 0}, {"P_mean": float("inf")}, {"lr": float("inf")},
+        {"kimg": 0},
+        {"kimg": -1},
+        {"kimg": float("nan")},
+        {"batch_size": 0},
+        {"lr": 0},
+        {"lr_final": 0},
+        {"lr_final": 1.5},
+        {"warmup_kimg": -1},
+        {"ema_halflife_kimg": -1},
+        {"tick_kimg": 0},
+        {"state_kimg": 0},
+        {"precision": "int8"},
+        {"P_std": 0},
+        {"clip_norm": 0},
+        {"micro_batch": 0},
+        {"augment": -0.1},
+        {"augment": 1.5},
+        {"ema_ramp": 0},
+        {"P_mean": float("inf")},
+        {"lr": float("inf")},
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     name = next(iter(changes))
     with pytest.raises(ValueError, match=f"{name} is .*; expected"):

@@ -146,10 +146,13 @@ def make_sdxl() -> Any:
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
             timestep_spacing="leading",
         ),
-    )  # fmt: skip
+    )
 
 
 def make_sd3() -> Any:

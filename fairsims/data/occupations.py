@@ -34,8 +34,12 @@ READY: dict[str, dict[str, Any]] = {
         "neutral": FACE.format(""),
         "held-out": FACE.format("").replace("occupation", "held"),
         "unrelated": [
-            "a photo of a mountain lake", "a photo of a red bicycle", "a photo of a bowl of fruit",
-            "a photo of a cat on a sofa", "a photo of an empty street at night", "an oil painting of a sailing ship",
+            "a photo of a mountain lake",
+            "a photo of a red bicycle",
+            "a photo of a bowl of fruit",
+            "a photo of a cat on a sofa",
+            "a photo of an empty street at night",
+            "an oil painting of a sailing ship",
         ],
         "explicit": {"man": FACE.format("male "), "woman": FACE.format("female ")},
         "lists": {"occupation": [o for o in OCCUPATIONS if o not in HELD], "held": list(HELD)},
@@ -50,5 +54,5 @@ READY: dict[str, dict[str, Any]] = {
         "lists": {"occupation": [c for c in PLANTED if c not in EMOJI_HELD], "held": list(EMOJI_HELD)},
         "source": "captions that the embedded pipeline emoji-t2i was trained with (fairsims/data/emoji_prompts.py)",
     },
-}  # fmt: skip
+}
 """By name, as a TOML file of prompts has them; `source` says where they come from."""

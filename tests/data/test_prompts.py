@@ -74,11 +74,19 @@ def test_ready_sets_say_where_they_come_from(tmp_path: Path) -> None:
         ("p.txt", "a nurse\na nurse\n", "has the prompt 'a nurse' twice"),
         ("p.toml", 'neutral = ["a nurse", " "]', "has an empty prompt"),
         ("p.toml", 'neutral = "a {job}"', "asks for a list 'job'"),
-        ("p.toml", 'neutral = "a {x}{y}"\n[lists]\nx = ["a"]\ny = "winnobias"', "'winnobias', which is no ready one; did you"),
+        (
+            "p.toml",
+            'neutral = "a {x}{y}"\n[lists]\nx = ["a"]\ny = "winnobias"',
+            "'winnobias', which is no ready one; did you",
+        ),
         ("p.toml", 'neutral = "a"\nneutrel = "b"', "no setting 'neutrel'; did you mean 'neutral'"),
         ("p.toml", 'unrelated = "a tree"', "has no neutral prompt"),
         ("p.toml", 'neutral = "a"\nexplicit = "a man"', "expected a text or list for each class"),
-        ("p.toml", 'neutral = "a"\n[explicit]\nman = "a {job}"\n[lists]\njob = ["b"]', "the words of no neutral prompt"),
+        (
+            "p.toml",
+            'neutral = "a"\n[explicit]\nman = "a {job}"\n[lists]\njob = ["b"]',
+            "the words of no neutral prompt",
+        ),
         ("p.toml", 'neutral = "a"\n[targets]\nb = 0.5', "a target for 'b', which is no neutral prompt"),
         ("p.toml", "neutral = 3", "neutral is 3; expected a text or a list"),
         ("p.toml", "neutral = ", "is not valid TOML"),
@@ -89,7 +97,7 @@ def test_ready_sets_say_where_they_come_from(tmp_path: Path) -> None:
         ("p.csv", "prompt,kind,class,of\na,,,\nb,explicit,man,c\n", "is of 'c', which is no neutral prompt"),
         ("p.csv", "prompt,kind,class\na,,\nb,explicit,man\n", "expected both or neither"),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as found:
         read_prompts(write(tmp_path / name, text))

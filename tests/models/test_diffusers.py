@@ -62,7 +62,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"center_input_sample": True, "in_channels": 3, "out_channels": 3}, {}),
     (LEARNED, {"variance_type": "learned_range", "clip_sample": False}),
     (LEARNED, {"variance_type": "learned", "prediction_type": "v_prediction"}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,12 @@ def ddim(diffusers: Any, folder: Path, steps: int, seed: int = 0) -> Tensor:
     pipeline = diffusers.DDIMPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(
-        batch_size=2, generator=torch.Generator().manual_seed(seed), num_inference_steps=steps, output_type="pt",
+        batch_size=2,
+        generator=torch.Generator().manual_seed(seed),
+        num_inference_steps=steps,
+        output_type="pt",
         use_clipped_model_output=True,
-    ).images  # fmt: skip
+    ).images
     return images * 2 - 1
 
 
@@ -267,10 +270,19 @@ def test_a_pipeline_is_retargeted_and_goes_back(
     config = TrainConfig(kimg=8, batch_size=32, lr=4e-3, ema_halflife_kimg=0.5, P_mean=-0.5)
     list(train_folder(untrained, digits, config, tmp_path / "model", recipe={}))
     options = {
-        "--model": tmp_path / "model", "--attr": "parity", "--target": "even=0.35,odd=0.65", "--pool": 400,
-        "--calibration": 256, "--audit": 256, "--budget": 1.2, "--batch-size": 32, "--lr": 3e-4, "--steps": 6,
-        "--floor": 0.6, "--out": tmp_path / "run",
-    }  # fmt: skip
+        "--model": tmp_path / "model",
+        "--attr": "parity",
+        "--target": "even=0.35,odd=0.65",
+        "--pool": 400,
+        "--calibration": 256,
+        "--audit": 256,
+        "--budget": 1.2,
+        "--batch-size": 32,
+        "--lr": 3e-4,
+        "--steps": 6,
+        "--floor": 0.6,
+        "--out": tmp_path / "run",
+    }
     result = CliRunner().invoke(main, ["retarget", *(str(a) for pair in options.items() for a in pair)])
     assert result.exit_code == 0, result.output
     shares = read_json(tmp_path / "run" / "audit" / "audit.json")["attributes"]["parity"]

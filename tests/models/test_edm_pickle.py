@@ -48,16 +48,23 @@ def test_the_recipe_says_where_a_network_came_from(tmp_path: Path) -> None:
     assert "CC BY-NC-SA 4.0" in recipe["licence"]
     config = read_json(tmp_path / "model" / "config.json")["config"]
     assert {k: config[k] for k in ("label_dim", "augment_dim", "attn_resolutions", "sigma_min", "sigma_max")} == {
-        "label_dim": 4, "augment_dim": 9, "attn_resolutions": [8], "sigma_min": 0.002, "sigma_max": 80.0
-    }  # fmt: skip
+        "label_dim": 4,
+        "augment_dim": 9,
+        "attn_resolutions": [8],
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+    }
 
 
 # --- Every kind of network, written in the same form.
 
 NCSNPP = {
-    "embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1],
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
     "channel_mult": [1, 2],
-}  # fmt: skip
+}
 KINDS: dict[str, dict[str, Any]] = {
     "ncsnpp": NCSNPP,
     "skip": {"encoder_type": "skip", "decoder_type": "skip", "channel_mult": [1, 1], "label_dropout": 0.1},
@@ -185,8 +192,19 @@ def test_a_snapshot_is_the_base_of_a_guided_pair(tmp_path: Path, monkeypatch: py
 
 def test_commands_take_a_snapshot(tmp_path: Path) -> None:
     result = CliRunner().invoke(
-        main, ["generate", "--model", str(EDM / "songunet-ddpmpp.pkl"), "--seeds", "0-3", "--steps", "2", "--out",
-               str(tmp_path / "pool"), "--json"]
-    )  # fmt: skip
+        main,
+        [
+            "generate",
+            "--model",
+            str(EDM / "songunet-ddpmpp.pkl"),
+            "--seeds",
+            "0-3",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "pool"),
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["images"] == 4

@@ -96,7 +96,7 @@ def exact_share(pi: float, rho: float, omega: float) -> float:
     quantiles = np.linspace(0.005, 0.995, 400)
     ends = solve_ivp(
         slope, (np.log(80), np.log(0.002)), 80 * ndtri(quantiles), rtol=1e-8, atol=1e-8, method="DOP853"
-    ).y[:, -1]  # fmt: skip
+    ).y[:, -1]
     assert (np.diff(ends) > 0).all(), "the flow has to keep the order"
     above = int(np.searchsorted(ends, 0.0))
     low, high = ends[above - 1], ends[above]

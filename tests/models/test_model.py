@@ -73,11 +73,12 @@ def test_layouts_of_processors_change_rounding_alone(
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"mode": "merged", "auxiliary": "aux", "strength": 0.5},
+        {},
+        {"mode": "merged", "auxiliary": "aux", "strength": 0.5},
         {"mode": "guided", "auxiliary": "aux", "strength": 2.0, "interval": (0.5, 9.0)},
         {"sampler": SamplerConfig(steps=4, solver="euler", S_churn=2.0), "precision": "bfloat16", "compiled": True},
     ],
-)  # fmt: skip
+)
 def test_specs_travel_as_json_and_as_pickles(changes: dict[str, Any]) -> None:
     spec = ModelSpec(base="digits-8", **changes)
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False))) == spec
@@ -87,12 +88,15 @@ def test_specs_travel_as_json_and_as_pickles(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "merged"}, "auxiliary is None"), ({"auxiliary": "aux"}, "auxiliary is 'aux'"),
-        ({"strength": -0.5}, "strength is -0.5"), ({"strength": float("nan")}, "strength is nan"),
+        ({"mode": "merged"}, "auxiliary is None"),
+        ({"auxiliary": "aux"}, "auxiliary is 'aux'"),
+        ({"strength": -0.5}, "strength is -0.5"),
+        ({"strength": float("nan")}, "strength is nan"),
         ({"mode": "merged", "auxiliary": "aux", "interval": (1.0, 2.0)}, "expected none with merged"),
-        ({"batch_size": 0}, "batch_size is 0"), ({"mode": "mixed"}, "mode is 'mixed'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"mode": "mixed"}, "mode is 'mixed'"),
     ],
-)  # fmt: skip
+)
 def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelSpec(base="digits-8", **changes)

@@ -50,9 +50,13 @@ def test_images_are_those_that_the_pipeline_makes_for_its_users(kind: str, model
     assert furthest(found, images(model, [[5, 2], [1, 0]])[[3, 2, 1, 0]]) <= 1, "whatever the batch"
     with quiet():
         user = model.pipeline.pipe(
-            "a photo of a pilot", num_inference_steps=2, guidance_scale=3.0, height=SIDE, width=SIDE,
+            "a photo of a pilot",
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            height=SIDE,
+            width=SIDE,
             generator=torch.Generator().manual_seed(1),
-        ).images[0]  # fmt: skip
+        ).images[0]
     assert furthest(torch.from_numpy(np.asarray(user).transpose(2, 0, 1).astype(int)), found[1]) <= 1
     assert furthest(found[1], images(model, [[4]])[0]) > 10, "another seed of the same prompt is another image"
     facts = model.facts()
@@ -175,9 +179,13 @@ def test_files_load_at_one_wherever_they_are_loaded(
         with quiet():
             pipe.load_lora_weights(str(tmp_path / "lora"), weight_name=name)
             user = pipe(
-                "a photo of a pilot", num_inference_steps=2, guidance_scale=3.0, height=SIDE, width=SIDE,
+                "a photo of a pilot",
+                num_inference_steps=2,
+                guidance_scale=3.0,
+                height=SIDE,
+                width=SIDE,
                 generator=torch.Generator().manual_seed(1),
-            ).images[0]  # fmt: skip
+            ).images[0]
             pipe.unload_lora_weights()
         assert furthest(torch.from_numpy(np.asarray(user).transpose(2, 0, 1).astype(int)), images(found)[1]) <= 1
         facts = read_facts(tmp_path / "lora" / name)
@@ -242,9 +250,13 @@ def test_layers_of_an_adapter(layers: str, models: dict[str, PipelineModel]) -> 
 
 def test_specs_of_pipelines_travel_as_json() -> None:
     spec = ModelSpec(
-        base="sd15", auxiliary="aux", positive="more", mode="merged", strength=0.5,
+        base="sd15",
+        auxiliary="aux",
+        positive="more",
+        mode="merged",
+        strength=0.5,
         prompting=Prompting(prompts=("a", ""), steps=4, guidance_scale=5.0, size=(64, 128)),
-    )  # fmt: skip
+    )
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False))) == spec
 
 
@@ -258,7 +270,11 @@ def change(folder: Path, file: str, **values: Any) -> None:
     [
         ("sd", lambda f: shutil.rmtree(f / "tokenizer"), "has no tokenizer; restore it"),
         ("sdxl", lambda f: shutil.rmtree(f / "text_encoder_2"), "has no text_encoder_2; restore it"),
-        ("sd", lambda f: change(f, "model_index.json", _class_name="DDPMPipeline"), "is a DDPMPipeline; expected one of"),
+        (
+            "sd",
+            lambda f: change(f, "model_index.json", _class_name="DDPMPipeline"),
+            "is a DDPMPipeline; expected one of",
+        ),
         ("sd", lambda f: (f / "model_index.json").unlink(), "model_index.json is missing"),
         ("sd3", lambda f: change(f, "transformer/config.json", quantization_config={}), "quantised transformer"),
         ("flux", lambda f: change(f, "transformer/config.json", guidance_embeds=False), "distilled to few steps"),
@@ -267,7 +283,7 @@ def change(folder: Path, file: str, **values: Any) -> None:
         ("sd", lambda f: change(f, "model_index.json", unet=["my_code", "Net"]), "a unet that comes from my_code"),
         ("sd", lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x"), "cannot be opened"),
     ],
-)  # fmt: skip
+)
 def test_folders_that_are_refused(
     kind: str, spoil: Callable[[Path], object], message: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -295,11 +311,15 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str, folder
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prompts": ()}, "expected 1 to 2,000 prompts"), ({"prompts": ("a", "b", "a")}, "prompts is 'a' twice"),
-        ({"steps": 0}, "steps is 0"), ({"guidance_scale": -1.0}, "guidance_scale is -1"), ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
-        ({"size": (0, 64)}, "size is"), ({"offload": "disk"}, "offload is 'disk'"),
+        ({"prompts": ()}, "expected 1 to 2,000 prompts"),
+        ({"prompts": ("a", "b", "a")}, "prompts is 'a' twice"),
+        ({"steps": 0}, "steps is 0"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"size": (0, 64)}, "size is"),
+        ({"offload": "disk"}, "offload is 'disk'"),
     ],
-)  # fmt: skip
+)
 def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Prompting(**settings)

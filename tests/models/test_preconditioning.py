@@ -15,9 +15,13 @@ from fairsims.models.precondition import SCHEDULES, iddpm_levels
 from fairsims.models.sampling import SamplerConfig, solve
 
 TINY: dict[str, Any] = {
-    "img_resolution": 8, "img_channels": 2, "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1,
+    "img_resolution": 8,
+    "img_channels": 2,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
     "attn_resolutions": [],
-}  # fmt: skip
+}
 KINDS = tuple(SCHEDULES)
 
 

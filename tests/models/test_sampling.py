@@ -72,11 +72,17 @@ def test_sampler_takes_the_denoisers_range_unless_told() -> None:
     assert told[[0, 3]].tolist() == pytest.approx([10, 0.1])
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"steps": 1}, "steps is 1"), ({"rho": 0.0}, "rho is 0.0"), ({"solver": "ddim"}, "solver is 'ddim'"),
-    ({"S_churn": -1.0}, "S_churn is -1.0"), ({"S_churn": 1.0, "S_min": 2.0, "S_max": 1.0}, "S_min is 2.0 and S_max 1.0"),
-    ({"S_churn": 1.0, "solver": "dpmpp2m"}, "expected 0 with dpmpp2m"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 1}, "steps is 1"),
+        ({"rho": 0.0}, "rho is 0.0"),
+        ({"solver": "ddim"}, "solver is 'ddim'"),
+        ({"S_churn": -1.0}, "S_churn is -1.0"),
+        ({"S_churn": 1.0, "S_min": 2.0, "S_max": 1.0}, "S_min is 2.0 and S_max 1.0"),
+        ({"S_churn": 1.0, "solver": "dpmpp2m"}, "expected 0 with dpmpp2m"),
+    ],
+)
 def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplerConfig(**changes)  # type: ignore[arg-type]

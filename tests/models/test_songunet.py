@@ -100,9 +100,7 @@ def test_patch_size_works_on_unshuffled_pixels(patch_size: int) -> None:
         for p in patched.parameters():
             p.add_(0.1 * torch.randn_like(p))
     channels = 3 * patch_size**2
-    plain = SongUNet(
-        img_resolution=16 // patch_size, in_channels=channels, out_channels=channels, **options
-    ).eval()  # fmt: skip
+    plain = SongUNet(img_resolution=16 // patch_size, in_channels=channels, out_channels=channels, **options).eval()
     plain.load_state_dict(patched.state_dict(), strict=True)
     x, c_noise = torch.randn(2, 3, 16, 16), torch.randn(2)
     with torch.no_grad():
@@ -121,9 +119,15 @@ def test_a_resolution_that_does_not_halve_is_refused() -> None:
 def test_class_labels_and_augment_labels_change_the_output() -> None:
     torch.manual_seed(0)
     network = EDMDenoiser(
-        img_resolution=8, img_channels=1, label_dim=3, augment_dim=2, model_channels=8, channel_mult=[1],
-        num_blocks=1, attn_resolutions=[],
-    ).eval()  # fmt: skip
+        img_resolution=8,
+        img_channels=1,
+        label_dim=3,
+        augment_dim=2,
+        model_channels=8,
+        channel_mult=[1],
+        num_blocks=1,
+        attn_resolutions=[],
+    ).eval()
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -136,9 +140,16 @@ def test_class_labels_and_augment_labels_change_the_output() -> None:
 def test_label_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     network = EDMDenoiser(
-        img_resolution=8, img_channels=1, label_dim=2, label_dropout=1.0, model_channels=8, channel_mult=[1],
-        num_blocks=1, attn_resolutions=[], dropout=0.0,
-    )  # fmt: skip
+        img_resolution=8,
+        img_channels=1,
+        label_dim=2,
+        label_dropout=1.0,
+        model_channels=8,
+        channel_mult=[1],
+        num_blocks=1,
+        attn_resolutions=[],
+        dropout=0.0,
+    )
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.1 * torch.randn_like(p))

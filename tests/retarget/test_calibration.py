@@ -173,11 +173,15 @@ def test_fit_weighs_pilots_by_their_uncertainty() -> None:
     assert level == pytest.approx(0.0, abs=0.08)
 
 
-@given(st.integers(2, 4).flatmap(lambda k: st.tuples(
-    st.lists(st.floats(0.05, 1), min_size=k, max_size=k),
-    st.lists(st.lists(st.floats(0.01, 0.3), min_size=k, max_size=k), min_size=k, max_size=k),
-    st.lists(st.booleans(), min_size=k, max_size=k),
-)))  # fmt: skip
+@given(
+    st.integers(2, 4).flatmap(
+        lambda k: st.tuples(
+            st.lists(st.floats(0.05, 1), min_size=k, max_size=k),
+            st.lists(st.lists(st.floats(0.01, 0.3), min_size=k, max_size=k), min_size=k, max_size=k),
+            st.lists(st.booleans(), min_size=k, max_size=k),
+        )
+    )
+)
 def test_focus_values_are_unbiased_under_any_confusion(
     drawn: tuple[list[float], list[list[float]], list[bool]],
 ) -> None:

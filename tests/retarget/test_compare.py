@@ -34,13 +34,21 @@ from fairsims.retarget.opening import prepare
 from fairsims.retarget.retargeting import Retargeting
 
 OPTIONS = {
-    "model": "digits-8", "attr": "parity", "target": "0.5", "pool": 256, "calibration": 256, "audit": 64, "steps": 3,
-    "solver": "heun", "budget": 0.32, "batch-size": 32, "lr": 1e-3, "precision": "float32",
-}  # fmt: skip
+    "model": "digits-8",
+    "attr": "parity",
+    "target": "0.5",
+    "pool": 256,
+    "calibration": 256,
+    "audit": 64,
+    "steps": 3,
+    "solver": "heun",
+    "budget": 0.32,
+    "batch-size": 32,
+    "lr": 1e-3,
+    "precision": "float32",
+}
 COMMAND = ["compare", *(str(part) for name, value in OPTIONS.items() for part in (f"--{name}", value))]
-CONFIG = RetargetConfig(
-    mode="guided", batch_size=32, **{k: v for k, v in OPTIONS.items() if k != "batch-size"}
-)  # fmt: skip
+CONFIG = RetargetConfig(mode="guided", batch_size=32, **{k: v for k, v in OPTIONS.items() if k != "batch-size"})
 TIMES = ("sampling_seconds", "training_seconds", "calibration_seconds")
 
 

@@ -48,9 +48,12 @@ def goal_of(base: Shares = BASE, *targets: str, n: int = 10_000, **limits: float
     called = np.repeat(np.arange(6), np.rint(base * n).astype(int))
     parsed = tuple(parse_target(t, a) for t, a in zip(targets, CELLS.attributes, strict=False))
     return set_goal(
-        CELLS, list(np.unravel_index(called, CELLS.shape)), [exact(2), exact(3)], parsed,
+        CELLS,
+        list(np.unravel_index(called, CELLS.shape)),
+        [exact(2), exact(3)],
+        parsed,
         **({"tolerance": 0.03, "drift": 0.03} | limits),
-    )  # fmt: skip
+    )
 
 
 def found(*, at_cap: bool) -> Calibration:
@@ -93,14 +96,23 @@ def test_error_is_in_units_of_what_a_share_may_be_off() -> None:
 def test_noise_is_the_standard_error_of_corrected_shares() -> None:
     errs = Confusion(counts=((90, 10), (20, 80)), split="s", description="")
     goal = Goal(
-        cells=CELLS, base=BASE, target=BASE, wanted=tuple(CELLS.marginals(BASE)), confusions=(errs, exact(3)),
+        cells=CELLS,
+        base=BASE,
+        target=BASE,
+        wanted=tuple(CELLS.marginals(BASE)),
+        confusions=(errs, exact(3)),
         limits=(0.03, 0.03),
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(0)
     predicted = goal.confusion @ BASE
     samples = [rng.choice(6, 500, p=predicted) for _ in range(400)]
-    spread = [np.std([CELLS.marginal(np.linalg.solve(goal.confusion, np.bincount(s, minlength=6) / 500), k)
-                      for s in samples], axis=0) for k in range(2)]  # fmt: skip
+    spread = [
+        np.std(
+            [CELLS.marginal(np.linalg.solve(goal.confusion, np.bincount(s, minlength=6) / 500), k) for s in samples],
+            axis=0,
+        )
+        for k in range(2)
+    ]
     for found, want in zip(goal.noise(samples[0]), spread, strict=True):
         assert found == pytest.approx(want, rel=0.15)
 
@@ -179,9 +191,13 @@ def answer(pi: Shares, mix: Shares, strength: float, kappa: float, stray: Shares
 
 
 @given(
-    mixes(6), mixes(6), st.floats(0.5, 2), st.floats(0.3, 1.0),
-    st.lists(st.floats(-0.3, 0.3), min_size=6, max_size=6), st.integers(0, 6),
-)  # fmt: skip
+    mixes(6),
+    mixes(6),
+    st.floats(0.5, 2),
+    st.floats(0.3, 1.0),
+    st.lists(st.floats(-0.3, 0.3), min_size=6, max_size=6),
+    st.integers(0, 6),
+)
 def test_the_next_complement_mends_what_one_strength_cannot(
     pi: Shares, rho: Shares, strength: float, kappa: float, off: list[float], absent: int
 ) -> None:
@@ -260,8 +276,10 @@ def test_rare_cells_neither_shrink_nor_stop_the_draw() -> None:
 
 
 def test_selection_by_joint_cells_reaches_both_marginals() -> None:
-    errs = [Confusion(counts=((950, 50), (40, 960)), split="s", description=""),
-            Confusion(counts=((940, 50, 10), (30, 940, 30), (10, 40, 950)), split="s", description="")]  # fmt: skip
+    errs = [
+        Confusion(counts=((950, 50), (40, 960)), split="s", description=""),
+        Confusion(counts=((940, 50, 10), (30, 940, 30), (10, 40, 950)), split="s", description=""),
+    ]
     goal = goal_of(BASE, "0.5", "uniform")
     rng, rates = np.random.default_rng(0), kronecker(errs)
     true = rng.choice(6, 40_000, p=BASE)

@@ -174,13 +174,20 @@ def test_a_prompt_is_judged_by_the_longest_class_that_it_names() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pool": 4}, "pool is 4"), ({"audit": 2}, "audit is 2"), ({"calibration": 3}, "calibration is 3"), ({"lr": 0.0}, "lr is 0"),
-        ({"empty_share": 0.9}, "empty_share is 0.9"), ({"hold": ("gender",)}, "hold is 'gender', which has the target"),
-        ({"seed": 400}, "seed is 400"), ({"rank": 0}, "rank is 0"), ({"positive": "maybe"}, "positive is 'maybe'"),
-        ({"omega": 3.0}, "omega is 3.0; expected at most the cap"), ({"guidance_scale": -2.0}, "guidance_scale is -2"),
+        ({"pool": 4}, "pool is 4"),
+        ({"audit": 2}, "audit is 2"),
+        ({"calibration": 3}, "calibration is 3"),
+        ({"lr": 0.0}, "lr is 0"),
+        ({"empty_share": 0.9}, "empty_share is 0.9"),
+        ({"hold": ("gender",)}, "hold is 'gender', which has the target"),
+        ({"seed": 400}, "seed is 400"),
+        ({"rank": 0}, "rank is 0"),
+        ({"positive": "maybe"}, "positive is 'maybe'"),
+        ({"omega": 3.0}, "omega is 3.0; expected at most the cap"),
+        ({"guidance_scale": -2.0}, "guidance_scale is -2"),
         ({"mode": "paired"}, "mode is 'paired'; expected one of merged, guided"),
     ],
-)  # fmt: skip
+)
 def test_impossible_settings(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PromptConfig(**{"model": "sd15", "prompts": "winobias", "attr": "gender", "target": "0.5"} | changes)

@@ -38,10 +38,34 @@ RUN = RetargetConfig(
 GRID = SweepConfig(run=RUN, budgets=(0.16, 0.32), omegas=(0.5, 1.0), sizes=(None, 64), images=64)
 
 COMMAND = [
-    "sweep", "--model", "digits-8", "--attr", "parity", "--target", "0.5", "--budgets", "0.16,0.32", "--omegas", "0.5,1",
-    "--sizes", "all,64", "--images", "64", "--pool", "256", "--solver", "heun", "--steps", "3", "--batch-size", "16", "--lr", "1e-3",
-    "--precision", "float32",
-]  # fmt: skip
+    "sweep",
+    "--model",
+    "digits-8",
+    "--attr",
+    "parity",
+    "--target",
+    "0.5",
+    "--budgets",
+    "0.16,0.32",
+    "--omegas",
+    "0.5,1",
+    "--sizes",
+    "all,64",
+    "--images",
+    "64",
+    "--pool",
+    "256",
+    "--solver",
+    "heun",
+    "--steps",
+    "3",
+    "--batch-size",
+    "16",
+    "--lr",
+    "1e-3",
+    "--precision",
+    "float32",
+]
 """The same from the command line."""
 
 
@@ -210,9 +234,17 @@ def test_a_run_starts_from_a_point(swept: tuple[Path, dict[str, Any]], tmp_path:
 def test_without_a_target_quality_alone(tmp_path: Path) -> None:
     """Plain SIMS: the auxiliary learns the pool as it is; guided with and without an interval; best points confirmed."""
     config = SweepConfig(
-        run=replace(RUN, target="uniform"), steer=False, budgets=(0.16,), omegas=(1.0,), sizes=(96,), modes=("guided",),
-        intervals=(None, (0.3, 5.0)), images=64, auxiliary=False, confirm=64,
-    )  # fmt: skip
+        run=replace(RUN, target="uniform"),
+        steer=False,
+        budgets=(0.16,),
+        omegas=(1.0,),
+        sizes=(96,),
+        modes=("guided",),
+        intervals=(None, (0.3, 5.0)),
+        images=64,
+        auxiliary=False,
+        confirm=64,
+    )
     result = sweep(config, tmp_path / "out")
     table = rows(tmp_path / "out")
     assert not {"share", "linear", "fd_target"} & set(table)
@@ -229,9 +261,11 @@ def test_without_a_target_quality_alone(tmp_path: Path) -> None:
     assert [p.name for p in sweep_figures(tmp_path / "out")] == ["quality.png"]
     assert "target" not in sweep_text(pd.read_parquet(tmp_path / "out" / "sweep.parquet"), result)
     guided = SIMSGuidance(
-        open_checkpoint("digits-8").network, open_checkpoint(tmp_path / "out" / "auxiliary-96" / "kimg-00000.160").network, 1.0,
+        open_checkpoint("digits-8").network,
+        open_checkpoint(tmp_path / "out" / "auxiliary-96" / "kimg-00000.160").network,
+        1.0,
         interval=(0.3, 5.0),
-    )  # fmt: skip
+    )
     assert SamplerConfig(solver="heun", steps=3).evaluations(guided) == inside
 
 

@@ -32,9 +32,16 @@ TRAIN = {"lr": 2e-3, "lr_final": 0.1, "batch_size": 32, "ema_halflife_kimg": 3.0
 def network(seed: int, channels: int = 8) -> EDMDenoiser:
     torch.manual_seed(seed)
     made = EDMDenoiser(
-        img_resolution=8, img_channels=1, sigma_data=0.75, model_channels=channels, channel_mult=[1, 2], num_blocks=1,
-        attn_resolutions=[], dropout=0.0, patch_size=2,
-    )  # fmt: skip
+        img_resolution=8,
+        img_channels=1,
+        sigma_data=0.75,
+        model_channels=channels,
+        channel_mult=[1, 2],
+        num_blocks=1,
+        attn_resolutions=[],
+        dropout=0.0,
+        patch_size=2,
+    )
     # Its last layer begins at nearly nothing.
     with torch.no_grad():
         for p in made.parameters():
@@ -48,13 +55,28 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
     save_checkpoint(place / "base", network(0), recipe={"data": "digits-skewed", "train": TRAIN})
     save_checkpoint(place / "small", network(1, channels=4), recipe={})
     run = RetargetConfig(
-        model=str(place / "base"), attr="parity", target="uniform", reference="digits", pool=200, solver="euler",
-        steps=3, batch_size=16,
-    )  # fmt: skip
+        model=str(place / "base"),
+        attr="parity",
+        target="uniform",
+        reference="digits",
+        pool=200,
+        solver="euler",
+        steps=3,
+        batch_size=16,
+    )
     return SweepConfig(
-        run=run, steer=False, budgets=(0.048, 0.096), omegas=(1.0,), sizes=(96,), modes=ARMS, blocks=((1.0, 0.0),),
-        guides=(str(place / "small"),), features=("classifier", "random"), images=64, confirm=50,
-    )  # fmt: skip
+        run=run,
+        steer=False,
+        budgets=(0.048, 0.096),
+        omegas=(1.0,),
+        sizes=(96,),
+        modes=ARMS,
+        blocks=((1.0, 0.0),),
+        guides=(str(place / "small"),),
+        features=("classifier", "random"),
+        images=64,
+        confirm=50,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +90,10 @@ def test_every_arm_has_its_points_on_both_feature_spaces(grid: SweepConfig, swep
     table = pd.read_parquet(folder / "sweep.parquet")
     assert list(table["point"]) == [p.name for p in grid.points()]
     assert table["mode"].value_counts().to_dict() == {
-        **dict.fromkeys(("auxiliary", "merged", "guided", "blocks", "decayed", "longer"), 2), "base": 1, "autoguided": 1,
-    }  # fmt: skip
+        **dict.fromkeys(("auxiliary", "merged", "guided", "blocks", "decayed", "longer"), 2),
+        "base": 1,
+        "autoguided": 1,
+    }
     for column in ("fd_reference", "random.fd_reference", "kid", "random.kid"):
         # Every point is another model.
         assert table[column].nunique() == len(table)
@@ -80,8 +104,13 @@ def test_every_arm_has_its_points_on_both_feature_spaces(grid: SweepConfig, swep
     assert result["quality"]["reference"]["name"] == "digits"
     assert (table["train_nearest_median"] >= table["nearest_median"]).all()
     assert dict(zip(table["mode"], table["nfe"], strict=True)) | {
-        "merged": 3, "blocks": 3, "longer": 3, "guided": 6, "decayed": 6, "autoguided": 6,
-    } == dict(zip(table["mode"], table["nfe"], strict=True))  # fmt: skip
+        "merged": 3,
+        "blocks": 3,
+        "longer": 3,
+        "guided": 6,
+        "decayed": 6,
+        "autoguided": 6,
+    } == dict(zip(table["mode"], table["nfe"], strict=True))
     assert set(result["best"]) == {"quality", *ARMS}
     assert set(result["confirmed"]) == {"base", *(row["point"] for row in result["best"].values())}
     assert "longer: the base trained on" in sweep_text(table, result)

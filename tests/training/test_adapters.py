@@ -78,9 +78,11 @@ def test_training_resumes_to_the_same_bytes(model: PipelineModel, pool: Pool, tm
 def test_a_divergence_keeps_the_last_good_adapter(model: PipelineModel, pool: Pool, tmp_path: Path) -> None:
     data = pool_latents(pool)
     bad = LatentSet(
-        name="bad", digest="x", latents=torch.where(torch.arange(24)[:, None, None, None] < 23, data.latents, torch.nan),
+        name="bad",
+        digest="x",
+        latents=torch.where(torch.arange(24)[:, None, None, None] < 23, data.latents, torch.nan),
         conditions=data.conditions,
-    )  # fmt: skip
+    )
     settings = adapter_settings(model, 0.024, batch_size=4, tick_kimg=0.004, state_kimg=0.004)
     with pytest.raises(Diverged, match="the loss became nan"):
         list(train_adapter(model, bad, settings, SMALL, tmp_path / "out"))
@@ -161,10 +163,12 @@ def test_flow_is_a_straight_path_at_the_schedulers_shift(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank is 0"), ({"layers": "none"}, "layers is 'none'"), ({"min_snr": -1.0}, "min_snr is -1"),
+        ({"rank": 0}, "rank is 0"),
+        ({"layers": "none"}, "layers is 'none'"),
+        ({"min_snr": -1.0}, "min_snr is -1"),
         ({"timesteps": "all"}, "timesteps is 'all'"),
     ],
-)  # fmt: skip
+)
 def test_impossible_adapters(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdapterConfig(**settings)
