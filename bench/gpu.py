@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_parts import PARTS, Case, Sizes, Unable
+from gpu_cases import Case, Sizes, Unable
+from gpu_parts import PARTS
 from timing import DEVICE
 
 from fairsims.files import atomic, now, write_json

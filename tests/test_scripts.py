@@ -113,7 +113,15 @@ def test_every_benchmark_is_run() -> None:
     (marker,) = [m for m in test_benchmarks_run.pytestmark if m.name == "parametrize"]  # type: ignore[attr-defined]
     known = {p.stem for p in (Path(__file__).parent.parent / "bench").glob("*.py")}
     rows = [getattr(row, "values", row) for row in marker.args[1]]
-    assert {row[0] for row in rows} == known - {"timing", "ground_truth", "gpu", "gpu_parts", "plain"}
+    assert {row[0] for row in rows} == known - {
+        "timing",
+        "ground_truth",
+        "gpu",
+        "gpu_adapter",
+        "gpu_cases",
+        "gpu_parts",
+        "plain",
+    }
 
 
 def test_the_gpu_script_does_every_part_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,16 @@ def as_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def pack(path: Path, images: Mapping[str, Image.Image], description: Mapping[str, Any]) -> None:
+    """An EDM dataset zip of images by name, the same bytes every time; `description` is its dataset.json."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, image in images.items():
+            archive.writestr(zipfile.ZipInfo(name), as_png(image))
+        info = zipfile.ZipInfo("dataset.json")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(info, json.dumps(description, indent=0))
+
+
 def write_zip(path: Path, images: Sequence[Image.Image], rows: Sequence[dict[str, str]]) -> None:
     """An EDM dataset zip; beyond EDM's `labels`, dataset.json names the classes and holds the rest of the table."""
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(rows))]
@@ -198,12 +208,7 @@ def write_zip(path: Path, images: Sequence[Image.Image], rows: Sequence[dict[str
         "attributes": ATTRIBUTES,
         "columns": {column: [r[column] for r in rows] for column in COLUMNS},
     }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, image in zip(names, images, strict=True):
-            archive.writestr(zipfile.ZipInfo(name), as_png(image))
-        info = zipfile.ZipInfo("dataset.json")
-        info.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(info, json.dumps(description, indent=0))
+    pack(path, dict(zip(names, images, strict=True)), description)
 
 
 def contact_sheet(images: Sequence[Image.Image], rows: Sequence[dict[str, str]]) -> Image.Image:

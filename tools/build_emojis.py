@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from build_emoji_people import VENDORS, as_png, on_white, unpack, verified
+from build_emoji_people import VENDORS, on_white, pack, unpack, verified
 from PIL import Image
 
 LEFT_OUT = ("Component",)
@@ -80,12 +78,7 @@ def write_zip(path: Path, images: Sequence[Image.Image], rows: Sequence[Mapping[
         "columns": {column: [r[column] for r in rows] for column in COLUMNS},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, image in zip(names, images, strict=True):
-            archive.writestr(zipfile.ZipInfo(name), as_png(image))
-        info = zipfile.ZipInfo("dataset.json")
-        info.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(info, json.dumps(description, indent=0))
+    pack(path, dict(zip(names, images, strict=True)), description)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

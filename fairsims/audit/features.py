@@ -34,7 +34,7 @@ from fairsims.data.sources import ImageSource
 from fairsims.engine import device
 from fairsims.errors import InputError, closest
 from fairsims.files import atomic, sha256_json
-from fairsims.pools import Part, Pool, shard_number, shard_text
+from fairsims.pools import Part, PartTask, Pool
 
 INCEPTION = "inception"
 RANDOM = "random"
@@ -236,24 +236,15 @@ Tally = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureTask:
+class FeatureTask(PartTask):
     """The features of one shard of a pool."""
 
-    path: Path
-    pool: Path
-    shard: Path
     extractor: str
     """Its digest."""
 
     @property
-    def number(self) -> int:
-        """Of the shard."""
-        return shard_number(self.shard)
-
-    @property
-    def what(self) -> str:
-        """What it makes, in words."""
-        return f"the features of {shard_text(self.pool, self.shard)}"
+    def makes(self) -> str:
+        return "the features"
 
 
 def stored_features(

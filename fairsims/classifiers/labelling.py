@@ -17,30 +17,21 @@ from fairsims.classifiers.base import AttributeClassifier, Tally, batch_size, la
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import atomic
-from fairsims.pools import Part, Pool, shard_number, shard_text
+from fairsims.pools import Part, PartTask, Pool
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelTask:
+class LabelTask(PartTask):
     """The labels of one shard of a pool."""
 
-    path: Path
-    pool: Path
-    shard: Path
     classifier: str
     """Its `label_key`."""
 
     @property
-    def number(self) -> int:
-        """Of the shard."""
-        return shard_number(self.shard)
-
-    @property
-    def what(self) -> str:
-        """What it makes, in words."""
-        return f"the labels by {self.classifier} of {shard_text(self.pool, self.shard)}"
+    def makes(self) -> str:
+        return f"the labels by {self.classifier}"
 
 
 def label_source(

@@ -9,7 +9,7 @@ from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
 from fairsims.files import RemotePath, place
 from fairsims.pools.exporting import check_exports, export_edm_zip, export_folder
-from fairsims.pools.reading import Part, Pool, decode_png, pool_dataset, pool_latents, shard_number, shard_text
+from fairsims.pools.reading import Part, PartTask, Pool, decode_png, pool_dataset, pool_latents
 from fairsims.pools.status import pool_status
 from fairsims.pools.writing import (
     ShardTask,
@@ -24,6 +24,7 @@ from fairsims.pools.writing import (
 
 __all__ = [
     "Part",
+    "PartTask",
     "Pool",
     "ShardTask",
     "check_exports",
@@ -39,8 +40,6 @@ __all__ = [
     "pool_latents",
     "pool_status",
     "select_pool",
-    "shard_number",
-    "shard_text",
     "write_pool",
     "write_shard",
 ]

@@ -241,6 +241,30 @@ def shard_text(folder: Path, shard: Path) -> str:
     return f"{shard.name} of {folder} (seeds {pool.seeds[places.start]}-{pool.seeds[places.stop - 1]})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PartTask:
+    """What is made of one shard of a pool, in a file of its own."""
+
+    path: Path
+    pool: Path
+    shard: Path
+
+    @property
+    def number(self) -> int:
+        """Of the shard."""
+        return shard_number(self.shard)
+
+    @property
+    def makes(self) -> str:
+        """What the file holds, in words."""
+        raise NotImplementedError
+
+    @property
+    def what(self) -> str:
+        """That, and of which shard and seeds."""
+        return f"{self.makes} of {shard_text(self.pool, self.shard)}"
+
+
 @dataclass(frozen=True)
 class Part:
     """The images of one shard of a pool, as something to label."""
