@@ -65,6 +65,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     assert "--export-zip changes nothing beside --shards" in refused(*job, "--export-zip", tmp_path / "a.zip")
     assert "--out is missing" in refused(*MADE)
     assert "--out changes nothing beside --status" in refused("generate", "--status", tmp_path, "--out", tmp_path)
+    assert "found no pool: " in refused("generate", "--status", tmp_path)
     assert "pool.json is missing" in refused("generate", "--status", tmp_path)
     succeeds(*job)
     (tmp_path / "labels.csv").write_text(

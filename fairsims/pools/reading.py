@@ -49,6 +49,10 @@ class Pool:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = place(folder)
+        if not (self.folder / "pool.json").is_file():
+            raise InputError(
+                f"found no pool: {self.folder}/pool.json is missing; expected the folder that `fairsims generate` made"
+            )
         self.meta = read_json(self.folder / "pool.json")
         if self.meta.get("format") != FORMAT:
             raise InputError(f"{self.folder}/pool.json has format {self.meta.get('format')!r}; expected {FORMAT!r}")
