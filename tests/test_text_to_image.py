@@ -19,7 +19,9 @@ from tiny_pipelines import install_shades, make_tiny, two_shades
 from fairsims.dashboard.runs_index import read_run
 from fairsims.models.lora_files import read_facts
 from fairsims.pools import Pool, pool_latents
+from fairsims.recipes.prompts import OverPrompts
 from fairsims.retarget import prompt_run
+from fairsims.retarget.prompt_config import PromptConfig
 
 pytest.importorskip("diffusers")
 SET = """
@@ -209,6 +211,11 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
     assert succeeds(*asked) == result, "a finished run is read"
     assert "was made with rank = 4, now rank = 5" in refused(*asked, "--rank", 5)
+    config = PromptConfig(model="shades", prompts="set.toml", attr="shade", target="uniform")
+    rows = OverPrompts(folder=tmp_path / "run", config=config).rows()
+    assert [(row["run"], row["prompts"]) for row in rows] == [("run", "neutral"), ("run", "held-out")]
+    assert (rows[0]["off_before"], rows[0]["off_after"]) == (before, after)
+    assert rows[0]["explicit_kept_after"] == result["kept"]["after"]
 
 
 @pytest.mark.parametrize(

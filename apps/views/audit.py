@@ -11,7 +11,7 @@ import streamlit as st
 from fairsims.audit.result import AttributeResult, AuditResult
 from fairsims.dashboard.charts import CHANGE, calibration_chart, joint_alt, joint_chart, loss_chart, shares_chart
 from fairsims.dashboard.experiments import show_comparison, show_figures, show_sweep
-from fairsims.dashboard.prompting import show_prompts
+from fairsims.dashboard.prompting import show_prompt_comparison, show_prompts
 from fairsims.dashboard.runs_index import RunEntry, progress, read_run
 from fairsims.dashboard.widgets import BADGES, guarded, page, plain, show_table
 from fairsims.report import tables, words
@@ -40,6 +40,8 @@ def show_run(run: RunEntry) -> None:
         show_comparison(run)
     elif run.kind == "prompts" and (run.folder / "prompts.json").exists():
         show_prompts(run)
+    elif run.kind == "prompt comparison" and (run.folder / "prompt-compare.json").exists():
+        show_prompt_comparison(run)
     elif run.kind == "sweep":
         show_sweep(run)
     elif run.state in ("finished", "stopped", "failed") or run.kind == "collapse":

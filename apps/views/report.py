@@ -24,6 +24,7 @@ FILES = (*FORMS.values(), FILE, PLAN, "audit/audit.json", "manifest.json", SIGNA
 OTHERS = {
     "comparison": ("compare.md", "compare.png", "compare.json", "compare.parquet"),
     "prompts": ("report.html", "report.md", "prompts.png", "prompts.json"),
+    "prompt comparison": ("report.html", "report.md", "prompt-compare.png", "prompt-compare.json"),
     "sweep": ("quality.png", "share.png", "sweep.json", "sweep.parquet"),
     "collapse": ("report.md", "drift.png", "collapse.json", "collapse.parquet"),
 }

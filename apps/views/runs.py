@@ -15,6 +15,7 @@ from fairsims.report.collapse_report import loops_headline
 from fairsims.report.comparison import comparison_headline
 from fairsims.report.measured import target_distance
 from fairsims.report.numbers import duration, number
+from fairsims.report.prompt_comparison import prompt_comparison_headline
 from fairsims.report.prompts import prompts_headline
 from fairsims.report.words import headline, short_verdict
 
@@ -82,6 +83,8 @@ def contents(run: RunEntry) -> str:
         return comparison_headline(read_json(run.folder / "compare.json"))
     if run.kind == "prompts":
         return prompts_headline(read_json(run.folder / "prompts.json"))
+    if run.kind == "prompt comparison":
+        return prompt_comparison_headline(read_json(run.folder / "prompt-compare.json"))
     if run.kind == "sweep":
         best = read_json(run.folder / "sweep.json")["best"]
         return "a grid of strengths and budgets" + (f"; best {best['quality']['point']}" if "quality" in best else "")

@@ -84,6 +84,12 @@ class PromptShares:
         """From images counted by prompt and predicted class, corrected for the classifier's errors."""
         return cls(names=tuple(names), counts=counts, draws=counted(counts, [confusion], "prompts"))
 
+    def part(self, chosen: Sequence[int]) -> PromptShares:
+        """Those of the prompts at these positions."""
+        places = list(chosen)
+        draws = Draws(point=self.draws.point[places], values=self.draws.values[:, places])
+        return PromptShares(names=tuple(self.names[k] for k in places), counts=self.counts[places], draws=draws)
+
     def rows(self) -> list[dict[str, Any]]:
         """Of each prompt: images, and by class share, its interval, and the one that holds for all at once. JSON."""
         low, high = (np.clip(end, 0, 1) for end in self.draws.interval())

@@ -235,7 +235,7 @@ compile_option = click.option(
 prompts_option = click.option(
     "--prompts",
     metavar="FILE",
-    help="Text-to-image: TOML, CSV or text file of prompts, or the name of a ready set (winobias).",
+    help="Text-to-image: TOML, CSV or text file of prompts, or the name of a ready set (winobias, emoji-t2i).",
 )
 attr_option = option(RETARGET, "attr", once=True, help="Attribute, e.g. gender.")
 target_option = option(RETARGET, "target", once=True, help="0.5, uniform or woman=0.3,man=0.7.")

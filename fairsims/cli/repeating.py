@@ -43,7 +43,7 @@ def list_(as_json: bool) -> None:
         facts = _facts(r)
         runs = f"{facts['runs']} run{'s' if facts['runs'] > 1 else ''}" if facts["runs"] else "your files"
         recorded = "recorded" if facts["recorded"] else ""
-        click.echo(f"{r.name:<{width}}  {r.kind:<9} {runs:<11} {recorded:<9} {r.title}".rstrip())
+        click.echo(f"{r.name:<{width}}  {r.kind:<14} {runs:<11} {recorded:<9} {r.title}".rstrip())
 
 
 def _facts(recipe: Recipe) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from fairsims.cli.options import (
     settings,
     target_option,
 )
-from fairsims.cli.prompting import OWN, over_prompts, own_options
+from fairsims.cli.prompting import OWN, arms_over_prompts, over_prompts, own_options
 from fairsims.errors import InputError
 
 SWEEP = "fairsims.retarget.grid:SweepConfig"
@@ -106,15 +106,33 @@ def retarget(prompts: str | None, out: Path | None, runs: Path, dry_run: bool, a
     audit={"help": "Images kept of each arm, on the same seeds.", "default": 2048, "show_default": True},
     tolerance={"help": "Shown beside the errors: +- this."},
 )
+@prompts_option
+@own_options
+@click.option(
+    "--arms",
+    type=WORDS,
+    help="With --prompts: the ways to compare, of base, words, resampled, positive, negative, negative-positive, "
+    "control, unconditional; all that the prompts allow by default.",
+)
 @out_option
 @engine_options(trains=True)
 @json_option
-def compare(out: Path, as_json: bool, **options: Any) -> None:
+def compare(prompts: str | None, arms: tuple[str, ...] | None, out: Path, as_json: bool, **options: Any) -> None:
     """Compare ways to a target: base, resampling, naive fine-tuning, SIMS merged and guided, a paired contrast.
 
     At equal network evaluations per kept image: the guided arm samples with --steps, every other arm with the steps
     that cost as much. The same command again resumes. torchrun shares sampling and training between processes.
+
+    With --prompts the model is a local folder of a text-to-image pipeline and the ways are those of --arms: words
+    added to prompts at random, resampling, and LoRA adapters. --pool, --calibration and --audit count images of each
+    prompt, by default 128, 128 and 64.
     """
+    if prompts is not None:
+        arms_over_prompts(prompts, out, arms, options, as_json)
+        return
+    refuse_idle("without --prompts", *OWN, "arms")
+    for name in OWN:
+        options.pop(name)
     import fairsims.retarget.compare as comparing
     from fairsims.report.comparison import comparison_text, write_comparison
     from fairsims.retarget.config import RetargetConfig

@@ -1,4 +1,4 @@
-"""What the dashboard shows of a retargeting over prompts."""
+"""What the dashboard shows of retargetings and comparisons over prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from fairsims.dashboard.experiments import offer, show_figures
 from fairsims.dashboard.runs_index import RunEntry
 from fairsims.dashboard.widgets import guarded, opened_pools, plain, show_table
 from fairsims.files import read_json
-from fairsims.report.document import Facts, Table, Text
+from fairsims.report.document import Document, Facts, Table, Text
+from fairsims.report.prompt_comparison import FIGURE as ARMS_FIGURE
+from fairsims.report.prompt_comparison import RESULT as ARMS_RESULT
+from fairsims.report.prompt_comparison import prompt_comparison_alt, prompt_comparison_document
 from fairsims.report.prompt_figure import prompt_alt
 from fairsims.report.prompts import FIGURE, RESULT, named, prompt_document
 
@@ -24,13 +27,31 @@ def show_prompts(run: RunEntry) -> None:
     """A finished run: a prompt of choice with its images, then the tables of the report."""
     result = read_json(run.folder / RESULT)
     found = prompt_document(run.folder, result)
+    _show_head(run, found, {FIGURE: prompt_alt(result)})
+    with guarded():
+        show_prompt(run, result)
+    _show_sections(run, found)
+    offer(run, *FILES)
+
+
+def show_prompt_comparison(run: RunEntry) -> None:
+    """A finished comparison over prompts: its figure and the tables of the report."""
+    result = read_json(run.folder / ARMS_RESULT)
+    found = prompt_comparison_document(run.folder, result)
+    _show_head(run, found, {ARMS_FIGURE: prompt_comparison_alt(result)})
+    _show_sections(run, found)
+    offer(run, "report.html", "report.md", ARMS_RESULT, "prompt-compare.parquet")
+
+
+def _show_head(run: RunEntry, found: Document, alts: dict[str, str]) -> None:
     st.write(f"**{plain(found.results[0].line)}**")
     st.write(plain(found.results[0].verdict))
     for warning in found.warnings:
         st.warning(plain(warning))
-    show_figures(run, {FIGURE: prompt_alt(result)})
-    with guarded():
-        show_prompt(run, result)
+    show_figures(run, alts)
+
+
+def _show_sections(run: RunEntry, found: Document) -> None:
     for section in found.sections:
         st.subheader(section.title, anchor=False, divider="gray")
         for k, block in enumerate(section.blocks):
@@ -41,7 +62,6 @@ def show_prompts(run: RunEntry) -> None:
             elif isinstance(block, Facts):
                 for label, text in block.rows:
                     st.caption(f"{plain(label)}: {plain(text)}")
-    offer(run, *FILES)
 
 
 def show_prompt(run: RunEntry, result: Mapping[str, Any]) -> None:

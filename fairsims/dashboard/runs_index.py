@@ -30,6 +30,7 @@ RESULTS = {
     "audit": "audit/audit.json",
     "comparison": "compare.json",
     "prompts": "prompts.json",
+    "prompt comparison": "prompt-compare.json",
     "sweep": "sweep.json",
     "collapse": "collapse.json",
     "training": "model.safetensors",
@@ -55,7 +56,7 @@ class RunEntry:
     """Path below the folder of runs, with forward slashes."""
     folder: Path
     kind: str
-    """retargeting, prompts, audit, comparison, training, pool, sweep or collapse."""
+    """retargeting, prompts, audit, comparison, prompt comparison, training, pool, sweep or collapse."""
     state: str
     """One of `STATES`; stopped: it says that it is at work, and is not; broken: a file that the state calls for is
     missing or unreadable; refused: not even opened."""
@@ -194,7 +195,9 @@ def _kind(folder: Path) -> str:
     if (folder / PLAN).exists() and isinstance(plan := read_json(folder / PLAN).get("plan"), dict):
         if plan.get("when") == "before measuring":
             return "audit"
-        return "comparison" if plan.get("arms") else "prompts" if plan.get("prompts") else "retargeting"
+        over_prompts, compared = bool(plan.get("prompts")), bool(plan.get("arms"))
+        kinds = {(False, False): "retargeting", (False, True): "comparison", (True, False): "prompts"}
+        return kinds.get((over_prompts, compared), "prompt comparison")
     # A run that was audited anew has both.
     if (folder / "audit" / "audit.json").exists() and (folder / "status.json").exists():
         return "retargeting"
@@ -208,7 +211,7 @@ def _state(folder: Path, kind: str, updated: float) -> tuple[str, str, str]:
     status = read_json(folder / "status.json") if (folder / "status.json").exists() else None
     if status is None:
         # These say by what lies in their folder how far they are.
-        if not done and kind in ("retargeting", "comparison", "prompts"):
+        if not done and kind in ("retargeting", "comparison", "prompts", "prompt comparison"):
             return "broken", "", "status.json is missing; run its command again"
         return ("finished", "", "") if done else _at_work({}, updated)
     state, stage, message = (str(status.get(k) or "") for k in ("state", "stage", "message"))

@@ -99,6 +99,26 @@ class Prompts:
         """The explicit variants of a neutral prompt by the class that they name."""
         return {p.says: p.text for p in self.items if p.of == text and p.says is not None}
 
+    def worded(self, text: str) -> dict[str, str]:
+        """A neutral prompt with the words of each class in it: its explicit variants, by class.
+
+        A prompt that has none gets the words that make them of the first neutral prompt that begins alike.
+
+        >>> read_prompts("winobias").worded("a photo of the face of a lawyer, a person")["woman"]
+        'a photo of the face of a female lawyer, a person'
+        """
+        found = self.explicit(text)
+        words = text.split()
+        for p in self.items:
+            if p.of is None or p.says is None or p.says in found:
+                continue
+            neutral, says = p.of.split(), p.text.split()
+            start = next((k for k, pair in enumerate(zip(neutral, says, strict=False)) if pair[0] != pair[1]), 0)
+            added = says[start : start + len(says) - len(neutral)]
+            if start and words[:start] == neutral[:start] and neutral == says[:start] + says[start + len(added) :]:
+                found[p.says] = " ".join([*words[:start], *added, *words[start:]])
+        return found
+
 
 def read_prompts(given: str | Path) -> Prompts:
     """The prompts of a TOML, CSV or text file, or the ready set of that name.

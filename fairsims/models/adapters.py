@@ -137,6 +137,45 @@ class Guided(Merged):
         super().take_off(pipeline)
 
 
+class Unconditional(Merged):
+    """An adapter in the unconditional branch of classifier-free guidance alone, the plain network in the other.
+
+    D_c' = A_0 + g (D_c - A_0): what guidance leads away from is the adapted network (Diffusion-NPO, Wang et al. 2025).
+    A step costs as much as without: each half of the batch is evaluated once.
+    """
+
+    def put_on(self, pipeline: OpenedPipeline) -> None:
+        super().put_on(pipeline)
+        network = pipeline.network
+        self.plain = network.forward
+
+        def forward(*args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+            halves, size = [], len(args[0] if args else kwargs["hidden_states"])
+            for k, switch in enumerate((network.enable_lora, network.disable_lora)):
+                switch()
+                # Every pipeline that guides by two branches stacks the unconditional one on top.
+                given = [_half(value, k, size) for value in args]
+                halves.append(self.plain(*given, return_dict=False, **_half(kwargs, k, size))[0])
+            network.enable_lora()
+            found = torch.cat(halves)
+            return _Output(sample=found) if return_dict else (found,)
+
+        network.forward = forward
+
+    def take_off(self, pipeline: OpenedPipeline) -> None:
+        pipeline.network.forward = self.plain
+        super().take_off(pipeline)
+
+
+def _half(value: Any, k: int, size: int) -> Any:
+    """The k-th half of the batch in what a network is called with; what has no rows is of both."""
+    if isinstance(value, Mapping):
+        return {name: _half(inner, k, size) for name, inner in value.items()}
+    if isinstance(value, Tensor) and value.ndim and len(value) == size:
+        return value.chunk(2)[k]
+    return value
+
+
 @dataclass(frozen=True)
 class _Output:
     """What a network returns where its caller asks for a record."""

@@ -53,8 +53,11 @@ class ModelSpec:
     """Checkpoint that the auxiliary is subtracted from; the base when None, as in SIMS."""
     strength: float = 0.0
     """w: base + w (positive - auxiliary), which without a positive one is (1 + w) base - w auxiliary."""
-    mode: str = choice("base", "merged", "guided")
-    """base: as it is. merged: one network of extrapolated weights. guided: both networks at every step."""
+    mode: str = choice("base", "merged", "guided", "towards", "unconditional")
+    """base: as it is. merged: one network of extrapolated weights. guided: both networks at every step.
+
+    Text-to-image alone: towards is base + w (auxiliary - base); unconditional is that in the unconditional branch of
+    classifier-free guidance and the base in the other (Diffusion-NPO, Wang et al. 2025)."""
     interval: tuple[float, float] | None = None
     """guided: noise levels between which the auxiliary is called; all of them by default."""
     blocks: tuple[float, float] | None = None
@@ -88,6 +91,8 @@ class ModelSpec:
         check_choices(self)
         if (self.mode == "base") != (self.auxiliary is None):
             raise ValueError(f"auxiliary is {self.auxiliary!r}; expected one for merged and guided, none for base")
+        if self.mode in ("towards", "unconditional") and (self.prompting is None or self.positive is not None):
+            raise ValueError(f"mode is {self.mode!r}; expected a text-to-image pipeline with one adapter")
         if self.positive is not None and self.auxiliary is None:
             raise ValueError(f"positive is {self.positive!r}; expected none without an auxiliary")
         if not (np.isfinite(self.strength) and self.strength >= 0):

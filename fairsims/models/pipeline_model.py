@@ -15,13 +15,14 @@ from torch import Tensor
 from fairsims.errors import FairsimsError, InputError
 from fairsims.files import sha256_json
 from fairsims.models.adapter_training import AdapterConfig, AdapterTraining
-from fairsims.models.adapters import AdapterFolder, Guided, Merged, baked, read_adapter
+from fairsims.models.adapters import AdapterFolder, Guided, Merged, Unconditional, baked, read_adapter, scaled
 from fairsims.models.codec import refuse_infinite
 from fairsims.models.conditions import Conditions
 from fairsims.models.lora_files import write_files
 from fairsims.models.model import Model, ModelSpec, open_model
 from fairsims.models.pipelines import OpenedPipeline, Settings, library, quiet
 from fairsims.models.prompting import Prompting
+from fairsims.seeds import numpy_generator
 
 LARGEST_SEED = 2**32 - 1
 """torch's generator sees 32 bits of a seed: beyond them two images would be one."""
@@ -77,6 +78,15 @@ class PipelineModel:
         if self.spec.auxiliary is None or self.spec.strength == 0:
             return None
         negative, positive, w = self.parts[0].tensors, self.parts[1:], self.spec.strength
+        if self.spec.mode == "towards":
+            return Merged(scaled(negative, w))
+        if self.spec.mode == "unconditional":
+            if not self.pipeline.guided_by_two(self.settings):
+                raise InputError(
+                    f"{self.spec.base} is sampled without an unconditional branch; expected a guidance scale above 1 "
+                    "of a pipeline that has one"
+                )
+            return Unconditional(scaled(negative, w))
         if self.spec.mode == "merged":
             return Merged(baked(negative, w, positive[0].tensors if positive else None))
         weighted = {"negative": (negative, -w)} | ({"positive": (positive[0].tensors, w)} if positive else {})
@@ -91,7 +101,7 @@ class PipelineModel:
     @cached_property
     def lora(self) -> dict[str, Tensor]:
         """The adapter that a merged model is, for strength 1.0. Raises InputError for a model of another kind."""
-        if not isinstance(self.worn, Merged) or isinstance(self.worn, Guided):
+        if not isinstance(self.worn, Merged) or isinstance(self.worn, Guided | Unconditional):
             raise InputError(
                 f"a model in mode {self.spec.mode} at strength {self.spec.strength:g} is no LoRA file; "
                 "expected merged, at a strength above 0"
@@ -132,10 +142,18 @@ class PipelineModel:
                 raise InputError(f"seed {max(seeds)} is too large; expected at most {LARGEST_SEED} with a pipeline")
             self.pipeline.wear(self.worn)
             with torch.no_grad():
-                found, latents = self.pipeline.sample(self.settings, [self.conditions.of(s) for s in seeds], seeds)
+                found, latents = self.pipeline.sample(self.settings, [self.prompt(s) for s in seeds], seeds)
             refuse_infinite(latents, seeds, "sampling")
             refuse_infinite(found, seeds, "decoding")
             yield torch.from_numpy(_pixels(found)), latents.cpu()
+
+    def prompt(self, seed: int) -> str:
+        """What the pipeline is asked for the image of a seed: its condition, or the variant of it that it draws."""
+        name = self.conditions.of(seed)
+        variants = self.prompting.variants.get(name)
+        if not variants:
+            return name
+        return str(numpy_generator("variant", seed).choice(list(variants), p=list(variants.values())))
 
     def facts(self) -> dict[str, Any]:
         """What identifies images of this model, for `pool.json`; libraries too, whose schedulers decide the images."""
@@ -156,13 +174,13 @@ class PipelineModel:
             "shape": list(self.image_shape),
             "conditions": self.conditions.for_pool(),
         }
-        for name in ("offload", "slicing"):
-            if (value := getattr(self.prompting, name)) not in ("none", False):
+        for name, left_out in {"offload": "none", "slicing": False, "variants": {}}.items():
+            if (value := getattr(self.prompting, name)) != left_out:
                 facts["sampler"][name] = value
         return facts
 
     def made_by(self) -> dict[str, Any]:
-        """Which pipeline and which adapters: `kind` is base, merged or guided."""
+        """Which pipeline and which adapters: `kind` is the mode."""
         if self.spec.auxiliary is None:
             return {"kind": "base", "digest": self.digest}
         named = dict(zip(("aux", "positive"), (p.digest for p in self.parts), strict=False))

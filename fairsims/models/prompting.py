@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fairsims.options import check_choices, choice
 
@@ -25,6 +26,8 @@ class Prompting:
     """What is asked for: the prompt of a seed is prompts[seed mod their number].
 
     The empty one is the unconditional branch of guidance by itself."""
+    variants: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What is asked for in the place of a prompt: texts with their probabilities, of which each seed draws one."""
     steps: int | None = None
     """Steps of the pipeline's scheduler; the pipeline's own default when None."""
     guidance_scale: float | None = None
@@ -42,6 +45,9 @@ class Prompting:
             raise ValueError(f"prompts is a list of {len(self.prompts)}; expected 1 to {MOST_PROMPTS:,} prompts")
         if twice := [p for p in self.prompts if self.prompts.count(p) > 1]:
             raise ValueError(f"prompts is {twice[0]!r} twice; expected different ones")
+        for name, said in self.variants.items():
+            if name not in self.prompts or min(said.values(), default=0) < 0 or abs(sum(said.values()) - 1) > 1e-9:
+                raise ValueError(f"variants is {dict(said)} for {name!r}; expected shares that sum to 1, of a prompt")
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ValueError(f"steps is {self.steps}; expected 1 to 1000")
         if self.guidance_scale is not None and not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):

@@ -186,13 +186,19 @@ def grow_pool(folder: Path, n: int) -> None:
 
 def select_pool(source: Pool, positions: np.ndarray, folder: Path, *, made_by: dict[str, Any]) -> None:
     """Write the images of `source` at these positions as a pool of their own (seeds kept)."""
-    seeds = [int(s) for s in source.seeds[positions]]
-    kept = {k: v for k, v in source.meta.items() if k not in ("made_by", "seeds")}
+    join_pools([(source, positions)], folder, made_by=made_by)
+
+
+def join_pools(parts: Sequence[tuple[Pool, np.ndarray]], folder: Path, *, made_by: dict[str, Any]) -> None:
+    """Write the images of several pools of one model, at these positions of each, as a pool in order of their seeds."""
+    places = [(int(pool.seeds[i]), pool, int(i)) for pool, positions in parts for i in positions]
+    places = places if len(parts) == 1 else sorted(places, key=lambda place: place[0])
+    first, seeds = parts[0][0], [seed for seed, _, _ in places]
+    kept = {k: v for k, v in first.meta.items() if k not in ("made_by", "seeds")}
     settle_settings(folder / "pool.json", kept | {"made_by": made_by, "seeds": compact_seeds(seeds)})
     for number, start in enumerate(range(0, len(seeds), SHARD_SIZE)):
-        part = positions[start : start + SHARD_SIZE]
-        pngs = [source.encoded(int(i)) for i in part]
-        write_shard(folder / f"shard-{number:05d}.parquet", seeds[start : start + SHARD_SIZE], pngs, source.asked)
+        pngs = [pool.encoded(i) for _, pool, i in places[start : start + SHARD_SIZE]]
+        write_shard(folder / f"shard-{number:05d}.parquet", seeds[start : start + SHARD_SIZE], pngs, first.asked)
 
 
 def write_shard(

@@ -11,7 +11,7 @@ from typing import Any
 import fairsims
 from fairsims.errors import InputError, closest
 
-KINDS = ("retarget", "compare", "sweep", "collapse", "paper")
+KINDS = ("retarget", "compare", "sweep", "collapse", "prompts", "prompt-compare", "paper")
 """What a recipe's runs are; those of `paper` need files of the user's own, and `audits/paper.py` carries them out."""
 RESULTS = "results.csv"
 

@@ -10,10 +10,18 @@ import pandas as pd
 from fairsims.errors import InputError
 from fairsims.files import atomic
 from fairsims.recipes.entries import Comparison, Entry, Loop, Sweep
+from fairsims.recipes.prompts import ArmsOverPrompts, OverPrompts
 from fairsims.recipes.recipe import Recipe
 from fairsims.recipes.retargeting import Retargeting
 
-ENTRIES: dict[str, type[Entry]] = {"retarget": Retargeting, "compare": Comparison, "sweep": Sweep, "collapse": Loop}
+ENTRIES: dict[str, type[Entry]] = {
+    "retarget": Retargeting,
+    "compare": Comparison,
+    "sweep": Sweep,
+    "collapse": Loop,
+    "prompts": OverPrompts,
+    "prompt-compare": ArmsOverPrompts,
+}
 """By the kinds of recipes that need no files of the user's own."""
 
 

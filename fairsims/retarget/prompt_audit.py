@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from fairsims.audit.intervals import ALPHA
 from fairsims.audit.joint import Cells, FloatArray
 from fairsims.audit.prompts import METRICS, PromptShares, metrics, named_class
 from fairsims.classifiers import AttributeClassifier
-from fairsims.classifiers.base import Confusion, features_of
+from fairsims.classifiers.base import features_of
 from fairsims.classifiers.labelling import label_source
 from fairsims.files import now
 from fairsims.models import PipelineModel
@@ -56,14 +57,10 @@ def audit_prompts(work: PromptRetargeting, strength: float) -> dict[str, Any]:
     folder, after_model = work.run.folder, work.at(strength)
     sides = {"before": work.model.asking(prompts=texts), "after": after_model.asking(prompts=texts)}
     pools = {side: work.images(folder / side, model, "audit", work.config.audit) for side, model in sides.items()}
-    classifier, confusion = work.classifiers[0], work.confusion
-    shares = {side: PromptShares.of(texts, work.counts(pool), confusion) for side, pool in pools.items()}
-    target = {
-        t: work.targets[t].resolve(row)
-        for t, row in zip(texts, shares["before"].draws.point, strict=True)
-        if t in work.targets
-    }
-    same, agreed = _same_seed(work, pools), _agreement(work, pools)
+    classifier = work.classifiers[0]
+    shares = {side: PromptShares.of(texts, work.counts(pool), work.confusion) for side, pool in pools.items()}
+    target = targets_of(work, shares["before"])
+    same, agreed = _same_seed(work, pools), agreement(work, pools)
     rows = [
         {"prompt": text, "kind": work.prompts.by_text[text].kind, "says": work.prompts.by_text[text].says}
         | {"target": target[text].tolist() if text in target else None, **same[text], **agreed.get(text, {})}
@@ -85,29 +82,29 @@ def audit_prompts(work: PromptRetargeting, strength: float) -> dict[str, Any]:
         "sampler": work.model.facts()["sampler"],
         "prompts": rows,
         "summary": {
-            kind: {side: _summary(shares[side], target, texts, kind, work, confusion) for side in pools}
+            kind: {side: summary_of(work, shares[side], target, kind) for side in pools}
             for kind in ("neutral", "held-out")
             if work.prompts.of(kind)
         },
-        "kept": _kept(work, shares, texts),
+        "kept": explicit_kept(work, shares["before"], shares["after"]),
         "others": [_other(work, other, pools) for other in (*work.classifiers[1:], *work.watched)],
         "guidance": _at_scales(work, strength, shares["after"], target),
         "cost": _cost(work, pools, after_model),
     }
 
 
-def _summary(
-    found: PromptShares,
-    target: dict[str, FloatArray],
-    texts: tuple[str, ...],
-    kind: str,
-    work: PromptRetargeting,
-    confusion: Confusion,
+def targets_of(work: PromptRetargeting, base: PromptShares) -> dict[str, FloatArray]:
+    """The target shares of each prompt that has some, by the base's shares where one number says them."""
+    rows = zip(base.names, base.draws.point, strict=True)
+    return {text: work.targets[text].resolve(row) for text, row in rows if text in work.targets}
+
+
+def summary_of(
+    work: PromptRetargeting, found: PromptShares, target: Mapping[str, FloatArray], kind: str
 ) -> dict[str, Any]:
-    """Metrics of the prompts of a kind."""
-    chosen = [k for k, text in enumerate(texts) if work.prompts.by_text[text].kind == kind]
-    part = PromptShares.of([texts[k] for k in chosen], found.counts[chosen], confusion)
-    return part.summary(np.stack([target[texts[k]] for k in chosen]), confusion, work.config.tolerance)
+    """Metrics of the prompts of a kind, JSON."""
+    part = found.part([k for k, text in enumerate(found.names) if work.prompts.by_text[text].kind == kind])
+    return part.summary(np.stack([target[text] for text in part.names]), work.confusion, work.config.tolerance)
 
 
 def _same_seed(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dict[str, float]]:
@@ -134,13 +131,13 @@ def _same_seed(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dic
     }
 
 
-def _agreement(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dict[str, Any]]:
+def agreement(work: PromptRetargeting, pools: Mapping[str, Pool]) -> dict[str, dict[str, Any]]:
     """Share of images that show what their prompt names, by prompt that names a class of the classifier of that."""
     if work.agreement is None:
         return {}
     calls = {side: label_source(pool, work.agreement).argmax(axis=1) for side, pool in pools.items()}
     found = {}
-    for p, text in enumerate(pools["before"].conditions):
+    for p, text in enumerate(next(iter(pools.values())).conditions):
         k = named_class(text, work.agreement.attribute.classes)
         if k is not None:
             shown = {side: float((calls[side][pool.positions == p] == k).mean()) for side, pool in pools.items()}
@@ -148,19 +145,20 @@ def _agreement(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dic
     return found
 
 
-def _kept(work: PromptRetargeting, shares: dict[str, PromptShares], texts: tuple[str, ...]) -> dict[str, Any] | None:
+def explicit_kept(work: PromptRetargeting, before: PromptShares, after: PromptShares) -> dict[str, Any] | None:
     """Of explicit prompts the mean share of the class that they name, before and after, by class too."""
     said = [
-        (k, work.classes.index(says)) for k, t in enumerate(texts) if (says := work.prompts.by_text[t].says) is not None
+        (k, work.classes.index(says))
+        for k, text in enumerate(before.names)
+        if (says := work.prompts.by_text[text].says) is not None
     ]
     if not said:
         return None
+    change = after.draws.minus(before.draws).values
 
     def mean(chosen: list[tuple[int, int]]) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            side: float(np.mean([s.draws.point[k, c] for k, c in chosen])) for side, s in shares.items()
-        }
-        change = shares["after"].draws.minus(shares["before"].draws).values
+        sides = {"before": before, "after": after}
+        found = {side: float(np.mean([s.draws.point[k, c] for k, c in chosen])) for side, s in sides.items()}
         of = np.mean([change[:, k, c] for k, c in chosen], axis=0)
         return found | {"low": float(np.quantile(of, ALPHA / 2)), "high": float(np.quantile(of, 1 - ALPHA / 2))}
 

@@ -31,6 +31,8 @@ class PromptPlan:
     """None where no positive part is used."""
     needs: np.ndarray
     """Whether the complement alone cannot reach a prompt's target under the cap, `(P,)` booleans."""
+    joined: np.ndarray
+    """Whether a prompt has a positive part of its own, `(P,)` booleans."""
 
     @property
     def reachable(self) -> FloatArray:
@@ -58,11 +60,17 @@ def plan_prompts(
             omega = max(omega, min(1.0, cap))
     step = (target - pi) / omega
     negative = _mix(pi - step)
-    if not contrast:
-        return PromptPlan(pi=pi, target=target, least=least, omega=omega, negative=negative, positive=None, needs=needs)
-    joined = needs | (positive == "always")
-    rest = np.where(joined[:, None], _mix(negative + step), pi)
-    return PromptPlan(pi=pi, target=target, least=least, omega=omega, negative=negative, positive=rest, needs=needs)
+    joined = needs | (positive == "always") if contrast else np.zeros_like(needs)
+    return PromptPlan(
+        pi=pi,
+        target=target,
+        least=least,
+        omega=omega,
+        negative=negative,
+        positive=np.where(joined[:, None], _mix(negative + step), pi) if contrast else None,
+        needs=needs,
+        joined=joined,
+    )
 
 
 def _mix(shares: FloatArray) -> FloatArray:

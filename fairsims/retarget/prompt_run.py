@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,18 @@ from fairsims.retarget.retargeting import look_folder
 from fairsims.retarget.shrinkage import shrunk
 from fairsims.run import Run
 from fairsims.training.adapters import adapter_settings, train_adapter
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """Images that adapters may learn from."""
+
+    latents: LatentSet
+    """Conditions are positions among the prompts that adapters are trained on."""
+    labels: list[np.ndarray]
+    """Probabilities `(N, K)` of every attribute's classes."""
+    own: int
+    """The first so many are of the prompts themselves, the others of explicit prompts."""
 
 
 @dataclass(kw_only=True)
@@ -84,6 +96,12 @@ class PromptRetargeting:
         """`each` images of every prompt of the model on the seeds of a use, labelled; after the `first` of them."""
         size = len(model.conditions)
         seeds = self.config.seeds(use, first + each, size)[first * size :]
+        return self.made(folder, model, seeds, latents=latents, stage=stage)
+
+    def made(
+        self, folder: Path, model: PipelineModel, seeds: Sequence[int], *, latents: bool = False, stage: str = ""
+    ) -> Pool:
+        """The images of these seeds, labelled."""
         for done in write_pool(folder, model, seeds, latents=latents):
             self.run.progress(stage or folder.name, done, len(seeds))
         pool = Pool(folder)
@@ -117,7 +135,14 @@ class PromptRetargeting:
 
     @cached_property
     def plan(self) -> PromptPlan:
-        """Where each prompt is, has to go, and what it is trained on. Raises InputError where nothing has to move."""
+        """The plan that the settings ask for; raises as `planned`."""
+        return self.planned(self.config.positive)
+
+    def planned(self, positive: str) -> PromptPlan:
+        """Where each prompt is, has to go, and what it is trained on, with a positive part or without.
+
+        Raises InputError where nothing has to move.
+        """
         point, n, config = self.measured.point, self.config.pool, self.config
         people = [k for k, name in enumerate(self.trained) if name]
         pi = np.array(point, dtype=np.float64)
@@ -127,15 +152,13 @@ class PromptRetargeting:
         target = np.stack([self.targets[name].resolve(row) for name, row in zip(self.trained, pi, strict=True)])
         if np.abs(pi - target).max() < 1e-9:
             raise InputError("the shares of every prompt are the target already; there is nothing to retarget")
-        return plan_prompts(pi, target, cap=config.cap, omega=config.omega, positive=config.positive)
+        return plan_prompts(pi, target, cap=config.cap, omega=config.omega, positive=positive)
 
     def feasibility(self) -> list[dict[str, Any]]:
         """A row for each prompt: shares with intervals, least omega, what serves it, what that costs. JSON."""
         low, high = self.measured.interval()
         plan, rows = self.plan, []
         for k, name in enumerate(self.trained):
-            needed = self.variants(k) if plan.positive is not None else {}
-            helped = plan.positive is not None and (plan.needs[k] or self.config.positive == "always")
             rows.append(
                 {
                     "prompt": name,
@@ -145,18 +168,16 @@ class PromptRetargeting:
                     "target": plan.target[k].tolist(),
                     "least_omega": None if np.isinf(plan.least[k]) else float(plan.least[k]),
                     "within_cap": not bool(plan.needs[k]),
-                    "positive": bool(helped),
+                    "positive": bool(plan.joined[k]),
                     "reachable": plan.reachable[k].tolist(),
-                    "explicit_images": len(needed) * self.config.pool if helped else 0,
+                    "explicit_images": len(self.variants(plan, k)) * self.config.pool,
                 }
             )
         return rows
 
-    def variants(self, k: int) -> dict[int, str]:
+    def variants(self, plan: PromptPlan, k: int) -> dict[int, str]:
         """The explicit prompts, by class, of the classes that a prompt's positive part has to have more of."""
-        plan = self.plan
-        assert plan.positive is not None
-        if not (plan.needs[k] or self.config.positive == "always") or not self.trained[k]:
+        if plan.positive is None or not plan.joined[k] or not self.trained[k]:
             return {}
         wanted = np.flatnonzero(plan.positive[k] > plan.pi[k] + 1e-9)
         explicit = self.prompts.explicit(self.trained[k])
@@ -165,7 +186,7 @@ class PromptRetargeting:
     def check_variants(self) -> None:
         """Raises InputError where a positive part is needed and the prompt file has no explicit prompt for it."""
         for k, name in enumerate(self.trained):
-            if self.plan.positive is not None and self.plan.needs[k] and name and not self.variants(k):
+            if self.plan.positive is not None and self.plan.needs[k] and name and not self.variants(self.plan, k):
                 wanted = [
                     c for c, p, o in zip(self.classes, self.plan.positive[k], self.plan.pi[k], strict=True) if p > o
                 ]
@@ -178,14 +199,22 @@ class PromptRetargeting:
 
     def training_sets(self) -> dict[str, LatentSet]:
         """`auxiliary` and, where there is one, `positive`: rows of latents, prompt by prompt in the same order."""
-        plan, config = self.plan, self.config
+        plan, found = self.plan, self.material(self.plan)
+        sets = {"auxiliary": self.drawn("auxiliary", found, plan.negative)}
+        if plan.positive is not None:
+            sets["positive"] = self.drawn("positive", found, plan.positive, explicit=True)
+        return sets
+
+    def material(self, plan: PromptPlan) -> Material:
+        """What adapters may learn from: the pool, and images of explicit prompts where the plan has a positive part."""
         pools, positions = [self.pool], [self.pool.positions]
-        chosen = {k: self.variants(k) for k in range(len(self.trained))} if plan.positive is not None else {}
-        texts = [text for found in chosen.values() for text in found.values()]
-        if texts:
+        chosen = {k: self.variants(plan, k) for k in range(len(self.trained))}
+        if texts := [text for found in chosen.values() for text in found.values()]:
             with self.run.stage("explicit"):
                 asked = self.model.asking(prompts=tuple(texts))
-                pools.append(self.images(self.run.folder / "explicit", asked, "explicit", config.pool, latents=True))
+                pools.append(
+                    self.images(self.run.folder / "explicit", asked, "explicit", self.config.pool, latents=True)
+                )
             of = [k for k, found in chosen.items() for _ in found]
             positions.append(np.array(of)[pools[1].positions])
         latents = [pool_latents(p) for p in pools]
@@ -196,32 +225,29 @@ class PromptRetargeting:
             conditions=torch.from_numpy(np.concatenate(positions).astype(np.int64)),
         )
         labels = [np.concatenate(parts) for parts in zip(*(self.labels(p) for p in pools), strict=True)]
-        first = len(self.pool)
-        found = {"auxiliary": whole.subset(self._rows(whole, labels, plan.negative, first), name="auxiliary")}
-        if plan.positive is not None:
-            found["positive"] = whole.subset(self._rows(whole, labels, plan.positive, len(whole)), name="positive")
-        return found
+        return Material(latents=whole, labels=labels, own=len(self.pool))
 
-    def _rows(self, whole: LatentSet, labels: Sequence[np.ndarray], shares: FloatArray, stop: int) -> np.ndarray:
-        """Places in the list of latents, those before `stop` only, in each prompt's mix."""
-        config, of = self.config, whole.conditions.numpy()[:stop]
+    def drawn(self, name: str, found: Material, shares: FloatArray, *, explicit: bool = False) -> LatentSet:
+        """A set in each prompt's mix of shares `(P, K)`, of the pool's images and, where asked, of explicit ones."""
+        config, stop = self.config, len(found.latents) if explicit else found.own
+        of = found.latents.conditions.numpy()[:stop]
         people = sum(1 for name in self.trained if name)
         empty = round(config.empty_share / (1 - config.empty_share) * config.pool * people)
         rows = []
-        for k, name in enumerate(self.trained):
+        for k, text in enumerate(self.trained):
             places = np.flatnonzero(of == k)
             source = Source(
                 places=places,
-                probabilities=labels[0][places],
-                others=tuple(p[places].argmax(axis=1) for p in labels[1:]),
+                probabilities=found.labels[0][places],
+                others=tuple(p[places].argmax(axis=1) for p in found.labels[1:]),
             )
-            size = config.pool if name else max(1, empty)
+            size = config.pool if text else max(1, empty)
             rows.append(
                 draw_rows(
-                    source, shares[k], size, floor=config.floor, seed=config.seed, names=self.classes, prompt=name
+                    source, shares[k], size, floor=config.floor, seed=config.seed, names=self.classes, prompt=text
                 )
             )
-        return np.concatenate(rows)
+        return found.latents.subset(np.concatenate(rows), name=name)
 
     def train(self, name: str, data: LatentSet) -> Path:
         """Train an adapter on a set into the run's folder of that name."""
@@ -240,9 +266,12 @@ class PromptRetargeting:
 
     # Calibration.
 
-    def calibrate(self) -> tuple[Calibration, list[dict[str, Any]]]:
+    def calibrate(
+        self, at: Callable[[float], PipelineModel], start: float, name: str = "calibration"
+    ) -> tuple[Calibration, list[dict[str, Any]]]:
         """The strength at which the neutral prompts together have gone their way, and what was tried. JSON rows.
 
+        `at` makes the model of a strength, `start` is the planned one; the images are kept in the run's folder `name`.
         Each row says what the worst prompt was there: one strength cannot serve all of them alike. Raises NoResponse
         as `calibrate`.
         """
@@ -253,20 +282,20 @@ class PromptRetargeting:
         found: dict[float, list[Pool]] = {}
 
         def measure(look: Look) -> np.ndarray:
-            model = self.at(look.strength).asking(prompts=tuple(self.trained[k] for k in people))
-            folder = look_folder(self.run.folder / "calibration", look)
+            model = at(look.strength).asking(prompts=tuple(self.trained[k] for k in people))
+            folder = look_folder(self.run.folder / name, look)
             each = [n // len(people) for n in (look.n, look.first)]
-            pool = self.images(folder, model, "calibration", each[0], first=each[1], stage="calibration")
+            pool = self.images(folder, model, "calibration", each[0], first=each[1], stage=name)
             found.setdefault(look.strength, []).append(pool)
             return focus.values(self.predicted(pool), pool.positions, confusion)
 
-        with self.run.stage("calibration"):
+        with self.run.stage(name):
             place = np.searchsorted(people, self.pool.positions[of_people])
             calibration = calibrate(
                 measure,
                 target=focus.target,
                 base=as_pilot(focus.values(self.predicted(self.pool)[of_people], place, confusion), 0.0),
-                start=self.plan.omega,
+                start=start,
                 cap=cap,
                 images=self.config.calibration * len(people),
                 tolerance=self.config.tolerance,

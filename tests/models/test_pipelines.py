@@ -140,6 +140,63 @@ def test_guided_wraps_the_network_in_both_branches(kind: str, models: dict[str, 
     torch.testing.assert_close(outputs(model, both.worn), found, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3"])
+def test_an_adapter_of_the_unconditional_branch_alone(
+    kind: str, models: dict[str, PipelineModel], tmp_path: Path
+) -> None:
+    """A_0 + g (D_c - A_0), put together from whole evaluations of both networks; the plain forward is back after."""
+    model = models[kind]
+    model.pipeline.wear(None)
+    forward, folder = model.pipeline.network.forward, save_adapter(model, tmp_path / "aux")
+    worn = model.retargeted(folder, 0.8, "unconditional")
+    assert worn.evaluations_per_image == model.evaluations_per_image
+    assert worn.made_by()["kind"] == "unconditional"
+    # The first row is the unconditional one, as the pipelines stack them; here both are told the same.
+    plain, adapted = outputs(model, None), outputs(model, model.retargeted(folder, 0.8, "towards").worn)
+    assert (adapted - plain).abs().max() > 0.1
+    found = outputs(model, worn.worn)
+    torch.testing.assert_close(found, torch.stack([adapted[0], plain[1]]), atol=1e-4, rtol=1e-4)
+    assert furthest(images(worn), images(model)) > 2
+    with pytest.raises(InputError, match="is sampled without an unconditional branch"):
+        model.asking(guidance_scale=1.0).retargeted(folder, 0.8, "unconditional")
+    with pytest.raises(InputError, match="is no LoRA file"):
+        worn.export(tmp_path / "lora")
+    model.pipeline.wear(None)
+    assert model.pipeline.network.forward == forward
+
+
+def test_towards_an_adapter_is_away_from_it_with_the_other_sign(
+    models: dict[str, PipelineModel], tmp_path: Path
+) -> None:
+    model = models["sd"]
+    found = model.retargeted(save_adapter(model, tmp_path / "aux"), 0.7, "towards")
+    other = model.retargeted(tmp_path / "aux", 0.7, "merged")
+    for name, tensor in found.lora.items():
+        assert torch.equal(tensor, -other.lora[name] if "lora_B" in name else other.lora[name])
+    assert found.digest != other.digest
+    for mode in ("towards", "unconditional"):
+        with pytest.raises(ValueError, match="expected a text-to-image pipeline with one adapter"):
+            ModelSpec(base="digits-8", auxiliary="aux", mode=mode)
+
+
+def test_a_seed_draws_its_variant_of_a_prompt(models: dict[str, PipelineModel]) -> None:
+    """Its image is the one of that text; the condition stays the prompt's, and the pool says what was drawn from."""
+    said = {"a photo of a man nurse": 0.25, "a photo of a woman nurse": 0.75}
+    model = models["sd"].asking(prompts=("a photo of a nurse", "a tree"), variants={"a photo of a nurse": said})
+    drawn = [model.prompt(seed) for seed in range(0, 2000, 2)]
+    assert set(drawn) == set(said)
+    assert drawn.count("a photo of a man nurse") == pytest.approx(250, abs=45)
+    assert {model.prompt(seed) for seed in range(1, 40, 2)} == {"a tree"}
+    assert model.conditions.of(4) == "a photo of a nurse"
+    plain = models["sd"].asking(prompts=(model.prompt(4),))
+    assert furthest(images(model, [[4]]), images(plain, [[4]])) == 0
+    assert model.facts()["sampler"]["variants"] == {"a photo of a nurse": said}
+    assert "variants" not in models["sd"].facts()["sampler"]
+    for wrong in ({"nobody": {"a": 1.0}}, {"": {"a": 0.5}}, {"": {}}):
+        with pytest.raises(ValueError, match="expected shares that sum to 1, of a prompt"):
+            Prompting(variants=wrong)
+
+
 def test_two_adapters_are_one_of_added_ranks(models: dict[str, PipelineModel], tmp_path: Path) -> None:
     model = models["sd"]
     negative, positive = (save_adapter(model, tmp_path / str(seed), seed=seed) for seed in range(2))
@@ -255,7 +312,13 @@ def test_specs_of_pipelines_travel_as_json() -> None:
         positive="more",
         mode="merged",
         strength=0.5,
-        prompting=Prompting(prompts=("a", ""), steps=4, guidance_scale=5.0, size=(64, 128)),
+        prompting=Prompting(
+            prompts=("a", ""),
+            variants={"a": {"a man": 0.5, "a woman": 0.5}},
+            steps=4,
+            guidance_scale=5.0,
+            size=(64, 128),
+        ),
     )
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False))) == spec
 
