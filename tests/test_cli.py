@@ -152,8 +152,8 @@ def test_every_verb_in_turn(tmp_path: Path) -> None:
     assert len(table) == plan["size"]
     assert table["probability"].min() >= 0.9
     assert table["seed"].between(0, 299).all()
-    shares = (1 + plan["omega"]) * np.array([plan["base"][c] for c in ("even", "odd")])
-    rho = (shares - 0.5) / plan["omega"]
+    shares = (1 + plan["strength"]) * np.array([plan["base"][c] for c in ("even", "odd")])
+    rho = (shares - 0.5) / plan["strength"]
     assert [plan["complement"][c] for c in ("even", "odd")] == pytest.approx(np.clip(rho, 0, 1), abs=1e-6)
     assert (table["parity"] == "odd").mean() == pytest.approx(plan["complement"]["odd"], abs=0.01)
 

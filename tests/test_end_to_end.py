@@ -248,7 +248,9 @@ def test_runs_of_earlier_versions_are_read_or_refused(
     """Their plan.json is what complement.json is now."""
     run = tmp_path / "run"
     shutil.copytree(whole[0], run)
-    (run / "complement.json").rename(run / "plan.json")
+    complement = json.loads((run / "complement.json").read_text())
+    (run / "complement.json").unlink()
+    (run / "plan.json").write_text(json.dumps({"omega": complement.pop("strength")} | complement))
     monkeypatch.chdir(tmp_path)
     read = CliRunner().invoke(main, command(*SMALL, "--json"))
     assert json.loads(read.stdout)["attributes"] == json.loads((run / "audit" / "audit.json").read_text())["attributes"]

@@ -252,7 +252,7 @@ def test_a_round_that_moves_nothing_leaves_the_earlier_ones(
     assert (first["kept"], second["kept"], second["strength"], second["error"]) == (True, False, None, None)
     assert second["reason"].endswith("not kept: the share does not rise with the strength (0.250 at 0, 0.240 at 1)")
     # Trained as the first one was, on another mix: to look first near the strength that the first round chose.
-    assert starts[-1] == second["planned_omega"]
+    assert starts[-1] == second["planned_strength"]
     assert starts[-1] == pytest.approx(first["strength"], rel=0.5)
     assert "no rise found" in (cut / "report.html").read_text()
 

@@ -20,6 +20,7 @@ from fairsims.dashboard.runs_index import read_run
 from fairsims.models.lora_files import read_facts
 from fairsims.pools import Pool, pool_latents
 from fairsims.recipes.prompts import OverPrompts
+from fairsims.report.prompts import feasibility_table
 from fairsims.retarget import prompt_run
 from fairsims.retarget.prompt_config import PromptConfig
 
@@ -191,6 +192,10 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
         assert "the same command goes on from here" in stopped.stderr
     feasible = json.loads((tmp_path / "run" / "feasibility.json").read_text())
     assert [row["prompt"] for row in feasible["prompts"]] == ["a photo of a nurse", "a photo of a pilot", ""]
+    # A file of an earlier version says omega.
+    earlier = [{k.replace("strength", "omega"): v for k, v in row.items()} for row in feasible["prompts"]]
+    tables = (feasibility_table(feasible["classes"], rows) for rows in (feasible["prompts"], earlier))
+    assert next(tables) == next(tables)
     assert not (tmp_path / "run" / "calibration").exists(), "the table comes before any training ends"
     adapter = (tmp_path / "run" / "auxiliary" / "model.safetensors").stat().st_mtime_ns
     result = succeeds(*asked)

@@ -105,10 +105,10 @@ def show_plan(
     cap: float,
     settings: dict[str, object],
 ) -> None:
-    feasible = plan.least_omega is not None and plan.least_omega <= cap + 1e-9
+    feasible = plan.least_strength is not None and plan.least_strength <= cap + 1e-9
     first, second, third = st.columns(3)
-    first.metric("Least strength", "none" if plan.least_omega is None else f"{plan.least_omega:.2f}", border=True)
-    second.metric("Planned strength", f"{plan.omega:.2f}", border=True)
+    first.metric("Least strength", "none" if plan.least_strength is None else f"{plan.least_strength:.2f}", border=True)
+    second.metric("Planned strength", f"{plan.strength:.2f}", border=True)
     third.metric(
         "Within the cap", "yes" if feasible else "no", f"cap {cap:g}", delta_color="off", delta_arrow="off", border=True
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from fairsims.audit.records import always, beside, limits, rest
+from fairsims.audit.records import always, beside, called, limits, rest
 from fairsims.data.screening import Screening
 from fairsims.data.survey import Found
 
@@ -278,8 +278,8 @@ class Method:
     """paired: attributes in which the two sets are alike."""
     strength: float | None = None
     expected_share: float | None = None
-    planned_omega: float | None = None
-    least_omega: float | None = None
+    planned_strength: float | None = called("planned_omega")
+    least_strength: float | None = called("least_omega")
     cap: float | None = None
     complement: Mapping[str, float] = field(default_factory=dict)
     complement_size: int | None = None
@@ -334,7 +334,7 @@ class RoundResult:
 
     round: int
     kept: bool
-    planned_omega: float | None = None
+    planned_strength: float | None = called("planned_omega")
     complement: Mapping[str, float] = field(default_factory=dict)
     complement_size: int | None = None
     strength: float | None = always(None)

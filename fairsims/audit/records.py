@@ -38,6 +38,11 @@ def renamed(key: str) -> Any:
     return _field(dataclasses.MISSING, key=key)
 
 
+def called(earlier: str) -> Any:
+    """An optional field that files of earlier versions have under another key, which is read."""
+    return _field(None, earlier=earlier)
+
+
 def by_key() -> Any:
     """A field that is the key under which the object stands in its parent."""
     return _field("", by_key=True)
@@ -81,7 +86,7 @@ def from_json(cls: type[T], value: object, *, place: str = "", key: str = "") ->
         elif f.metadata.get("rest"):
             known = {_key(g) for g in fields}
             given[f.name] = reader.read(hints[f.name], {k: v for k, v in value.items() if k not in known}, place)
-        elif (found := value.get(_key(f))) is not None:
+        elif (found := value.get(_key(f), value.get(f.metadata.get("earlier", "")))) is not None:
             given[f.name] = reader.read(hints[f.name], found, _at(place, _key(f)))
         elif _default(f) is dataclasses.MISSING:
             if not _optional(hints[f.name]):

@@ -23,7 +23,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if meta.get("class") != "SIMSGuidance":
         return read_network(folder, name=str(path))
     base, aux, *more = map(open_checkpoint, _guided_parts(folder, meta))
-    omega, interval = meta["config"]["omega"], meta["config"]["interval"]
+    omega, interval = _strength(meta["config"]), meta["config"]["interval"]
     positive, positive_digest = (more[0].network, more[0].digest) if more else (None, None)
     guided = SIMSGuidance(base.network, aux.network, omega, interval=interval, positive=positive).eval()
     digest = guided_digest(base.digest, aux.digest, omega, interval, positive_digest)
@@ -69,7 +69,12 @@ def _assets() -> Path:
 def _guided_parts(folder: Path, meta: Mapping[str, Any]) -> list[str | Path]:
     """Base, auxiliary and, of a paired contrast, the positive one."""
     config = meta.get("config")
-    if not isinstance(config, dict) or not {"base", "aux", "omega", "interval"} <= config.keys():
+    if not isinstance(config, dict) or not {"base", "aux", "interval"} <= config.keys() or _strength(config) is None:
         raise InputError(f"{folder}/config.json does not describe a guided pair of networks; restore it")
     parts = [config[name] for name in ("base", "aux", "positive") if name in config]
     return [folder / p if (folder / p).is_dir() else p for p in parts]
+
+
+def _strength(config: Mapping[str, Any]) -> Any:
+    """That of a guided pair, which earlier versions called omega; None where it is not said."""
+    return config.get("strength", config.get("omega"))

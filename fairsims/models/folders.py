@@ -40,7 +40,7 @@ def save_guided(
     folder: Path,
     base: str,
     aux: str,
-    omega: float,
+    strength: float,
     *,
     interval: tuple[float, float] | None = None,
     positive: str | None = None,
@@ -50,7 +50,7 @@ def save_guided(
 
     `base`, `aux` and `positive` are names of embedded models, absolute paths or paths relative to `folder`.
     """
-    config: dict[str, Any] = {"base": base, "aux": aux, "omega": omega, "interval": interval}
+    config: dict[str, Any] = {"base": base, "aux": aux, "strength": strength, "interval": interval}
     _write_config(folder, "SIMSGuidance", config | ({} if positive is None else {"positive": positive}), recipe)
 
 

@@ -116,7 +116,7 @@ def feasibility_table(classes: Sequence[str], rows: Sequence[Found]) -> Table:
                 named(r["prompt"]),
                 _share(r, shown),
                 cell(fixed(r["target"][shown])),
-                cell("none" if r["least_omega"] is None else fixed(r["least_omega"])),
+                _least(r),
                 cell("yes" if r["within_cap"] else "positive part" if r["positive"] else "no"),
                 cell(fixed(r["reachable"][shown])),
             )
@@ -124,6 +124,12 @@ def feasibility_table(classes: Sequence[str], rows: Sequence[Found]) -> Table:
         ),
         caption="What the complement of each prompt can do",
     )
+
+
+def _least(found: Found) -> Cell:
+    # Earlier versions called it so.
+    least = found.get("least_strength", found.get("least_omega"))
+    return cell("none" if least is None else fixed(least))
 
 
 def _shares(result: Found) -> list[Block]:

@@ -85,10 +85,10 @@ def compare(
                 work.fine_tune(folder / name, chosen, kimg=config.budget / half, kind=name)
         auxiliary, negative, positive, finetuned = (folder / name for name in sets)
         trained = Trained(
-            omega=plan.omega,
+            omega=plan.strength,
             auxiliary=auxiliary,
             contrast=(negative, positive),
-            paired_start=plan.omega / contrast.scale,
+            paired_start=plan.strength / contrast.scale,
             finetuned=finetuned,
             resampling=resampling,
         )

@@ -18,7 +18,7 @@ from fairsims.errors import InfeasibleTarget, InputError
 FLOOR = 0.9
 """Least class probability of an image that enters the complement set."""
 LEAST = 0.25
-"""Smallest omega planned: less moves the shares by less than calibration can tell."""
+"""Smallest strength planned: less moves the shares by less than calibration can tell."""
 GAIN = 0.7
 """Part of a measured error that the next round's complement sets out to mend: the whole of it tends to overshoot."""
 RESPONSE = (0.5, 1.0)
@@ -29,17 +29,17 @@ RESPONSE = (0.5, 1.0)
 class ComplementPlan:
     """The planned mix of the auxiliary's training set."""
 
-    omega: float
-    least_omega: float | None
-    """Smallest omega at which no share of the complement is negative; None where no omega makes it so."""
+    strength: float
+    least_strength: float | None
+    """Smallest strength at which no share of the complement is negative; None where none makes it so."""
     complement: tuple[float, ...]
     reachable: tuple[float, ...]
-    """Shares that the linear rule promises at `omega`: the target, unless the cap cuts it short."""
+    """Shares that the linear rule promises at this strength: the target, unless the cap cuts it short."""
     reason: str
 
 
-def least_omega(pi: np.ndarray, tau: np.ndarray) -> float:
-    """Smallest omega that makes every rho_c >= 0: max_c tau_c / pi_c - 1. Infinite when a wanted class is absent."""
+def least_strength(pi: np.ndarray, tau: np.ndarray) -> float:
+    """Smallest strength that makes every rho_c >= 0: max_c tau_c / pi_c - 1. Infinite when a wanted class is absent."""
     wanted = tau > 0
     if (pi[wanted] <= 0).any():
         return float("inf")
@@ -63,23 +63,24 @@ def plan_complement(
     cells: Cells | None = None,
     conditions: int = 1,
 ) -> ComplementPlan:
-    """Plan at the least feasible omega, `LEAST` or more; beyond `cap` the farthest mix that the cap allows.
+    """Plan at the least feasible strength, `LEAST` or more; beyond `cap` the farthest mix that the cap allows.
 
-    There the neediest class is not in the complement at all. A larger omega, which the rule allows too, keeps some of
-    it, and then takes more strength than in proportion.
+    There the neediest class is not in the complement at all. A larger strength, which the rule allows too, keeps some
+    of it, and then more strength is needed than in proportion.
 
-    With joint `cells` omega has to be feasible for the shares of every attribute's classes. Single cells that would
-    still go negative stay out of the complement, and the others are raked so that every class keeps the rule's share:
-    the targets are of classes, and a larger omega for the sake of a rare cell would weaken the complement in all.
+    With joint `cells` the strength has to be feasible for the shares of every attribute's classes. Single cells that
+    would still go negative stay out of the complement, and the others are raked so that every class keeps the rule's
+    share: the targets are of classes, and a larger strength for the sake of a rare cell would weaken the complement in
+    all.
 
     With several `conditions` shares are over the cells by condition, the condition changing fastest (`split` in
-    `fairsims.retarget.each`): the rule holds in each, and omega has to be feasible in all of them.
+    `fairsims.retarget.each`): the rule holds in each, and the strength has to be feasible in all of them.
 
     Raises InfeasibleTarget when the target wants a class that the base never makes, InputError when the base already
     has the target or omega is not positive.
     """
     pairs = zip(_views(pi, cells, conditions), _views(tau, cells, conditions), strict=True)
-    least, of_cells = max(least_omega(p, t) for p, t in pairs), least_omega(pi, tau)
+    least, of_cells = max(least_strength(p, t) for p, t in pairs), least_strength(pi, tau)
     if not np.isfinite(of_cells):
         absent = [c for c, p, t in zip(classes, pi, tau, strict=True) if t > 0 and p <= 0]
         raise InfeasibleTarget(
@@ -172,10 +173,10 @@ def _without_negatives(rho: np.ndarray, cells: Cells | None) -> np.ndarray:
     return mix
 
 
-def _plan(omega: float, least: float | None, mix: np.ndarray, reachable: np.ndarray, reason: str) -> ComplementPlan:
+def _plan(strength: float, least: float | None, mix: np.ndarray, reachable: np.ndarray, reason: str) -> ComplementPlan:
     return ComplementPlan(
-        omega=float(omega),
-        least_omega=least,
+        strength=float(strength),
+        least_strength=least,
         complement=tuple(map(float, mix)),
         reachable=tuple(map(float, reachable / reachable.sum())),
         reason=reason,

@@ -80,7 +80,7 @@ def resampling_advice(work: Retargeting) -> str | None:
     if not np.isfinite(kept):
         return None
     plan, own, planned = work.first_plan(), _evaluations(work), 1.0
-    if plan.least_omega is None or plan.least_omega > work.config.cap:
+    if plan.least_strength is None or plan.least_strength > work.config.cap:
         with contextlib.suppress(InfeasibleTarget):
             planned = max(1.0, selection_for(work.goal, np.array(plan.reachable)).images_per_kept)
     base, run = kept * work.model.evaluations_per_image, planned * own

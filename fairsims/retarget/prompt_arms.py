@@ -179,7 +179,7 @@ class ArmsWork:
     def start(self, name: str) -> float:
         """An arm's planned strength."""
         plan: PromptPlan = self.plans["both" if name == "negative-positive" else "alone"]
-        return min(1.0, self.work.config.cap) if name == "positive" else plan.omega
+        return min(1.0, self.work.config.cap) if name == "positive" else plan.strength
 
     def _calibrated(self, name: str) -> PromptArm:
         at, start = self.at(name), self.start(name)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fairsims.audit.intervals import left_inverse
 from fairsims.audit.joint import FloatArray
-from fairsims.retarget.complement import LEAST, least_omega
+from fairsims.retarget.complement import LEAST, least_strength
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,9 +23,9 @@ class PromptPlan:
     """Shares of the base, shrunk towards what prompts have in common."""
     target: FloatArray
     least: FloatArray
-    """Least omega of each prompt's complement `(P,)`; infinite where a wanted class was not seen."""
-    omega: float
-    """Planned strength."""
+    """Least strength of each prompt's complement `(P,)`; infinite where a wanted class was not seen."""
+    strength: float
+    """The planned one."""
     negative: FloatArray
     positive: FloatArray | None
     """None where no positive part is used."""
@@ -36,9 +36,9 @@ class PromptPlan:
 
     @property
     def reachable(self) -> FloatArray:
-        """Shares that the linear rule promises at `omega`."""
+        """Shares that the linear rule promises at the planned strength."""
         other = self.pi if self.positive is None else self.positive
-        found = np.clip(self.pi + self.omega * (other - self.negative), 0, None)
+        found = np.clip(self.pi + self.strength * (other - self.negative), 0, None)
         return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
@@ -50,7 +50,7 @@ def plan_prompts(
     Without `omega` it is what the hardest prompt needs; the cap, where that is more and no positive part helps, so that
     this prompt comes as far as it can; and 1 or more with a positive part, which then reaches every target.
     """
-    least = np.array([least_omega(p, t) for p, t in zip(pi, target, strict=True)])
+    least = np.array([least_strength(p, t) for p, t in zip(pi, target, strict=True)])
     needs = least > cap
     contrast = positive == "always" or (positive == "auto" and bool(needs.any()))
     if omega is None:
@@ -65,7 +65,7 @@ def plan_prompts(
         pi=pi,
         target=target,
         least=least,
-        omega=omega,
+        strength=omega,
         negative=negative,
         positive=np.where(joined[:, None], _mix(negative + step), pi) if contrast else None,
         needs=needs,

@@ -127,7 +127,7 @@ def retarget_prompts(
         work.check_variants()
         for name, data in work.training_sets().items():
             work.train(name, data)
-        calibration, pilots = work.calibrate(work.at, work.plan.omega)
+        calibration, pilots = work.calibrate(work.at, work.plan.strength)
         strength = calibration.strength
         with work.run.stage("audit"):
             result = audit_prompts(work, strength)

@@ -155,7 +155,7 @@ class PromptRetargeting:
         return plan_prompts(pi, target, cap=config.cap, omega=config.omega, positive=positive)
 
     def feasibility(self) -> list[dict[str, Any]]:
-        """A row for each prompt: shares with intervals, least omega, what serves it, what that costs. JSON."""
+        """A row for each prompt: shares with intervals, least strength, what serves it, what that costs. JSON."""
         low, high = self.measured.interval()
         plan, rows = self.plan, []
         for k, name in enumerate(self.trained):
@@ -166,7 +166,7 @@ class PromptRetargeting:
                     "low": np.clip(low[k], 0, 1).tolist(),
                     "high": np.clip(high[k], 0, 1).tolist(),
                     "target": plan.target[k].tolist(),
-                    "least_omega": None if np.isinf(plan.least[k]) else float(plan.least[k]),
+                    "least_strength": None if np.isinf(plan.least[k]) else float(plan.least[k]),
                     "within_cap": not bool(plan.needs[k]),
                     "positive": bool(plan.joined[k]),
                     "reachable": plan.reachable[k].tolist(),

@@ -74,12 +74,12 @@ def calibrated_rounds(work: Retargeting) -> list[Round]:
         auxiliary, second, pilots = (work.run.folder / numbered(part, number) for part in parts)
         with work.run.stage(auxiliary.name):
             work.fine_tune(auxiliary, chosen, kimg=work.config.kimg)
-        positive, contrast, start = None, None, plan.omega
+        positive, contrast, start = None, None, plan.strength
         if work.config.paired:
             positive = second
             with work.run.stage(positive.name):
                 contrast = draw_positive_set(work, chosen, plan, numbered("positive", number))
-                start = plan.omega / contrast.scale
+                start = plan.strength / contrast.scale
                 work.fine_tune(positive, contrast.chosen, kimg=work.config.kimg, kind="positive")
         response, why = None, ""
         with work.run.stage(pilots.name):

@@ -137,7 +137,18 @@ def test_a_config_that_describes_no_model_is_refused(folder: Path, config: objec
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("config", [None, {}, {"base": "a", "omega": 1.0}])
+def test_a_pair_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It says omega where strength stands now; the digest is of the number."""
+    save_guided(tmp_path / "now", "digits-8", "digits-8", 0.75)
+    save_guided(tmp_path / "earlier", "digits-8", "digits-8", 0.75)
+    config = read_json(tmp_path / "earlier" / "config.json")["config"]
+    change(tmp_path / "earlier", config={"omega": config.pop("strength")} | config)
+    assert open_checkpoint(tmp_path / "earlier").digest == open_checkpoint(tmp_path / "now").digest
+
+
+@pytest.mark.parametrize(
+    "config", [None, {}, {"base": "a", "strength": 1.0}, {"base": "a", "aux": "b", "interval": None}]
+)
 def test_a_pair_that_names_no_networks_is_refused(folder: Path, config: object) -> None:
     change(folder, **{"class": "SIMSGuidance", "config": config})
     with pytest.raises(InputError, match="guided pair"):

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from fairsims.models import GaussianMixtureDenoiser, SIMSGuidance
 from fairsims.models.sampling import SamplerConfig, solve
-from fairsims.retarget.complement import complement_shares, least_omega
+from fairsims.retarget.complement import complement_shares, least_strength
 
 MEANS, STDS = [-1.0, 1.0], [0.3, 0.3]
 N = 20_000
@@ -116,7 +116,7 @@ def test_guided_share_is_that_of_the_exact_ode(pi: float, rho: float, omega: flo
 @pytest.mark.parametrize("pi", [0.6, 0.7, 0.8])
 def test_the_linear_rule_reaches_parity(pi: float, omega: float) -> None:
     start, parity = np.array([pi, 1 - pi]), np.array([0.5, 0.5])
-    if omega < least_omega(start, parity):
+    if omega < least_strength(start, parity):
         assert complement_shares(start, parity, omega).min() < 0
         return
     rho = complement_shares(start, parity, omega)
@@ -135,7 +135,7 @@ def test_beyond_parity_the_rule_promises_more_than_it_gives() -> None:
 def test_three_classes_follow_the_rule_where_it_is_feasible() -> None:
     corners = [[1.0, 0.0], [-0.5, 0.866], [-0.5, -0.866]]
     pi, tau, omega = np.array([0.6, 0.3, 0.1]), np.array([0.45, 0.30, 0.25]), 2.0
-    assert omega >= least_omega(pi, tau) == pytest.approx(1.5)
+    assert omega >= least_strength(pi, tau) == pytest.approx(1.5)
     rho = complement_shares(pi, tau, omega)
     base, aux = (mixture(s, corners, [0.2] * 3) for s in (pi, rho))
     noise = torch.randn(N, 2, generator=torch.Generator().manual_seed(2))

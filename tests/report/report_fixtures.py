@@ -113,8 +113,8 @@ AUDIT: dict[str, Any] = {
     "method": {
         "mode": "merged",
         "strength": 1.17,
-        "planned_omega": 1.0,
-        "least_omega": 1.0,
+        "planned_strength": 1.0,
+        "least_strength": 1.0,
         "complement": {"man": 1.0, "woman": 0.0},
         "complement_size": 2100,
         "budget_kimg": 9.6,

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fairsims.errors import InfeasibleTarget, InputError
-from fairsims.retarget.complement import complement_shares, least_omega, plan_complement
+from fairsims.retarget.complement import complement_shares, least_strength, plan_complement
 from fairsims.retarget.drawing import draw_complement, largest_remainders
 
 TWO, THREE = ("man", "woman"), ("light", "medium", "dark")
@@ -37,7 +37,7 @@ def test_the_rule_inverts_exactly(pair: tuple[np.ndarray, np.ndarray], omega: fl
 @given(pairs, omegas)
 def test_feasible_means_no_negative_share(pair: tuple[np.ndarray, np.ndarray], omega: float) -> None:
     pi, tau = pair
-    least = least_omega(pi, tau)
+    least = least_strength(pi, tau)
     assume(abs(omega - least) > 1e-6)
     assert (complement_shares(pi, tau, omega).min() >= -1e-9) == (omega > least)
     # For every class (1 + omega) pi - omega <= tau <= (1 + omega) pi, from rho in [0, 1].
@@ -46,9 +46,9 @@ def test_feasible_means_no_negative_share(pair: tuple[np.ndarray, np.ndarray], o
 
 
 @given(pairs)
-def test_at_the_least_omega_one_class_leaves_the_complement(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_at_the_least_strength_one_class_leaves_the_complement(pair: tuple[np.ndarray, np.ndarray]) -> None:
     pi, tau = pair
-    least = least_omega(pi, tau)
+    least = least_strength(pi, tau)
     assume(least > 1e-3)
     rho = complement_shares(pi, tau, least)
     assert rho.min() == pytest.approx(0, abs=1e-9)
@@ -68,8 +68,8 @@ def test_at_the_least_omega_one_class_leaves_the_complement(pair: tuple[np.ndarr
         ((1.0, 0.0), (1.0, 0.0), 0.0),
     ],
 )
-def test_least_omega(pi: tuple[float, ...], tau: tuple[float, ...], least: float) -> None:
-    assert least_omega(np.array(pi), np.array(tau)) == pytest.approx(least)
+def test_least_strength(pi: tuple[float, ...], tau: tuple[float, ...], least: float) -> None:
+    assert least_strength(np.array(pi), np.array(tau)) == pytest.approx(least)
 
 
 @pytest.mark.parametrize("omega", [0.0, -1.0, float("nan")])
@@ -80,9 +80,9 @@ def test_omega_has_to_be_positive(omega: float) -> None:
         plan_complement(np.array([0.6, 0.4]), np.array([0.5, 0.5]), TWO, omega=omega)
 
 
-def test_plan_takes_the_least_omega_so_that_the_neediest_class_is_out_of_the_complement() -> None:
+def test_plan_takes_the_least_strength_so_that_the_neediest_class_is_out_of_the_complement() -> None:
     plan = plan_complement(np.array([0.7, 0.3]), np.array([0.5, 0.5]), TWO)
-    assert plan.omega == plan.least_omega == pytest.approx(2 / 3)
+    assert plan.strength == plan.least_strength == pytest.approx(2 / 3)
     assert plan.complement == (1.0, 0.0)
     assert plan.reachable == pytest.approx((0.5, 0.5))
     assert plan.reason == "strength 0.67: the least feasible is 0.67"
@@ -90,7 +90,7 @@ def test_plan_takes_the_least_omega_so_that_the_neediest_class_is_out_of_the_com
 
 def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
     plan = plan_complement(np.array([0.55, 0.45]), np.array([0.5, 0.5]), TWO)
-    assert plan.omega == 0.25
+    assert plan.strength == 0.25
     assert plan.complement == pytest.approx((0.75, 0.25))
     assert plan.reachable == pytest.approx((0.5, 0.5))
     assert plan.reason == "strength 0.25: the least feasible is 0.11"
@@ -98,15 +98,15 @@ def test_a_small_move_is_planned_at_an_omega_that_pilots_can_tell() -> None:
 
 def test_a_low_cap_holds_below_one_too() -> None:
     plan = plan_complement(np.array([0.6, 0.4]), np.array([0.5, 0.5]), TWO, cap=0.1)
-    assert (plan.omega, plan.complement) == (0.1, pytest.approx((1.0, 0.0)))
+    assert (plan.strength, plan.complement) == (0.1, pytest.approx((1.0, 0.0)))
     assert plan.reason.startswith(
         "strength 0.10: the least feasible is 0.25, above the cap of 0.1; no woman in the complement"
     )
 
 
-def test_plan_takes_the_least_omega_beyond_one() -> None:
+def test_plan_takes_the_least_strength_beyond_one() -> None:
     plan = plan_complement(np.array([0.8, 0.2]), np.array([0.5, 0.5]), TWO)
-    assert plan.omega == plan.least_omega == pytest.approx(1.5)
+    assert plan.strength == plan.least_strength == pytest.approx(1.5)
     assert plan.complement == pytest.approx((1.0, 0.0))
     assert plan.reachable == pytest.approx((0.5, 0.5))
     assert "negative share of woman" in plan.reason
@@ -114,7 +114,7 @@ def test_plan_takes_the_least_omega_beyond_one() -> None:
 
 def test_plan_stops_at_the_cap_and_says_how_far_that_reaches() -> None:
     plan = plan_complement(np.array([0.9, 0.1]), np.array([0.5, 0.5]), TWO, cap=2.0)
-    assert (plan.omega, plan.least_omega) == (2.0, pytest.approx(4.0))
+    assert (plan.strength, plan.least_strength) == (2.0, pytest.approx(4.0))
     assert plan.complement == pytest.approx((1.0, 0.0))
     assert plan.reachable == pytest.approx((0.7, 0.3))
     assert "above the cap of 2" in plan.reason
@@ -138,9 +138,9 @@ def test_a_plan_is_always_a_mix_that_moves_towards_the_target(pair: tuple[np.nda
     assert rho.min() >= 0
     assert rho.sum() == pytest.approx(1)
     assert reachable.sum() == pytest.approx(1)
-    assert 0 < plan.omega <= cap
+    assert 0 < plan.strength <= cap
     assert np.abs(reachable - tau).sum() < np.abs(pi - tau).sum() + 1e-9
-    if plan.least_omega <= cap:
+    if plan.least_strength <= cap:
         assert np.allclose(reachable, tau, atol=1e-9)
 
 

@@ -20,7 +20,7 @@ from fairsims.files import read_json
 from fairsims.models import EDMDenoiser, open_checkpoint, save_checkpoint
 from fairsims.models.conditions import Conditions
 from fairsims.pools import Pool
-from fairsims.retarget.complement import complement_shares, least_omega, plan_complement
+from fairsims.retarget.complement import complement_shares, least_strength, plan_complement
 from fairsims.retarget.each import GoalOfEach, asked_attribute, joined, set_goal_of_each, split
 from fairsims.retarget.shrinkage import shrunk
 
@@ -79,9 +79,9 @@ def test_the_complement_rule_holds_in_each_class() -> None:
     plan = plan_complement(found.base, found.target, CELLS.names, conditions=3)
     rows, base = split(np.array(plan.complement), 3) * 3, split(found.base, 3) * 3
     half = np.array([0.5, 0.5])
-    assert plan.omega == pytest.approx(max(least_omega(row, half) for row in base))
+    assert plan.strength == pytest.approx(max(least_strength(row, half) for row in base))
     for row, pi in zip(rows, base, strict=True):
-        assert row == pytest.approx(complement_shares(pi, half, plan.omega), abs=1e-9)
+        assert row == pytest.approx(complement_shares(pi, half, plan.strength), abs=1e-9)
     capped = plan_complement(found.base, found.target, CELLS.names, conditions=3, cap=0.5)
     assert split(np.array(capped.complement), 3).sum(axis=1) == pytest.approx(np.full(3, 1 / 3))
     assert "no odd & ones, even & threes in the complement" in capped.reason

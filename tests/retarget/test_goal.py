@@ -133,7 +133,7 @@ def test_cells_that_would_go_negative_are_named() -> None:
     goal = goal_of(BASE, "0.5", "uniform")
     plan = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0)
     worst = int((goal.target / goal.base).argmax())
-    assert plan.least_omega == pytest.approx(goal.target[worst] / goal.base[worst] - 1)
+    assert plan.least_strength == pytest.approx(goal.target[worst] / goal.base[worst] - 1)
     assert f"negative share of {CELLS.names[worst]}" in plan.reason
     assert min(plan.complement) == plan.complement[worst] == 0
     assert np.array(plan.reachable) == pytest.approx(goal.target, abs=1e-9)
@@ -146,9 +146,9 @@ def promised(pi: Shares, rho: Shares, omega: float) -> list[Shares]:
 
 def test_omega_has_to_be_feasible_for_classes_only() -> None:
     goal = goal_of(BASE, "0.5", "uniform")
-    single = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0).least_omega
+    single = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0).least_strength
     plan = plan_complement(goal.base, goal.target, CELLS.names, cap=3.0, cells=CELLS)
-    assert plan.omega == plan.least_omega == pytest.approx(0.5 / 0.3 - 1, abs=1e-3), (
+    assert plan.strength == plan.least_strength == pytest.approx(0.5 / 0.3 - 1, abs=1e-3), (
         "women 0.3 to 0.5, dark 0.23 to 0.33"
     )
     assert single is not None
@@ -158,20 +158,20 @@ def test_omega_has_to_be_feasible_for_classes_only() -> None:
     worst = int((goal.target / goal.base).argmax())
     assert rho[worst] == 0
     assert f"no {CELLS.names[worst]} in the complement" in plan.reason
-    for found, wanted in zip(promised(goal.base, rho, plan.omega), goal.wanted, strict=True):
+    for found, wanted in zip(promised(goal.base, rho, plan.strength), goal.wanted, strict=True):
         assert found == pytest.approx(wanted, abs=1e-6)
 
 
-def test_at_the_least_omega_the_neediest_class_leaves_the_complement_in_all_its_cells() -> None:
+def test_at_the_least_strength_the_neediest_class_leaves_the_complement_in_all_its_cells() -> None:
     base = np.array([0.40, 0.25, 0.15, 0.08, 0.07, 0.05])
     goal = goal_of(base, "0.5")
     plan = plan_complement(goal.base, goal.target, CELLS.names, cells=CELLS)
-    assert plan.omega == plan.least_omega == pytest.approx(1.5, abs=1e-3)
+    assert plan.strength == plan.least_strength == pytest.approx(1.5, abs=1e-3)
     assert CELLS.marginal(np.array(plan.complement), 0) == pytest.approx([1, 0], abs=1e-6)
-    for found, wanted in zip(promised(goal.base, np.array(plan.complement), plan.omega), goal.wanted, strict=True):
+    for found, wanted in zip(promised(goal.base, np.array(plan.complement), plan.strength), goal.wanted, strict=True):
         assert found == pytest.approx(wanted, abs=1e-6)
     beyond = plan_complement(goal.base, goal.target, CELLS.names, cells=CELLS, cap=1.2)
-    assert beyond.omega == 1.2
+    assert beyond.strength == 1.2
     assert "above the cap of 1.2" in beyond.reason
     assert "may fall short" in beyond.reason
     assert CELLS.marginal(np.array(beyond.complement), 0) == pytest.approx([1, 0], abs=1e-6)
@@ -216,9 +216,9 @@ def test_the_next_complement_mends_what_one_strength_cannot(
         assert rho.min() >= 0
         assert rho.sum() == pytest.approx(1)
         assert sum(plan.reachable) == pytest.approx(1)
-        assert absent < 6 or plan.omega == strength
+        assert absent < 6 or plan.strength == strength
         # Calibration goes on to where the total of those that have to grow is right.
-        strength = plan.omega
+        strength = plan.strength
         measured = answer(pi, rho, strength, kappa, np.array(off))
         errors.append(float(np.abs(np.log(measured / tau)).max()))
     # Of the rounds the best is kept. A class that is out of the complement already has nothing more to give.
@@ -238,7 +238,7 @@ def test_a_class_that_the_complement_lacks_stays_out_of_it() -> None:
     # More of what is to shrink, less of what is to grow.
     assert np.sign(mix - rho)[:5].tolist() == [1, 1, -1, -1, -1]
     # Dark has grown by a factor of 2.3 and should have by 2.07.
-    assert plan.omega == pytest.approx(1.42 * (np.log(0.3 / 0.145) / np.log(0.3332 / 0.145)) ** 0.7)
+    assert plan.strength == pytest.approx(1.42 * (np.log(0.3 / 0.145) / np.log(0.3332 / 0.145)) ** 0.7)
     assert plan.reason == (
         "shares at strength 1.42 are taken to answer the complement by a factor of 0.50; "
         "for the classes out of it the strength is to be 1.29"
@@ -253,7 +253,7 @@ def test_the_strength_for_what_is_left_out_moves_by_a_factor_of_two_at_most(seen
     pi, rho = np.array([0.5, 0.36, 0.14]), np.array([0.6, 0.4, 0.0])
     measured = np.array([0.6 * (1 - seen), 0.4 * (1 - seen), seen])
     plan = correct_complement(pi, np.array([0.35, 0.35, 0.3]), rho, measured, strength=1.0)
-    assert plan.omega == pytest.approx(turn**0.7)
+    assert plan.strength == pytest.approx(turn**0.7)
 
 
 def test_rare_cells_neither_shrink_nor_stop_the_draw() -> None:
@@ -367,13 +367,13 @@ class Mixture:
 def test_two_attributes_reach_their_targets_on_exact_mixtures(targets: tuple[str, ...]) -> None:
     goal, world = goal_of(BASE, *targets), Mixture(BASE)
     # With exact scores a cell that the complement lacks altogether grows beyond the rule: a little more than the least.
-    omega = 1.4 * plan_complement(goal.base, goal.target, CELLS.names, cap=3.0).least_omega
+    omega = 1.4 * plan_complement(goal.base, goal.target, CELLS.names, cap=3.0).least_strength
     plan = plan_complement(goal.base, goal.target, CELLS.names, omega=omega, cap=3.0)
-    first, measured, fresh = world.calibrate(goal, np.array(plan.complement), plan.omega)
+    first, measured, fresh = world.calibrate(goal, np.array(plan.complement), plan.strength)
     again = correct_complement(
         goal.base, goal.mended(measured), np.array(plan.complement), measured, strength=first.strength
     )
-    _, _, mended = world.calibrate(goal, np.array(again.complement), again.omega)
+    _, _, mended = world.calibrate(goal, np.array(again.complement), again.strength)
     assert goal.error(goal.base) > 3
     assert goal.error(mended) < 1, "every share within its limit on seeds that no one has seen"
     assert goal.error(mended) < max(0.6, 0.7 * goal.error(fresh)), "the second round mends what the first left"

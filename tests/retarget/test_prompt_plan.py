@@ -27,9 +27,9 @@ def table(*shares: float) -> np.ndarray:
 def test_rows_are_the_rule_where_the_complement_suffices() -> None:
     pi, target = table(0.3, 0.7, 0.4), np.tile(EVEN, (3, 1))
     plan = plan_prompts(pi, target, cap=2.0)
-    assert plan.omega == pytest.approx(0.5 / 0.3 - 1)
+    assert plan.strength == pytest.approx(0.5 / 0.3 - 1)
     assert plan.positive is None
-    np.testing.assert_allclose(plan.negative, ((1 + plan.omega) * pi - target) / plan.omega, atol=1e-12)
+    np.testing.assert_allclose(plan.negative, ((1 + plan.strength) * pi - target) / plan.strength, atol=1e-12)
     np.testing.assert_allclose(plan.reachable, target, atol=1e-12)
     assert plan.negative[0, 1] < pi[0, 1], "men for the firefighter"
     assert plan.negative[1, 1] > pi[1, 1], "women for the nurse"
@@ -61,7 +61,7 @@ def test_mixes_are_shares_and_promise_the_target_with_a_positive_part(
         assert mix is not None
         assert (mix >= 0).all()
         np.testing.assert_allclose(mix.sum(axis=1), 1)
-    if plan.omega >= 1:
+    if plan.strength >= 1:
         np.testing.assert_allclose(plan.reachable, wanted, atol=1e-9)
 
 

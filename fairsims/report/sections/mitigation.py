@@ -77,8 +77,8 @@ def _method(m: Method) -> Iterator[tuple[str, str]]:
     for label, value in (
         ("strength", m.strength),
         ("largest strength allowed", m.cap),
-        ("planned by the complement rule", m.planned_omega),
-        ("least feasible by the rule", m.least_omega),
+        ("planned by the complement rule", m.planned_strength),
+        ("least feasible by the rule", m.least_strength),
         ("complement set, images", m.complement_size),
     ):
         if value is not None:
