@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from fairsims import engine
@@ -46,7 +45,7 @@ from fairsims.options import from_mapping
 from fairsims.report.prompts import feasibility_table, prompt_text, write_prompt_report
 from fairsims.report.publish import publish
 from fairsims.report.sweep_figures import sweep_figures
-from fairsims.report.sweep_table import sweep_text
+from fairsims.report.sweep_table import read_points, sweep_text
 from fairsims.report.terminal import as_text, terminal_table
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
@@ -117,7 +116,7 @@ def carry_out(name: str, recipe: dict[str, Any], files: dict[str, str | None], o
     config = sweep_config(recipe, files, load_classifier(str(files["classifier"])).attribute.name)
     with Bars() as bars:
         swept = sweep(config, out / "sweep", progress=bars.report, publish=sweep_figures, command=command)
-    say(sweep_text(pd.read_parquet(out / "sweep" / "sweep.parquet"), swept))
+    say(sweep_text(read_points(out / "sweep"), swept))
     if config.steer:
         point = next(p for p in config.points() if p.name == swept["best"]["at_target"]["point"])
         with engine.main_first():

@@ -19,6 +19,11 @@ from fairsims.pools.reading import FORMAT
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of whole commands before those of single rooms: their files take longest (see the Makefile)."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageDataset:
     """All 1,797 digits."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import resource
-import subprocess
+import runpy
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,20 +111,81 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+class Command:
+    """`fairsims ARGUMENTS` in a process of its own, with its output in files and every warning an error.
+
+    It is forked from a process that has imported torch and the rooms: importing takes as long as most tests work.
+    """
+
+    def __init__(self, arguments: Sequence[object], folder: Path | None = None) -> None:
+        """Start it in a folder, by default the one that the tests run in."""
+        self._said = Path(tempfile.mkdtemp())
+        given = (list(map(str, arguments)), folder or Path.cwd(), os.environ | {"OMP_NUM_THREADS": "1"}, self._said)
+        self._process = forked().Process(target=_as_command, args=given)
+        self._process.start()
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, how: signal.Signals) -> None:
+        """Signal it, if it is still there."""
+        if self.running and self._process.pid is not None:
+            os.kill(self._process.pid, how)
+
+    def finish(self) -> tuple[int | None, str, str]:
+        """Wait for its end: exit code, stdout, stderr."""
+        self._process.join(500)
+        code = self._process.exitcode
+        self._process.close()
+        out, err = ((self._said / name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
+        return code, out, err
+
+
+@functools.cache
+def forked() -> ForkServerContext:
+    """Processes that are forked from one in which the rooms are imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["support", "torch._dynamo", "fairsims.retarget.retarget", "fairsims.report.publish"]
+    )
+    # It sees what the tests see, and one thread is what can be forked.
+    settings = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        multiprocessing.forkserver.ensure_running()  # type: ignore[attr-defined]
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
+def _as_command(arguments: list[str], folder: Path, environment: Mapping[str, str], said: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
+    # A suite started in the background ignores SIGINT, and what it starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.simplefilter("error")
+    sys.argv = ["fairsims", *arguments]
+    runpy.run_module("fairsims", run_name="__main__", alter_sys=True)
+
+
 def killed_and_gone_on(arguments: list[str], begun: Callable[[], bool], result: Path) -> str:
     """SIGKILL `fairsims ARGUMENTS` once it has `begun` and before `result` exists, give it again; what that prints."""
-    command = [sys.executable, "-W", "error", "-m", "fairsims", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while process.poll() is None and not begun():
+    command = Command(arguments)
+    while command.running and not begun():
         time.sleep(0.005)
-    assert process.poll() is None
-    process.kill()
-    process.communicate()
+    assert command.running
+    command.send(signal.SIGKILL)
+    command.finish()
     assert not result.exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
-    assert (again.returncode, again.stderr) == (0, "")
-    return again.stdout
+    code, printed, errors = Command(arguments).finish()
+    assert (code, errors) == (0, "")
+    return printed
 
 
 CHROMIUM = Path("/usr/bin/chromium")

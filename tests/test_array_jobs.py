@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support import refused, run, succeeds
+from support import Command, refused, run, succeeds
 
 import fairsims.pools.status
 import fairsims.pools.writing
@@ -95,8 +92,6 @@ def test_two_that_make_the_same_file_do_not_mix(tmp_path: Path) -> None:
 
 def test_two_that_begin_at_once_both_begin(tmp_path: Path) -> None:
     """The same pool from two processes at the same moment, the whole of it by each."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", "-m", "fairsims", *MADE, "--out", str(tmp_path / "pool")]
-    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [p.communicate(timeout=500)[1] for p in both] == ["", ""]
+    both = [Command([*MADE, "--out", tmp_path / "pool"]) for _ in range(2)]
+    assert [command.finish()[::2] for command in both] == [(0, "")] * 2
     assert [p.name for p in sorted((tmp_path / "pool").iterdir())] == ["pool.json", "shard-00000.parquet"]

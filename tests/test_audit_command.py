@@ -317,7 +317,7 @@ def test_several_attributes_together(tmp_path: Path, digits_pool: MakePool) -> N
         tmp_path / "out",
     )
     assert found["attributes"]["kind"]["tier"] == {"before": "C", "after": "C"}
-    assert found["attributes"]["kind"]["drift"]["held"] is True
+    assert found["attributes"]["kind"]["drift"]["preserved"] is True
     (pair,) = found["joint"]
     assert pair["attributes"] == ["parity", "kind"]
     shares = {tuple(c["classes"]): c["share"] for c in pair["before"]["cells"]}

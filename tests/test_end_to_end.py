@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
+from support import Command
 
 from fairsims.audit.features import classifier_features
 from fairsims.audit.fidelity import quality
@@ -73,21 +71,15 @@ def command(*options: str) -> list[str]:
     ]
 
 
-def start(folder: Path, options: list[str]) -> subprocess.Popen[str]:
+def start(folder: Path, options: list[str]) -> Command:
     folder.mkdir(exist_ok=True)
-    # One thread, so that sums come out in the same order whatever else the machine is doing.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    started = [sys.executable, "-W", "error", "-m", "fairsims", *command(*options)]
-    return subprocess.Popen(
-        started, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return Command(command(*options), folder)
 
 
 def finish(folder: Path, options: list[str]) -> str:
     """Run to the end; what it printed on stdout."""
-    process = start(folder, options)
-    printed, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
+    code, printed, errors = start(folder, options).finish()
+    assert code == 0, errors
     assert errors == "", "no progress when stderr is not a terminal"
     return printed
 
@@ -105,12 +97,12 @@ def stop(
 ) -> tuple[bool, str]:
     """Start the run and signal it `later` seconds after `when` holds; whether it was still running, its stderr."""
     process = start(folder, options)
-    while process.poll() is None and not when(folder / "run"):
+    while process.running and not when(folder / "run"):
         time.sleep(0.005)
     time.sleep(later)
-    running = process.poll() is None
-    process.send_signal(how)
-    return running, process.communicate(timeout=500)[1]
+    running = process.running
+    process.send(how)
+    return running, process.finish()[2]
 
 
 def timeless(path: Path) -> Any:
@@ -146,14 +138,6 @@ def assert_same(reference: Path, run: Path, scratch: Path) -> None:
     for name in ("audit/audit.json", "plan.json"):
         shutil.copy(reference / name, copy / name)
     assert write_report(copy).read_bytes() == (reference / "report.html").read_bytes()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interruptible() -> Iterator[None]:
-    """A suite started in the background ignores SIGINT, and its children would inherit that."""
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, earlier)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from typing import Any
 import pytest
 import torch
 from engine_worker import CONFIG, SHARD_SIZE, features, fine_tune, label, pool
+from number_tasks import NumberTask, write_number
+from support import forked
 
 import fairsims.pools.writing
 from fairsims import engine
@@ -69,16 +69,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(folder / "stats.jsonl")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NumberTask:
-    path: Path
-    number: int
-
-    @property
-    def what(self) -> str:
-        return f"seed {self.number}"
 
 
 def test_one_process_needs_no_group() -> None:
@@ -139,14 +129,6 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     assert CONFIG.steps == 6
 
 
-def write_number(factor: int, task: NumberTask) -> Iterator[int]:
-    if task.number == 3:
-        raise InputError("3 is refused")
-    yield 1
-    task.path.write_text(str(factor * task.number))
-    yield 2
-
-
 def test_an_engine_does_what_is_missing_and_tells_how_far_it_is(tmp_path: Path) -> None:
     opened: list[int] = []
 
@@ -172,13 +154,14 @@ def test_an_engine_does_what_is_missing_and_tells_how_far_it_is(tmp_path: Path) 
 
 
 def test_a_finetune_killed_at_any_moment_equals_the_uninterrupted(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from engine_worker import fine_tune; fine_tune(pathlib.Path(sys.argv[1]))"
-    process = start("-c", code, tmp_path / "killed", launcher=[sys.executable])
+    process = forked().Process(target=fine_tune, args=(tmp_path / "killed",))
+    process.start()
     stats = tmp_path / "killed" / "stats.jsonl"
-    while not (stats.exists() and stats.stat().st_size) and process.poll() is None:
+    while not (stats.exists() and stats.stat().st_size) and process.is_alive():
         time.sleep(0.005)
     time.sleep(random.uniform(0, 0.2))
-    kill(process)
+    process.kill()
+    process.join()
     fine_tune(tmp_path / "killed")
     fine_tune(tmp_path / "whole")
     for name in ("config.json", "model.safetensors"):

@@ -143,7 +143,9 @@ def test_a_sweep_repeated_is_as_recorded(tmp_path: Path) -> None:
     assert plain["fd_reference"].notna().all()
     again = repeat(folder, runs)
     assert (again.exit_code, f"rows: {len(table)} as recorded" in again.stdout) == (0, True)
-    assert "points, merged, size 64, budget_kimg 0.16, interval none, omega 1, target 0.5, seed 0: as" in again.stdout
+    assert (
+        "points, merged, size 64, budget_kimg 0.16, interval none, strength 1, target 0.5, seed 0: as" in again.stdout
+    )
 
 
 def test_what_differs_is_said(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_each_attribute_has_its_section(held: tuple[Path, dict[str, Any]]) -> No
     assert half["drift"]["limit"] == 0.002
     largest = max(abs(half["after"][c]["share"] - half["before"][c]["share"]) for c in half["classes"])
     assert half["drift"]["largest"] == pytest.approx(largest)
-    assert half["drift"]["held"] in (False, None)
+    assert half["drift"]["preserved"] in (False, None)
     assert result["resampling"].startswith("resampling the base to all of it costs ")
     assert set(half["difference"]) == {"low", "high"}
     assert result["classifier"]["attribute"] == "parity"

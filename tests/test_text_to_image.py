@@ -111,7 +111,7 @@ def check_report(folder: Path, result: dict[str, Any]) -> None:
         k: pytest.approx(v["value"]) for k, v in result["summary"]["neutral"]["after"]["metrics"].items()
     }
     (side,) = result["others"]
-    assert (side["attribute"], side["held"], len(side["joint"])) == ("side", False, 4)
+    assert (side["attribute"], side["preserved"], len(side["joint"])) == ("side", False, 4)
     for when in ("before", "after"):
         assert sum(r[when]["share"] for r in side["joint"]) == pytest.approx(1)
         assert sum(r[when] for r in side["classes"]) == pytest.approx(1)

@@ -23,9 +23,12 @@ def limits(**keywords: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(keywords.items())
 
 
-def always(default: Any) -> Any:
-    """A field that is always written; files of older formats may lack it, and get `default` (called, if callable)."""
-    return _field(default, always=True)
+def always(default: Any, **metadata: str) -> Any:
+    """A field that is always written; files of older formats may lack it, and get `default` (called, if callable).
+
+    `earlier` is another key that they may have it under.
+    """
+    return _field(default, always=True, **metadata)
 
 
 def beside(other: str, default: Any = None) -> Any:

@@ -128,7 +128,7 @@ class Drift:
     limit: float
     largest: float
     """The largest change of a share, either way."""
-    preserved: bool | None = renamed("held")
+    preserved: bool | None = always(None, earlier="held")
     """Whether every change's interval lies inside +- limit, False when one lies outside, None when that is open."""
 
 

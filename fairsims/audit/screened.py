@@ -2,30 +2,87 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from fairsims import engine
 from fairsims.audit import records
-from fairsims.data.screening import RULE, Screening, screen
+from fairsims.data.screening import RULE, Looks, Screener, Screening, looked_at, screen
 from fairsims.data.sources import ImageSource
 from fairsims.errors import InputError
-from fairsims.files import read_json, write_json
+from fairsims.files import atomic, read_json, write_json
+from fairsims.pools import Pool
+from fairsims.pools.reading import Part, PartTask
+
+Tally = Callable[[int, int], None]
 
 WORTH = 0.95
 """Part of the images that they are worth as independent ones, from where an audit warns."""
 
 
-def stored_screening(
-    source: ImageSource, store: Path | None, progress: Callable[[int, int], None] = lambda *_: None
-) -> Screening:
-    """What `screen` finds, from the file where it was found before. Raises InputError naming a broken image."""
+@dataclass(frozen=True, kw_only=True)
+class ScreenTask(PartTask):
+    """What screening has to know of the images of one shard of a pool."""
+
+    @property
+    def makes(self) -> str:
+        return "the screening"
+
+
+def stored_screening(source: ImageSource, store: Path | None, progress: Tally = lambda *_: None) -> Screening:
+    """What `screen` finds, from the file where it was found before; of a pool the engine looks at the shards.
+
+    Raises InputError naming a broken image.
+    """
     if store is None:
         return screen(source, progress)
     if (known := known_screening(source, store)) is not None:
         return known
-    found = screen(source, progress)
+    found = _screened(source, store, progress) if isinstance(source, Pool) else screen(source, progress)
     keep_screening(source, store, found)
     return found
+
+
+def _screened(pool: Pool, store: Path, progress: Tally) -> Screening:
+    parts = _file(pool, store).with_suffix("")
+    tasks = [ScreenTask(path=parts / f"{shard.stem}.npy", pool=pool.folder, shard=shard) for shard in pool.shards]
+    for task in tasks:
+        if task.path.exists() and _read(task.path, len(pool.parts[task.shard])) is None:
+            task.path.unlink()
+    done, screener = 0, Screener(pool)
+    for step in engine.own().map(partial(Pool, pool.folder), screen_shard, tasks):
+        progress(done + step.rows, len(pool))
+        done += step.rows if step.finished else 0
+    for task in tasks:
+        if (rows := _read(task.path, len(pool.parts[task.shard]))) is None:
+            raise InputError(f"{task.path} cannot be read back after writing; check the disk")
+        screener.take(rows)
+    shutil.rmtree(parts)
+    return screener.result()
+
+
+def _read(path: Path, rows: int) -> Looks | None:
+    """What was seen of a shard; None where the file is not whole."""
+    try:
+        found: Looks = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if len(found) == rows else None
+
+
+def screen_shard(pool: Pool, task: ScreenTask) -> Iterator[int]:
+    """Look at the images of one shard and write what was seen; yields the number of images that are done."""
+    rows = []
+    for batch in Part(pool, pool.parts[task.shard]).batches():
+        rows.append(looked_at(batch))
+        yield sum(map(len, rows))
+    with atomic(task.path, shared=True) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(rows))
 
 
 def known_screening(source: ImageSource, store: Path) -> Screening | None:

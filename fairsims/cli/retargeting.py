@@ -177,12 +177,10 @@ def compare(prompts: str | None, arms: tuple[str, ...] | None, out: Path, as_jso
 @json_option
 def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_json: bool, **options: Any) -> None:
     """Measure share and quality over budgets, strengths and set sizes. The same command again resumes."""
-    import pandas as pd
-
     import fairsims.retarget.sweep as sweeping
     from fairsims.options import settings_of
     from fairsims.report.sweep_figures import sweep_figures
-    from fairsims.report.sweep_table import sweep_text
+    from fairsims.report.sweep_table import read_points, sweep_text
     from fairsims.retarget.config import RetargetConfig
     from fairsims.retarget.grid import SweepConfig
 
@@ -201,7 +199,7 @@ def sweep(attr: str | None, target: str, classifier: str | None, out: Path, as_j
     config = SweepConfig(run=run, steer=target != "base", **grid)
     with Bars() as bars:
         result = sweeping.sweep(config, out, progress=bars.report, publish=sweep_figures, command=command_line())
-    table = sweep_text(pd.read_parquet(out / "sweep.parquet"), result)
+    table = sweep_text(read_points(out), result)
     table += f"\n\ntable   {out / 'sweep.parquet'}\nfigures {' '.join(map(str, sorted(out.glob('*.png'))))}"
     say(json.dumps({"sweep": str(out), **result}) if as_json else table)
 

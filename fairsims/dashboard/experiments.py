@@ -13,7 +13,7 @@ from fairsims.errors import InputError
 from fairsims.files import read_json
 from fairsims.report.comparison import comparison_alt, comparison_blocks, comparison_headline, comparison_notes
 from fairsims.report.document import Table
-from fairsims.report.sweep_table import points_table, sweep_headline, sweep_notes
+from fairsims.report.sweep_table import points_table, read_points, sweep_headline, sweep_notes
 
 INCH = 120
 """Pixels of a figure's inch: one of a single panel does not fill the page."""
@@ -34,14 +34,12 @@ def show_comparison(run: RunEntry) -> None:
 
 def show_sweep(run: RunEntry) -> None:
     """The points of a sweep that are there, its figures once it is finished."""
-    import pandas as pd
-
     path = run.folder / "sweep.parquet"
     if not path.exists():
         st.info("No point is measured yet. The first one appears when its images are made.")
         return
     try:
-        points = pd.read_parquet(path)
+        points = read_points(run.folder)
     except (OSError, ValueError) as e:
         raise InputError(f"{path} is broken ({e}); run the sweep's command again") from None
     result = read_json(run.folder / "sweep.json") if (run.folder / "sweep.json").exists() else None

@@ -18,6 +18,7 @@ from fairsims.data.sources import ImageSource
 from fairsims.data.survey import SHOWN, Found, Passed
 
 Pixels = npt.NDArray[np.uint8]
+Looks = npt.NDArray[np.void]
 Tally = Callable[[int, int], None]
 
 NEAR_BITS, NEAR_LEVELS = 6, 3.0
@@ -56,48 +57,60 @@ class Screening:
         return self.n - self.copies.n - self.near.n
 
 
-class Screener:
-    """Looks at every image of a source once, in order.
+def looked_at(batch: torch.Tensor) -> Looks:
+    """What screening needs to know of images, uint8 `(B, C, H, W)`: a row each."""
+    import imagehash
 
-    Memory: some 100 bytes an image. Thumbnails lie in a temporary file: few of them are looked at again.
+    pixels: Pixels = batch.numpy()
+    rows: Looks = np.empty(len(pixels), dtype=_kind(pixels.shape[1]))
+    flat = pixels.reshape(*pixels.shape[:2], -1)
+    rows["constant"] = (flat == flat[:, :, :1]).all(axis=(1, 2))
+    small = torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte()
+    rows["thumbnail"] = small.reshape(len(batch), -1)
+    for k, image in enumerate(pixels):
+        rows["digest"][k] = np.void(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+        plane = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+        rows["hash"][k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
+    return rows
+
+
+def _kind(channels: int) -> np.dtype[np.void]:
+    thumbnail = ("thumbnail", np.uint8, (channels * 64,))
+    return np.dtype([("digest", "V16"), ("hash", np.uint64), ("constant", np.bool_), thumbnail])
+
+
+class Screener:
+    """Takes what was seen of every image of a source, in order.
+
+    Rows lie in a temporary file, in memory some 100 bytes an image: few thumbnails are looked at again.
     """
 
     def __init__(self, source: ImageSource) -> None:
         self.source, self.done = source, 0
-        n = len(source)
-        self._digests = np.empty(n, dtype="V16")
-        self._hashes = np.empty(n, dtype=np.uint64)
-        shape = (n, source.shape[0] * 64)
-        self._thumbnails: Pixels = np.empty(shape, dtype=np.uint8)
+        n, kind = len(source), _kind(source.shape[0])
+        self._rows: Looks = np.empty(n, dtype=kind)
         if n:
             with tempfile.TemporaryFile() as file:
-                self._thumbnails = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
-        self._constant = np.zeros(n, dtype=bool)
+                self._rows = np.memmap(file, dtype=kind, mode="w+", shape=(n,))
 
     def add(self, batch: torch.Tensor) -> None:
         """The next images, uint8 `(B, C, H, W)`."""
-        import imagehash
+        self.take(looked_at(batch))
 
-        pixels: Pixels = batch.numpy()
-        here = slice(self.done, self.done + len(pixels))
-        flat = pixels.reshape(*pixels.shape[:2], -1)
-        self._constant[here] = (flat == flat[:, :, :1]).all(axis=(1, 2))
-        small = torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte()
-        self._thumbnails[here] = small.reshape(len(batch), -1)
-        for k, image in enumerate(pixels):
-            self._digests[self.done + k] = np.void(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
-            plane = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-            self._hashes[self.done + k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
-        self.done += len(pixels)
+    def take(self, rows: Looks) -> None:
+        """What was seen of the next images."""
+        self._rows[self.done : self.done + len(rows)] = rows
+        self.done += len(rows)
 
     def result(self) -> Screening:
         """What was found, once every image was added."""
-        n, constant = self.done, self._constant
-        _, first, group = np.unique(self._digests[:n], return_index=True, return_inverse=True)
+        n, rows = self.done, self._rows[: self.done]
+        constant = rows["constant"].copy()
+        _, first, group = np.unique(rows["digest"].copy(), return_index=True, return_inverse=True)
         copy = np.ones(n, dtype=bool)
         copy[first] = False
         alone = np.sort(first[~constant[first]])
-        pairs = alone[near_pairs(self._hashes[alone], self._thumbnails, alone)]
+        pairs = alone[near_pairs(rows["hash"][alone], rows["thumbnail"], alone)]
         near = np.zeros(n, dtype=bool)
         near[pairs[:, 1]] = True
         tiny, huge = _odd_sizes(self.source.found if isinstance(self.source, ImageDataset) else None)

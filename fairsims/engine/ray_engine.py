@@ -252,31 +252,32 @@ def _connect(ray: Any, address: str) -> bool:
             return False
         raise InputError(f"--ray-address is {address}, and this process is connected to another cluster already")
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    for left in reversed(range(STARTS)):
-        try:
-            if address == "local":
-                start_private(ray)
-            else:
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
-            break
-        except Exception as e:  # Ray raises whatever it meets
-            ray.shutdown()
-            if not (left and "timed out" in str(e)):
-                raise InputError(f"cannot join Ray at {address} ({_reason(e)}); expected a running cluster") from None
+    try:
+        if address == "local":
+            start_private(ray)
+        else:
+            _start(ray, address=address)
+    except Exception as e:  # Ray raises whatever it meets
+        raise InputError(f"cannot join Ray at {address} ({_reason(e)}); expected a running cluster") from None
     return True
 
 
 def start_private(ray: Any, **resources: int) -> None:
     """A Ray on this machine for this process alone, by default with all its cores and GPUs."""
     # Images don't go through its memory.
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        log_to_driver=False,
-        configure_logging=False,
-        **resources,
-    )
+    _start(ray, address="local", include_dashboard=False, object_store_memory=100 * 2**20, **resources)
+
+
+def _start(ray: Any, **settings: Any) -> None:
+    """`ray.init`, up to `STARTS` times where it takes too long. Raises whatever Ray does."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(log_to_driver=False, configure_logging=False, **settings)
+            return
+        except Exception as e:
+            ray.shutdown()
+            if not (left and "timed out" in str(e)):
+                raise
 
 
 def _answers(address: str) -> None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import pandas as pd
-
 from fairsims.collapse.config import CollapseConfig
 from fairsims.collapse.loops import run_loops
 from fairsims.files import read_json
@@ -19,6 +17,8 @@ from fairsims.report.collapse_figures import collapse_figures
 from fairsims.report.collapse_report import write_collapse_report
 from fairsims.report.comparison import write_comparison
 from fairsims.report.sweep_figures import sweep_figures
+from fairsims.report.sweep_table import read_points
+from fairsims.retarget import EARLIER
 from fairsims.retarget.compare import compare
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
@@ -116,7 +116,7 @@ class Sweep(Entry):
 
     config: SweepConfig
 
-    keys = ("use", "mode", "size", "budget_kimg", "interval", "omega", "target", "seed")
+    keys = ("use", "mode", "size", "budget_kimg", "interval", "strength", "target", "seed")
     result = "sweep.json"
     expected = ("linear", "linear_measured")
     measured = (*Comparison.measured, "nearest_median", "nfe", "images", "seconds")
@@ -139,13 +139,14 @@ class Sweep(Entry):
 
     def _rows(self, result: Table) -> list[Row]:
         """A row per point, and one for each that was confirmed on audit seeds."""
-        table = pd.read_parquet(self.folder / "sweep.parquet")
+        table = read_points(self.folder)
         points = table.astype(object).where(table.notna(), None).to_dict("records")
-        uses = [("points", points), ("confirmed", result["confirmed"].values())]
+        confirmed = [{EARLIER.get(k, k): v for k, v in row.items()} for row in result["confirmed"].values()]
+        uses = [("points", points), ("confirmed", confirmed)]
         return [self._row(use, point, result) for use, of in uses for point in of]
 
     def _row(self, use: str, point: Mapping[Any, Any], result: Table) -> Row:
-        row: Row = {"use": use, **{k: point[k] for k in ("mode", "size", "budget_kimg", "interval", "omega")}}
+        row: Row = {"use": use, **{k: point[k] for k in ("mode", "size", "budget_kimg", "interval", "strength")}}
         row |= {"target": result["target_share"], "seed": self.seed}
         if result["target_share"] is not None:
             row["after"] = point["share"]

@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 
 from fairsims.errors import InputError
+from fairsims.retarget import EARLIER
 
 LEFT_OUT = ("seconds", "peak_memory_gb")
 """Starts of columns that another machine changes."""
 AS_RECORDED, DIFFERS, OUTSIDE = "as recorded", "differs", "outside"
 NOT_RECORDED, NOT_RUN = "not recorded", "not run here"
-NUMBERS = ("interval", "target", "seed", "level", "size", "budget_kimg", "omega")
+NUMBERS = ("interval", "target", "seed", "level", "size", "budget_kimg", "strength")
 """Keys whose value says nothing without the name."""
 
 
@@ -57,7 +58,7 @@ class Found:
 def read_results(path: Path) -> pd.DataFrame:
     """A `results.csv` as text, so that equal means written alike. Raises InputError for a broken one."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns=EARLIER)
     except (OSError, ValueError) as e:
         raise InputError(f"{path} is no table of results ({e}); restore it") from None
 

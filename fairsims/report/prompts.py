@@ -248,7 +248,9 @@ def _stayed(result: Found) -> list[Block]:
 def _others(result: Found) -> list[Block]:
     blocks: list[Block] = []
     for other in result["others"]:
-        held = ", which the sets were balanced for" if other["held"] else ""
+        # Earlier versions called it held.
+        asked = other.get("preserved", other.get("held"))
+        balanced = ", which the sets were balanced for" if asked else ""
         blocks.append(
             table(
                 (other["attribute"], "before", "after", Column(title="change", note="points, 95%")),
@@ -261,7 +263,7 @@ def _others(result: Found) -> list[Block]:
                     )
                     for r in other["classes"]
                 ),
-                caption=f"{other['attribute']}{held}, over the retargeted prompts",
+                caption=f"{other['attribute']}{balanced}, over the retargeted prompts",
             )
         )
         worst = other["worst"]

@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from fairsims.files import read_json
 from fairsims.report.figures import TARGET, panels
 from fairsims.report.numbers import short_percent
+from fairsims.report.sweep_table import read_points
 
 
 def sweep_figures(folder: Path) -> list[Path]:
     """Draw `quality.png` and, where a target is set, `share.png` of the sweep in `folder`; returns their paths."""
-    table, result = pd.read_parquet(folder / "sweep.parquet"), read_json(folder / "sweep.json")
+    table, result = read_points(folder), read_json(folder / "sweep.json")
     drawn = []
     if result["quality"] is not None:
         drawn.append(folder / "quality.png")
@@ -58,14 +59,19 @@ def arms_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -> N
     base = float(table.loc[table["mode"] == "base", measure].iloc[0])
     moved = table[~table["mode"].isin(["base", "auxiliary", "longer"])]
     control = table[table["mode"] == "longer"]
-    strengths, budgets = sorted(moved["omega"].unique()), sorted(table.loc[table["budget_kimg"] > 0, "budget_kimg"])
+    strengths, budgets = sorted(moved["strength"].unique()), sorted(table.loc[table["budget_kimg"] > 0, "budget_kimg"])
     colors = dict(zip(strengths, sns.color_palette("viridis_r", len(strengths) + 1)[1:], strict=True))
     markers = dict(zip(strengths, "osD^vPX" * len(strengths), strict=False))
 
     def draw(axes: Axes, points: pd.DataFrame) -> None:
         axes.axhline(base, color="0.5", linestyle=(0, (1, 1)), linewidth=1.2, label="base")
-        for omega, line in points.groupby("omega"):
-            look = {"color": colors[omega], "marker": markers[omega], "markersize": 5, "label": f"ω {omega:g}"}
+        for strength, line in points.groupby("strength"):
+            look = {
+                "color": colors[strength],
+                "marker": markers[strength],
+                "markersize": 5,
+                "label": f"strength {strength:g}",
+            }
             level = line["mode"].iloc[0] == "autoguided"
             x = budgets if level else line["budget_kimg"]
             axes.plot(x, [line[measure].iloc[0]] * len(budgets) if level else line[measure], linewidth=1.5, **look)
@@ -102,26 +108,26 @@ def share_figure(table: pd.DataFrame, result: Mapping[str, Any], path: Path) -> 
     target, focus = float(result["target_share"]), result["focus"]
     base = float(table.loc[table["mode"] == "base", "share"].iloc[0])
     pool = sum(result["pool_shares"][c] for c in focus)
-    step = 0.012 * float(table["omega"].max())
+    step = 0.012 * float(table["strength"].max())
 
     def draw(axes: Axes, points: pd.DataFrame) -> None:
         label = f"target {short_percent(target)}"
         axes.axhline(target, color=TARGET, linestyle=(0, (5, 3)), linewidth=1.2, label=label)
-        rule = points.drop_duplicates("omega").sort_values("omega")
-        strengths, promised = [0.0, *rule["omega"]], [pool, *rule["linear"]]
+        rule = points.drop_duplicates("strength").sort_values("strength")
+        strengths, promised = [0.0, *rule["strength"]], [pool, *rule["linear"]]
         axes.plot(strengths, promised, color="0.55", linewidth=2.5, zorder=1, label="linear rule")
         # Side by side, so that one budget's intervals do not hide another's.
         place = points["budget_kimg"].rank(method="dense")
-        points = points.assign(omega=points["omega"] + step * (place - place.mean()))
+        points = points.assign(strength=points["strength"] + step * (place - place.mean()))
         colors = _lines(axes, points, "share", base)
         for budget, line in points.groupby("budget"):
             if line["linear_measured"].notna().all():
                 label = "rule, from the auxiliary as measured"
                 look = {"linestyle": "none", "marker": "_", "color": colors[str(budget)]}
-                axes.plot(line["omega"], line["linear_measured"], label=label, **look)
+                axes.plot(line["strength"], line["linear_measured"], label=label, **look)
             if len(focus) == 1:
                 low, high = line[f"low.{focus[0]}"], line[f"high.{focus[0]}"]
-                axes.vlines(line["omega"], low, high, color=colors[str(budget)], linewidth=1)
+                axes.vlines(line["strength"], low, high, color=colors[str(budget)], linewidth=1)
 
     name = f"share of {' + '.join(focus)}".replace("$", r"\$")
     panels(path, _parts(table), draw, x="strength", y=name, limits=(-0.02, 1.02), percents=True)
@@ -143,7 +149,7 @@ def _lines(axes: Axes, points: pd.DataFrame, measure: str, base: float) -> dict[
     """A line for each budget, from the base at strength 0; their colours, the larger budget the darker."""
     budgets = list(points["budget"].unique())
     colors = dict(zip(budgets, sns.color_palette("viridis_r", len(budgets) + 1)[1:], strict=True))
-    lines = pd.concat([points.drop_duplicates("budget").assign(omega=0.0, **{measure: base}), points])
+    lines = pd.concat([points.drop_duplicates("budget").assign(strength=0.0, **{measure: base}), points])
     of = {"hue": "budget", "style": "budget", "palette": colors, "markers": True, "markeredgewidth": 0}
-    sns.lineplot(lines, x="omega", y=measure, ax=axes, errorbar=None, linewidth=1.5, markersize=5, **of)
+    sns.lineplot(lines, x="strength", y=measure, ax=axes, errorbar=None, linewidth=1.5, markersize=5, **of)
     return colors

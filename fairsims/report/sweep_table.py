@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from fairsims.report.document import Column, Table, Text, row, table
 from fairsims.report.numbers import NOTHING, fixed, percent, short_percent
 from fairsims.report.terminal import as_text
+from fairsims.retarget import EARLIER
 
 _COLUMNS: Mapping[str, tuple[Column, Callable[[Any], str]]] = {
     "mode": (Column(title="mode"), str),
@@ -18,7 +20,7 @@ _COLUMNS: Mapping[str, tuple[Column, Callable[[Any], str]]] = {
     "interval": (Column(title="interval"), str),
     "blocks": (Column(title="blocks"), str),
     "guide": (Column(title="guide"), lambda path: str(path).rpartition("/")[2]),
-    "omega": (Column(title="strength"), "{:g}".format),
+    "strength": (Column(title="strength"), "{:g}".format),
     "share": (Column(title="share"), percent),
     "linear": (Column(title="rule"), percent),
     "fd_target": (Column(title="FD", note="target mix"), fixed),
@@ -32,6 +34,11 @@ _COLUMNS: Mapping[str, tuple[Column, Callable[[Any], str]]] = {
 }
 """Column of `sweep.parquet` to its heading and how its values are written."""
 _BEST = {"quality": "*", "at_target": "="}
+
+
+def read_points(folder: Path) -> pd.DataFrame:
+    """A row per point: `sweep.parquet` of a sweep's folder. Raises OSError or ValueError where it is broken."""
+    return pd.read_parquet(folder / "sweep.parquet").rename(columns=EARLIER)
 
 
 def points_table(points: pd.DataFrame, result: Mapping[str, Any] | None) -> Table:

@@ -127,7 +127,7 @@ def dry_run(work: Retargeting) -> dict[str, Any]:
     if len(work.classifiers) == 1:
         asked: dict[str, Any] = {"classifier": work.classifier.name, "target": wanted[work.classifier.attribute.name]}
     else:
-        asked = {"classifiers": [c.name for c in work.classifiers], "targets": wanted, "held": list(config.hold)}
+        asked = {"classifiers": [c.name for c in work.classifiers], "targets": wanted, "preserved": list(config.hold)}
         asked["cells"] = work.cells.size
     return {
         "settings": work.settings,

@@ -21,6 +21,7 @@ from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.files import atomic, read_json, write_json
 from fairsims.models import Checkpoint
 from fairsims.pools import Pool
+from fairsims.retarget import EARLIER
 from fairsims.retarget.config import SIMS
 from fairsims.retarget.grid import ARMS, Point, SweepConfig, interval_name
 from fairsims.retarget.retargeting import Retargeting
@@ -118,7 +119,7 @@ class Points:
         classifier = self.work.classifier
         classes, confusion = classifier.attribute.classes, classifier.confusions[classifier.default_split]
         found = corrected_shares(classes, predicted_counts(label_source(images, classifier)), confusion)
-        row: Row = {"point": point.name, "mode": point.mode, "budget_kimg": point.budget, "omega": point.omega}
+        row: Row = {"point": point.name, "mode": point.mode, "budget_kimg": point.budget, "strength": point.omega}
         row |= {"size": None, "interval": interval_name(point.interval)}
         row |= {"blocks": interval_name(point.blocks)} if point.blocks else {}
         row |= {"guide": self.config.guides[point.guide]} if point.guide is not None else {}
@@ -136,6 +137,7 @@ class Points:
     def _read(self, into: Path, point: Point) -> Row:
         """A finished point's row."""
         row = read_json(row_file(into, point))
+        row = {EARLIER.get(k, k): v for k, v in row.items()}
         # Its auxiliary may have been measured after it.
         if self.target is not None and row["linear_measured"] is None:
             row["linear_measured"] = self._linear(self._auxiliary_shares(point), point.omega)

@@ -189,7 +189,7 @@ def _other(work: PromptRetargeting, other: AttributeClassifier, pools: dict[str,
     ends = {side: joint[side].interval() for side in joint}
     return {
         "attribute": other.attribute.name,
-        "held": other.attribute.name in work.config.hold,
+        "preserved": other.attribute.name in work.config.hold,
         "classes": [
             {"class": c, "change": float(pooled.point[0, k]), "low": float(low[0, k]), "high": float(high[0, k])}
             | {side: float(d.pooled().point[0, k]) for side, d in draws.items()}

@@ -12,15 +12,19 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from support import MakePool
+from torch import Tensor
 
+from fairsims.audit import screened
 from fairsims.audit.command import AuditConfig, run_audit
 from fairsims.audit.result import AuditResult
 from fairsims.audit.screened import screening_notes, stored_screening
 from fairsims.cli import main
 from fairsims.data import ImageDataset, open_dataset
-from fairsims.data.screening import near_pairs, screen
+from fairsims.data.screening import looked_at, near_pairs, screen
 from fairsims.errors import InputError
-from fairsims.pools import open_source
+from fairsims.files import write_json
+from fairsims.pools import Pool, compact_seeds, encode_png, open_source, write_shard
+from fairsims.pools.reading import FORMAT
 from fairsims.report.publish import publish
 
 
@@ -51,6 +55,49 @@ def test_exact_and_near_copies_of_twenty_pictures(tmp_path: Path) -> None:
     assert found.worth == pytest.approx(20) and found.copies.names[0] == "0020.png"
     said = " ".join(screening_notes("before", found))
     assert "180 of 220" in said and "worth about 20" in said and "factor of about 3.3" in said
+
+
+def test_a_pool_is_screened_shard_by_shard_and_gone_on_with_after_a_kill(
+    digits: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies within a shard and in another one: what is found is that of one pass over all."""
+    folder, store = tmp_path / "pool", tmp_path / "store"
+    rows = [*range(0, 40), *range(5, 15), *range(40, 60), 41]
+    pngs = [encode_png(image) for image in digits.read(rows)]
+    seeds = list(range(len(rows)))
+    for k, start in enumerate(range(0, len(rows), 16)):
+        write_shard(folder / f"shard-{k:05d}.parquet", seeds[start : start + 16], pngs[start : start + 16])
+    facts = {"format": FORMAT, "made_by": {"kind": "digits"}, "evaluations_per_image": 1, "shape": [1, 8, 8]}
+    write_json(folder / "pool.json", facts | {"seeds": compact_seeds(seeds)})
+    pool, looks = Pool(folder), []
+
+    def killed(batch: Tensor) -> Any:
+        looks.append(len(batch))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return looked_at(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(screened, "looked_at", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stored_screening(pool, store)
+    (parts,) = store.iterdir()
+    made = sorted(parts.iterdir())
+    assert [p.name for p in made] == ["shard-00000.npy", "shard-00001.npy"]
+    made[1].write_bytes(made[1].read_bytes()[:-9])
+    kept = made[0].stat().st_mtime_ns
+    said: list[tuple[int, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(screened.shutil, "rmtree", lambda path: None)
+        found = stored_screening(pool, store, lambda *of: said.append(of))
+    assert found == screen(pool)
+    assert (found.n, found.copies.n, found.copies.names[0]) == (71, 11, "40")
+    assert made[0].stat().st_mtime_ns == kept, "a shard that was done is not looked at again"
+    assert said[-1] == (71 - 16, 71)
+    for path in (*store.glob("*.json"), *parts.iterdir()):
+        path.unlink()
+    assert stored_screening(pool, store) == found
+    assert [p.suffix for p in store.iterdir()] == [".json"]
 
 
 def test_different_pictures_are_different(digits: ImageDataset) -> None:

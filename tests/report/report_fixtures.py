@@ -188,7 +188,7 @@ def several() -> dict[str, Any]:
         "focus": "noto",
         "difference": _change(vendors),
         "by_split": {"variant": vendors},
-        "drift": {"limit": 0.03, "largest": 0.015, "held": None},
+        "drift": {"limit": 0.03, "largest": 0.015, "preserved": None},
         **vendors,
     }
     counts = [[330 if i == j else 3 for j in range(6)] for i in range(6)]

@@ -21,12 +21,13 @@ from fairsims.classifiers import load_classifier
 from fairsims.classifiers.labelling import label_source, predicted_counts
 from fairsims.cli import main
 from fairsims.errors import ChangedSettings, InputError
+from fairsims.files import read_json, write_json
 from fairsims.models import merge, open_checkpoint
 from fairsims.models.guidance import SIMSGuidance
 from fairsims.models.sampling import SamplerConfig
 from fairsims.pools import Pool, write_pool
 from fairsims.report.sweep_figures import sweep_figures
-from fairsims.report.sweep_table import sweep_text
+from fairsims.report.sweep_table import read_points, sweep_text
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import Point, SweepConfig
 from fairsims.retarget.points import best_points, linear_rule
@@ -158,6 +159,10 @@ def test_finished_points_are_read(swept: tuple[Path, dict[str, Any]], tmp_path: 
     """The same call makes nothing again; a lost point and a further strength are made, the rest is left."""
     folder = tmp_path / "copy"
     shutil.copytree(swept[0], folder)
+    # A row of an earlier version says omega.
+    path = folder / "points" / f"{Point(mode='merged', size=64, budget=0.16, omega=1.0).name}.json"
+    row = read_json(path)
+    write_json(path, {"omega": row.pop("strength")} | row)
     table, before = rows(folder), files(folder)
     changed = {"sweep.json", "sweep.parquet", "manifest.json", "status.json", "timings.json"}
     assert sweep(GRID, folder)["best"] == swept[1]["best"]
@@ -207,7 +212,10 @@ def test_figures_and_table(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -
         assert (grey == 255).mean() > 0.5
         assert (grey < 110).mean() > 0.002
         (folder / name).unlink()
-    text = sweep_text(pd.read_parquet(folder / "sweep.parquet"), result)
+    (tmp_path / "earlier").mkdir()
+    read_points(folder).rename(columns={"strength": "omega"}).to_parquet(tmp_path / "earlier" / "sweep.parquet")
+    pd.testing.assert_frame_equal(read_points(tmp_path / "earlier"), read_points(folder))
+    text = sweep_text(read_points(folder), result)
     assert max(map(len, text.splitlines())) <= 100
     marked = [line.split()[-1] for line in text.splitlines() if line.endswith(("*", "="))]
     assert sorted("".join(marked)) == ["*", "="]
