@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import engine_worker
 import pytest
 import torch
 from engine_worker import CONFIG, SHARD_SIZE, features, fine_tune, label, pool
@@ -85,15 +87,9 @@ def test_one_process_needs_no_group() -> None:
     engine.shutdown()
 
 
-def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish(start(TESTS / "engine_worker.py", tmp_path))
-    monkeypatch.setattr(fairsims.pools.writing, "SHARD_SIZE", SHARD_SIZE)
-    pool(tmp_path / "alone" / "pool")
-    label(tmp_path / "alone" / "pool")
-    features(tmp_path / "alone" / "pool", tmp_path / "alone" / "features")
-    fine_tune(tmp_path / "alone" / "whole")
+def test_processes_of_torchrun_find_each_other_and_wait(tmp_path: Path) -> None:
+    finish(start(TESTS / "engine_group.py", tmp_path))
     first, second = (json.loads((tmp_path / f"rank-{r}.json").read_text()) for r in range(2))
-
     assert (first["rank"], second["rank"], first["world"], second["world"]) == (0, 1, 2, 2)
     assert (first["share"], second["share"]) == ([0, 1], [2, 3, 4])
     assert first["sum"] == second["sum"]
@@ -102,6 +98,24 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.M
     assert first["saw_first"]
     assert second["saw_first"], "rank 1 did not wait for rank 0"
     assert (first["failed"], second["failed"]) == ("body of rank 0", "rank 0 failed; its own message says why")
+
+
+def test_two_processes_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [forked().Process(target=engine_worker.main, args=(rank, port, tmp_path)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, 0]
+    monkeypatch.setattr(fairsims.pools.writing, "SHARD_SIZE", SHARD_SIZE)
+    pool(tmp_path / "alone" / "pool")
+    label(tmp_path / "alone" / "pool")
+    features(tmp_path / "alone" / "pool", tmp_path / "alone" / "features")
+    fine_tune(tmp_path / "alone" / "whole")
+    first, second = (json.loads((tmp_path / f"rank-{r}.json").read_text()) for r in range(2))
 
     # The pool, its labels and features: shards of 8, 8 and 4 images, the same bytes as one process writes, all there for both.
     assert contents(tmp_path / "pool") == contents(tmp_path / "alone" / "pool")

@@ -28,7 +28,7 @@ images = 50
 confirm = 50
 [classifier]
 widths = [16, 32]
-kimg = 2
+kimg = 6
 [sets.digits.bases.small]
 kimg = 0.512
 model_channels = 8
