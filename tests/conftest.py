@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from fairsims.files import write_json
 from fairsims.models import EDMDenoiser
 from fairsims.pools import Pool, compact_seeds, encode_png, write_shard
 from fairsims.pools.reading import FORMAT
+from fairsims.report import figures
+from fairsims.report.figures import DPI
 
 # One thread: sums come out in the same order on every machine, and the networks here are too small for more.
 torch.set_num_threads(1)
@@ -22,6 +25,22 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of whole commands before those of single rooms: their files take longest (see the Makefile)."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_figures() -> Iterator[None]:
+    """Figures of a twentieth of the pixels: hundreds are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 50)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_figures() -> Iterator[None]:
+    """Figures as users get them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", DPI)
+        yield
 
 
 @pytest.fixture(scope="session")

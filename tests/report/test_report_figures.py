@@ -19,6 +19,8 @@ from fairsims.report.figures import AFTER, BEFORE, calibration_figure, shares_fi
 from fairsims.report.grids import image_grid
 from fairsims.report.words import calibration_alt, grid_alt, shares_alt
 
+pytestmark = pytest.mark.usefixtures("whole_figures")
+
 
 @pytest.mark.parametrize("draw", [shares_figure, calibration_figure])
 def test_figures_are_repeatable_and_leave_no_trace(tmp_path, draw):

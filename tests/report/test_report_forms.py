@@ -22,7 +22,7 @@ from fairsims.audit.result import AuditResult
 from fairsims.cli import main
 from fairsims.errors import InputError
 from fairsims.files import read_json, sha256_file, sha256_json, write_json
-from fairsims.report import figures, words
+from fairsims.report import words
 from fairsims.report.clauses import CLAUSES, PARTIAL, PRESENT, REVIEWED, YOURS, evidence, stale
 from fairsims.report.document import Answer
 from fairsims.report.figures import draw
@@ -34,11 +34,6 @@ from fairsims.report.signing import verify
 from fairsims.run import write_manifest
 
 EVIL = '<script>alert("x")</script> | `*_[a](b) & # 🙂'
-
-
-@pytest.fixture(autouse=True)
-def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 50)
 
 
 @pytest.fixture

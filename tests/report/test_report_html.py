@@ -10,18 +10,12 @@ import pytest
 import report_fixtures as fixtures
 
 from fairsims.errors import InputError
-from fairsims.report import figures
 from fairsims.report.html import write_report
 
 MINIMAL = {
     "format": "fairsims-audit/1",
     "attributes": {"parity": {"classes": ["even", "odd"], "before": {"even": {"share": 0.5}, "odd": {"share": 0.5}}}},
 }
-
-
-@pytest.fixture(autouse=True)
-def small_figures(monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 50)
 
 
 class Tags(HTMLParser):

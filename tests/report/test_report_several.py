@@ -14,16 +14,10 @@ from fairsims.audit.result import AuditResult
 from fairsims.dashboard.charts import calibration_chart
 from fairsims.dashboard.runs_index import list_runs, runs_table
 from fairsims.errors import InputError
-from fairsims.report import figures
 from fairsims.report.html import write_report
 from fairsims.report.measured import steered
 from fairsims.report.numbers import mix
 from fairsims.report.words import calibration_alt, drift_verdict, shares_alt
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 50)
 
 
 def drifted(largest: float, held: bool | None) -> dict[str, Any]:
