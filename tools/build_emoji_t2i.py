@@ -47,7 +47,7 @@ TOLD_EVERY = 50
 class Recipe:
     """How it is trained."""
 
-    steps: int = 2000
+    steps: int = 6000
     batch: int = 36
     lr: float = 2e-3
     warmup: int = 100
