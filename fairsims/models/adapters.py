@@ -23,6 +23,8 @@ from fairsims.models.pipelines import OpenedPipeline, library, quiet
 NAME = "fairsims"
 """What our adapters are called among those that a network may have."""
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+SMALL = 100_000_000
+"""Parameters of a network that counts as small; a copy of its weights is nothing to the memory it is sampled in."""
 LoRA = Mapping[str, Tensor]
 """Tensors `LAYER.lora_A.weight` and `LAYER.lora_B.weight` by name, as peft calls them."""
 
@@ -89,16 +91,36 @@ def baked(negative: LoRA, strength: float, positive: LoRA | None = None) -> dict
 
 
 class Merged:
-    """An adapter worn as it will be loaded from a file: at 1.0, by the pipeline's own loader."""
+    """An adapter worn as it will be loaded from a file: at 1.0, by the pipeline's own loader.
 
-    def __init__(self, lora: LoRA) -> None:
-        self.lora = dict(lora)
+    In a small network its weights are added to the layers', where the ranks would cost as much as the layers do: an
+    image then costs what the plain network's does. `beside` leaves them beside the layers, as a loaded file is used.
+    """
 
-    def put_on(self, pipeline: OpenedPipeline) -> None:
+    def __init__(self, lora: LoRA, *, beside: bool = False) -> None:
+        self.lora, self.beside = dict(lora), beside
+        self.plain_weights: list[tuple[Any, Tensor]] = []
+
+    def load(self, pipeline: OpenedPipeline) -> None:
+        """The adapter beside the network's layers."""
         prefix = pipeline.row.network
         pipeline.pipe.load_lora_weights({f"{prefix}.{k}": v for k, v in self.lora.items()}, adapter_name=NAME)
 
+    def put_on(self, pipeline: OpenedPipeline) -> None:
+        self.load(pipeline)
+        if self.beside or sum(p.numel() for p in pipeline.network.parameters()) > SMALL:
+            return
+        layers = library("peft").tuners.tuners_utils.BaseTunerLayer
+        for layer in (m for m in pipeline.network.modules() if isinstance(m, layers)):
+            # Taking the sum apart again would leave rounding behind.
+            self.plain_weights.append((layer, layer.get_base_layer().weight.detach().clone()))
+            layer.merge()
+
     def take_off(self, pipeline: OpenedPipeline) -> None:
+        for layer, weight in self.plain_weights:
+            layer.unmerge()
+            layer.get_base_layer().weight.data.copy_(weight)
+        self.plain_weights.clear()
         pipeline.pipe.unload_lora_weights()
 
 
@@ -111,6 +133,7 @@ class Guided(Merged):
 
     def __init__(self, parts: Mapping[str, tuple[LoRA, float]]) -> None:
         """`parts` are adapters by name with their weights."""
+        super().__init__({})
         self.parts = parts
 
     def put_on(self, pipeline: OpenedPipeline) -> None:
@@ -145,7 +168,7 @@ class Unconditional(Merged):
     """
 
     def put_on(self, pipeline: OpenedPipeline) -> None:
-        super().put_on(pipeline)
+        self.load(pipeline)
         network = pipeline.network
         self.plain = network.forward
 

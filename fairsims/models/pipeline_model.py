@@ -232,7 +232,11 @@ class PipelineModel:
 
         Raises FairsimsError when that is more than the rounding of the precision.
         """
-        wanted = torch.cat(list(self.images([[seed] for seed in seeds]))).int()
+        with torch.no_grad():
+            # Beside the layers, as the file is used: their sum is rounded otherwise below float32.
+            self.pipeline.wear(Merged(self.lora, beside=True))
+            own = [self.pipeline.sample(self.settings, [self.conditions.of(s)], [s])[0] for s in seeds]
+        wanted = torch.from_numpy(_pixels(torch.cat(own))).int()
         self.pipeline.wear(None)
         most, largest = 1 if self.spec.precision == "float32" else 3, 0
         fresh = OpenedPipeline(self.spec.base, self.spec.precision, self.prompting)

@@ -121,6 +121,22 @@ def outputs(model: PipelineModel, worn: Merged | None) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["sd", "sd3"])
+def test_a_small_network_wears_the_sum_of_weights_and_comes_out_of_it_unchanged(
+    kind: str, models: dict[str, PipelineModel]
+) -> None:
+    model = models[kind]
+    before = {name: value.clone() for name, value in model.pipeline.network.state_dict().items()}
+    summed, beside = Merged(random_adapter(model)), Merged(random_adapter(model), beside=True)
+    torch.testing.assert_close(outputs(model, summed), outputs(model, beside), atol=1e-5, rtol=1e-5)
+    model.pipeline.wear(summed)
+    assert summed.plain_weights
+    model.pipeline.wear(None)
+    after = model.pipeline.network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("kind", ["sd", "sd3"])
 def test_guided_wraps_the_network_in_both_branches(kind: str, models: dict[str, PipelineModel], tmp_path: Path) -> None:
     model = models[kind]
     forward, folder = model.pipeline.network.forward, save_adapter(model, tmp_path / "aux")
