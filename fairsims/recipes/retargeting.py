@@ -84,6 +84,9 @@ class Retargeting(Entry):
         row |= {"seed": config.seed, "before": found.before[focus].share, "after": after.share, "low": after.low}
         row |= {"high": after.high, "raw": after.raw, "concept": concept["after"][focus].share}
         row |= {"worst_error": max(abs(found.after[c].share - t) for c, t in found.target.items())}
+        for name, other in audit.attributes.items():
+            if not other.target:
+                row[f"{name}_moved"] = max(abs(change.delta) for change in other.difference.values())
         row |= {"strength": audit.method.strength, "images_per_kept": cost.after.images_per_kept}
         row |= {f"{k}_{s}": quality.side(s)[k] for k in self.measured for s in SIDES if k in quality.side(s)}
         row |= {"evaluations": cost.after.evaluations_per_image, "seconds": sum(seconds.values())}
