@@ -203,6 +203,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def numbered(name: str, number: int) -> str:
+    """What a stage is called: `name` in the first round, `name-2` in the second."""
+    return name if number == 1 else f"{name}-{number}"
+
+
 def new_run_folder(root: Path, label: str) -> Path:
     """`root/00007-label`, numbered after the highest there is."""
     numbers = [int(m[1]) for p in root.glob("*") if (m := re.match(r"(\d{5})-", p.name))] if root.exists() else []

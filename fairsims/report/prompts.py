@@ -304,7 +304,20 @@ def _calibration(result: Found) -> list[Block]:
         caption="Share of each prompt's classes that have to grow; a prompt weighs as much as it has to move",
     )
     short = "The target lies beyond the cap: the strength is the least that does as much as any."
-    return [found, *([Text(text=short)] if result["at_cap"] else [])]
+    return [*_rounds(result), found, *([Text(text=short)] if result["at_cap"] else [])]
+
+
+def _rounds(result: Found) -> list[Block]:
+    """What each round came to, where there was more than one."""
+    rounds = result.get("rounds", ())
+    if len(rounds) < 2:
+        return []
+    found = table(
+        ("round", "strength", "expected off, mean over prompts"),
+        (row(str(r["round"]), cell(fixed(r["strength"], 3)), cell(fixed(r["expected_off"], 3))) for r in rounds),
+        caption=f"Rounds: each asks for more where prompts lagged behind; round {result['round']} is used",
+    )
+    return [found]
 
 
 def _guidance(result: Found) -> list[Block]:

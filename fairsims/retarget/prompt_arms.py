@@ -184,13 +184,14 @@ class ArmsWork:
     def _calibrated(self, name: str) -> PromptArm:
         at, start = self.at(name), self.start(name)
         try:
-            found, rows = self.work.calibrate(at, start, f"{name}/calibration")
+            calibrated = self.work.calibrate(at, start, f"{name}/calibration")
         except NoResponse:
             # So it stands in the table: what the arm does at the strength that was planned.
             note = "its share does not rise with the strength: the planned one"
             return self._plain(name, at(start), strength=start, note=note)
+        found = calibrated.calibration
         note = "beyond the cap" if found.at_cap else ""
-        return self._plain(name, at(found.strength), strength=found.strength, calibration=rows, note=note)
+        return self._plain(name, at(found.strength), strength=found.strength, calibration=calibrated.rows, note=note)
 
     def _plain(self, name: str, model: PipelineModel, **facts: Any) -> PromptArm:
         """An arm whose images are all kept."""

@@ -51,11 +51,11 @@ def registered(work: PromptRetargeting) -> dict[str, Any]:
     }
 
 
-def audit_prompts(work: PromptRetargeting, strength: float) -> dict[str, Any]:
-    """Shares of every prompt on the audit seeds before and after, JSON."""
+def audit_prompts(work: PromptRetargeting, after: PipelineModel, *, rounds: int) -> dict[str, Any]:
+    """Shares of every prompt on the audit seeds before and after, JSON; adapters were trained in so many rounds."""
     texts = tuple(p.text for p in work.prompts.items)
-    folder, after_model = work.run.folder, work.at(strength)
-    sides = {"before": work.model.asking(prompts=texts), "after": after_model.asking(prompts=texts)}
+    folder = work.run.folder
+    sides = {"before": work.model.asking(prompts=texts), "after": after.asking(prompts=texts)}
     pools = {side: work.images(folder / side, model, "audit", work.config.audit) for side, model in sides.items()}
     classifier = work.classifiers[0]
     shares = {side: PromptShares.of(texts, work.counts(pool), work.confusion) for side, pool in pools.items()}
@@ -88,8 +88,8 @@ def audit_prompts(work: PromptRetargeting, strength: float) -> dict[str, Any]:
         },
         "kept": explicit_kept(work, shares["before"], shares["after"]),
         "others": [_other(work, other, pools) for other in (*work.classifiers[1:], *work.watched)],
-        "guidance": _at_scales(work, strength, shares["after"], target),
-        "cost": _cost(work, pools, after_model),
+        "guidance": _at_scales(work, after, shares["after"], target),
+        "cost": _cost(work, pools, rounds),
     }
 
 
@@ -213,7 +213,7 @@ def _other(work: PromptRetargeting, other: AttributeClassifier, pools: dict[str,
 
 
 def _at_scales(
-    work: PromptRetargeting, strength: float, after: PromptShares, target: dict[str, FloatArray]
+    work: PromptRetargeting, retargeted: PipelineModel, after: PromptShares, target: dict[str, FloatArray]
 ) -> list[dict[str, Any]]:
     """Shares of the neutral prompts at half, once and 1.5 times the guidance scale that the strength is calibrated at.
 
@@ -226,7 +226,7 @@ def _at_scales(
     wanted = np.stack([target[name] for name in people])
     found = {own: after.draws.point[[after.names.index(name) for name in people]]}
     for part in SCALES:
-        model = work.at(strength).asking(prompts=people, guidance_scale=own * part)
+        model = retargeted.asking(prompts=people, guidance_scale=own * part)
         pool = work.images(work.run.folder / f"guidance-{part:g}", model, "audit", work.config.audit, stage="audit")
         found[own * part] = PromptShares.of(people, work.counts(pool), work.confusion).draws.point
     return [
@@ -235,11 +235,11 @@ def _at_scales(
     ]
 
 
-def _cost(work: PromptRetargeting, pools: dict[str, Pool], after: PipelineModel) -> dict[str, Any]:
-    """Network evaluations of an image on both sides, and thousands of images trained on."""
+def _cost(work: PromptRetargeting, pools: dict[str, Pool], rounds: int) -> dict[str, Any]:
+    """Network evaluations of an image on both sides, and thousands of images trained on in all rounds."""
     adapters = 1 if work.plan.positive is None else 2
     return {
         "evaluations_per_image": {side: pool.meta["evaluations_per_image"] for side, pool in pools.items()},
-        "trained_kimg": adapters * work.config.budget,
+        "trained_kimg": rounds * adapters * work.config.budget,
         "seconds": dict(work.run.seconds),
     }

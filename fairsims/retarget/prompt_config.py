@@ -69,6 +69,9 @@ class PromptConfig:
     """Part of the training images that are of the empty prompt, which guidance subtracts."""
     calibration: int = 128
     """Images of each prompt at most to find the strength with; fewer are made where they suffice."""
+    rounds: int = 2
+    """Adapters are trained at most so often: again from what the prompts answered, where these are
+    expected to be off by more than the tolerance."""
     audit: int = 64
     """Images of each prompt in the audit, before and after each."""
     tolerance: float = 0.05
@@ -102,6 +105,8 @@ class PromptConfig:
         for name in ("pool", "calibration", "audit"):
             if getattr(self, name) < 8:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 8 images of each prompt or more")
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}; expected 1 or more")
         if not 0 <= self.empty_share <= 0.5:
             raise ValueError(f"empty_share is {self.empty_share}; expected a share up to 0.5")
         for name in ("budget", "lr", "tolerance"):

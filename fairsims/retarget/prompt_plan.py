@@ -43,12 +43,19 @@ class PromptPlan:
 
 
 def plan_prompts(
-    pi: FloatArray, target: FloatArray, *, cap: float, omega: float | None = None, positive: str = "auto"
+    pi: FloatArray,
+    target: FloatArray,
+    *,
+    cap: float,
+    omega: float | None = None,
+    positive: str = "auto",
+    gain: FloatArray | None = None,
 ) -> PromptPlan:
     """Plan the negative mix of each prompt and, where needed, a positive one. pi, target `(P, K)`.
 
     Without `omega` it is what the hardest prompt needs; the cap, where that is more and no positive part helps, so that
     this prompt comes as far as it can; and 1 or more with a positive part, which then reaches every target.
+    `gain` `(P,)` lengthens the way that each prompt's mixes ask for, as far as shares allow.
     """
     least = np.array([least_strength(p, t) for p, t in zip(pi, target, strict=True)])
     needs = least > cap
@@ -58,7 +65,7 @@ def plan_prompts(
         omega = float(np.clip(served.max(initial=0.0), LEAST, cap))
         if contrast:
             omega = max(omega, min(1.0, cap))
-    step = (target - pi) / omega
+    step = (target - pi) / omega * (1.0 if gain is None else gain[:, None])
     negative = _mix(pi - step)
     joined = needs | (positive == "always") if contrast else np.zeros_like(needs)
     return PromptPlan(

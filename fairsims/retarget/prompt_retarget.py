@@ -21,6 +21,7 @@ from fairsims.models import ModelSpec, PipelineModel
 from fairsims.retarget.opening import open_classifier
 from fairsims.retarget.prompt_audit import audit_prompts, registered
 from fairsims.retarget.prompt_config import PromptConfig
+from fairsims.retarget.prompt_rounds import best_round, calibrated_rounds
 from fairsims.retarget.prompt_run import PromptRetargeting
 from fairsims.run import Progress, Run, silent, write_plan
 
@@ -125,14 +126,14 @@ def retarget_prompts(
             write_json(folder / "feasibility.json", {"classes": list(work.classes), "prompts": rows})
             feasible(work.classes, rows)
         work.check_variants()
-        for name, data in work.training_sets().items():
-            work.train(name, data)
-        calibration, pilots = work.calibrate(work.at, work.plan.strength)
-        strength = calibration.strength
+        rounds = calibrated_rounds(work)
+        best = best_round(rounds)
+        model, pilots = best.model(work), best.calibrated.rows
         with work.run.stage("audit"):
-            result = audit_prompts(work, strength)
+            result = audit_prompts(work, model, rounds=len(rounds))
         result = {"format": FORMAT, "command": command, "plan": plan} | result
-        result |= {"feasibility": rows, "calibration": pilots, "strength": strength, "at_cap": calibration.at_cap}
+        result |= {"feasibility": rows, "calibration": pilots, "rounds": [r.for_json() for r in rounds]}
+        result |= best.for_json()
         if work.run.main:
             write_json(folder / "prompts.json", result)
             if work.config.mode == "merged":
@@ -143,7 +144,7 @@ def retarget_prompts(
                     "audit_sha256": sha256_json(result),
                 }
                 with work.run.stage("export"):
-                    work.at(strength).export(folder / "lora", recipe=recipe, name=f"{work.config.attr}-retargeted")
+                    model.export(folder / "lora", recipe=recipe, name=f"{work.config.attr}-retargeted")
             publish(folder, result)
             work.run.finish()
     engine.barrier()

@@ -27,10 +27,11 @@ from fairsims.pools import Pool, pool_latents, write_pool
 from fairsims.retarget.calibration import Calibration, Look, Pilot, as_pilot, calibrate
 from fairsims.retarget.prompt_config import PromptConfig
 from fairsims.retarget.prompt_plan import Focus, PromptPlan, plan_prompts
+from fairsims.retarget.prompt_responses import along, responses
 from fairsims.retarget.prompt_sets import Source, draw_rows
 from fairsims.retarget.retargeting import look_folder
 from fairsims.retarget.shrinkage import shrunk
-from fairsims.run import Run
+from fairsims.run import Run, numbered
 from fairsims.training.adapters import adapter_settings, train_adapter
 
 
@@ -44,6 +45,24 @@ class Material:
     """Probabilities `(N, K)` of every attribute's classes."""
     own: int
     """The first so many are of the prompts themselves, the others of explicit prompts."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated:
+    """The strength of a model's adapters, and how far each neutral prompt has gone there."""
+
+    calibration: Calibration
+    rows: list[dict[str, Any]]
+    """What was tried, JSON."""
+    responses: FloatArray
+    """The part of its way that each prompt has gone at the chosen strength, `(P,)`, as `responses`."""
+    way: FloatArray
+    """How much of its images each prompt has to change, `(P,)`."""
+
+    @property
+    def off(self) -> FloatArray:
+        """How far each prompt is expected to be off its target, `(P,)`."""
+        return np.asarray(np.abs(1 - self.responses) * self.way)
 
 
 @dataclass(kw_only=True)
@@ -138,10 +157,10 @@ class PromptRetargeting:
         """The plan that the settings ask for; raises as `planned`."""
         return self.planned(self.config.positive)
 
-    def planned(self, positive: str) -> PromptPlan:
+    def planned(self, positive: str, gain: FloatArray | None = None) -> PromptPlan:
         """Where each prompt is, has to go, and what it is trained on, with a positive part or without.
 
-        Raises InputError where nothing has to move.
+        `gain` as `plan_prompts`. Raises InputError where nothing has to move.
         """
         point, n, config = self.measured.point, self.config.pool, self.config
         people = [k for k, name in enumerate(self.trained) if name]
@@ -152,7 +171,7 @@ class PromptRetargeting:
         target = np.stack([self.targets[name].resolve(row) for name, row in zip(self.trained, pi, strict=True)])
         if np.abs(pi - target).max() < 1e-9:
             raise InputError("the shares of every prompt are the target already; there is nothing to retarget")
-        return plan_prompts(pi, target, cap=config.cap, omega=config.omega, positive=positive)
+        return plan_prompts(pi, target, cap=config.cap, omega=config.omega, positive=positive, gain=gain)
 
     def feasibility(self) -> list[dict[str, Any]]:
         """A row for each prompt: shares with intervals, least strength, what serves it, what that costs. JSON."""
@@ -197,9 +216,8 @@ class PromptRetargeting:
 
     # Training.
 
-    def training_sets(self) -> dict[str, LatentSet]:
+    def training_sets(self, plan: PromptPlan, found: Material) -> dict[str, LatentSet]:
         """`auxiliary` and, where there is one, `positive`: rows of latents, prompt by prompt in the same order."""
-        plan, found = self.plan, self.material(self.plan)
         sets = {"auxiliary": self.drawn("auxiliary", found, plan.negative)}
         if plan.positive is not None:
             sets["positive"] = self.drawn("positive", found, plan.positive, explicit=True)
@@ -255,21 +273,20 @@ class PromptRetargeting:
         changes = {"batch_size": config.batch_size, "micro_batch": config.micro_batch, "lr": config.lr}
         settings = adapter_settings(self.model, config.budget, seed=config.seed, **changes)
         with self.run.stage(name):
-            for tick in train_adapter(self.model, data, settings, config.adapter(), folder, kind=name):
+            for tick in train_adapter(self.model, data, settings, config.adapter(), folder, kind=data.name):
                 self.run.progress(name, tick.nimg, settings.steps * settings.batch_size)
         return folder
 
-    def at(self, strength: float) -> PipelineModel:
-        """The retargeted model at a strength."""
-        positive = self.run.folder / "positive" if self.plan.positive is not None else None
-        return self.model.retargeted(self.run.folder / "auxiliary", strength, self.config.mode, positive=positive)
+    def at(self, strength: float, number: int = 1) -> PipelineModel:
+        """The retargeted model at a strength, by the adapters of a round."""
+        auxiliary, positive = (self.run.folder / numbered(part, number) for part in ("auxiliary", "positive"))
+        second = positive if self.plan.positive is not None else None
+        return self.model.retargeted(auxiliary, strength, self.config.mode, positive=second)
 
     # Calibration.
 
-    def calibrate(
-        self, at: Callable[[float], PipelineModel], start: float, name: str = "calibration"
-    ) -> tuple[Calibration, list[dict[str, Any]]]:
-        """The strength at which the neutral prompts together have gone their way, and what was tried. JSON rows.
+    def calibrate(self, at: Callable[[float], PipelineModel], start: float, name: str = "calibration") -> Calibrated:
+        """The strength at which the neutral prompts together have gone their way, and what was tried.
 
         `at` makes the model of a strength, `start` is the planned one; the images are kept in the run's folder `name`.
         Each row says what the worst prompt was there: one strength cannot serve all of them alike. Raises NoResponse
@@ -301,12 +318,19 @@ class PromptRetargeting:
                 tolerance=self.config.tolerance,
                 rounds_of=len(people),
             )
-        return calibration, [self._row(pilot, found.get(pilot.strength, []), people) for pilot in calibration.pilots]
+        counts = {strength: np.sum([self.counts(pool) for pool in pools], axis=0) for strength, pools in found.items()}
+        shares = {strength: counted(n, [self.confusion], "calibration").point for strength, n in counts.items()}
+        before = self.measured.point[people]
+        at_chosen, images = along(before, shares, {w: n.sum(axis=1) for w, n in counts.items()}, calibration.strength)
+        return Calibrated(
+            calibration=calibration,
+            rows=[self._row(pilot, shares.get(pilot.strength, before), people) for pilot in calibration.pilots],
+            responses=responses(self.plan.pi[people], self.plan.target[people], at_chosen, images),
+            way=np.clip(self.plan.target[people] - self.plan.pi[people], 0, None).sum(axis=1),
+        )
 
-    def _row(self, pilot: Pilot, pools: Sequence[Pool], people: list[int]) -> dict[str, Any]:
+    def _row(self, pilot: Pilot, shares: FloatArray, people: list[int]) -> dict[str, Any]:
         """A pilot, and how far the neutral prompts are off their targets there."""
-        counts = np.sum([self.counts(pool) for pool in pools], axis=0) if pools else self.counts(self.pool)[people]
-        shares = counted(counts, [self.confusion], "calibration").point
         off = np.abs(shares - self.plan.target[people]).max(axis=1)
         worst = int(off.argmax())
         return asdict(pilot) | {

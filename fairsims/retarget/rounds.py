@@ -16,6 +16,7 @@ from fairsims.retarget.calibration import Calibration
 from fairsims.retarget.complement import ComplementPlan, correct_complement
 from fairsims.retarget.contrast import Contrast
 from fairsims.retarget.retargeting import At, Retargeting
+from fairsims.run import numbered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,6 @@ class Round:
     """None where the shares do not respond at all: the earlier rounds stand."""
     why: str = ""
     """Why there is none."""
-
-
-def numbered(name: str, number: int) -> str:
-    """`name` in the first round, `name-2` in the second."""
-    return name if number == 1 else f"{name}-{number}"
 
 
 def calibrated_rounds(work: Retargeting) -> list[Round]:
