@@ -1,8 +1,8 @@
-# Two commands on a fresh machine: `make demo` runs the main job, `make test` checks everything.
+# On a fresh machine: `make demo` runs the main job, `make demo-prompts` the one over prompts, `make test` all checks.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint docs test-fast test-slow test-browser test-package fuzz dashboard bench clean
+.PHONY: install demo demo-prompts test lint docs test-fast test-slow test-browser test-package fuzz dashboard bench clean
 
 install: .venv/installed
 
@@ -14,6 +14,11 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/fairsims retarget --attr gender --target 0.5
+
+demo-prompts: install
+	$(BIN)/fairsims retarget --model emoji-t2i --prompts emoji-t2i --attr gender --target 0.5 --positive always \
+	  --guidance-scale 3 --steps 10 --sample-batch 64 --batch-size 32 --pool 48 --calibration 32 --audit 16 \
+	  --budget 4.8 --agreement emoji-concept
 
 test: install lint test-fast
 

@@ -126,8 +126,7 @@ AVX512-BF16) by `python tools/measure_emoji_t2i.py --each {each}`:
 |---|---|---|---|---|
 {table}
 
-`concept right` is what the probe says, which learned from clean pictures; its errors on these grainier ones are not
-measured.
+`concept right` is what the probe says, which learned from clean pictures; its errors on samples are not measured.
 
 Explicit prompts at g = 3 ({max(4, each // 4)} images each): `a man CONCEPT` gives men in {kept["man"]:.3f}, `a woman
 CONCEPT` women in {kept["woman"]:.3f}.
