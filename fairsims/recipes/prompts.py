@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from fairsims.models.precondition import resolve_precision
 from fairsims.options import from_mapping
 from fairsims.recipes.entries import Entry, Row, Table
@@ -54,6 +56,10 @@ class OverPrompts(Entry):
             if kind == "neutral":
                 row |= {f"off_at_{g['guidance_scale']:g}": g["metrics"]["off"] for g in result["guidance"]}
                 row |= {f"explicit_kept_{side}": result["kept"][side] for side in SIDES if result["kept"]}
+                agreed = [r["agreement"] for r in result["prompts"] if r["kind"] == kind and "agreement" in r]
+                row |= {f"agreement_{side}": float(np.mean([a[side] for a in agreed])) for side in SIDES if agreed}
+                for other in result["others"]:
+                    row[f"{other['attribute']}_moved"] = max(abs(c["change"]) for c in other["classes"])
             row |= {"evaluations": result["cost"]["evaluations_per_image"]["after"]}
             found.append(row | {"trained_kimg": result["cost"]["trained_kimg"]})
         return found
