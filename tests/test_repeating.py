@@ -231,7 +231,7 @@ def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
     assert "needs files of your own" in said.stderr
     broken = {
         "[": "is no TOML",
-        "x = 1": "has kind None; expected one of retarget, compare, sweep, collapse, paper",
+        "x = 1": "has kind None; expected one of retarget, compare, sweep, collapse, prompts, prompt-compare, paper",
         'kind = "collapse"': "lists no runs",
         DIGITS + "sped = 1": "recipe.toml: there is no setting 'sped'",
     }
