@@ -30,6 +30,7 @@ from PIL import Image
 from fairsims.cli import main
 from fairsims.models import Checkpoint, Denoiser, DenoiserModel, EDMDenoiser, ModelSpec
 from fairsims.pools import Pool
+from fairsims.report import figures
 
 MakeNetwork = Callable[..., EDMDenoiser]
 MakePool = Callable[..., Pool]
@@ -120,7 +121,8 @@ class Command:
     def __init__(self, arguments: Sequence[object], folder: Path | None = None) -> None:
         """Start it in a folder, by default the one that the tests run in."""
         self._said = Path(tempfile.mkdtemp())
-        given = (list(map(str, arguments)), folder or Path.cwd(), os.environ | {"OMP_NUM_THREADS": "1"}, self._said)
+        settings = os.environ | {"OMP_NUM_THREADS": "1"}
+        given = (list(map(str, arguments)), folder or Path.cwd(), settings, self._said, figures.DPI)
         self._process = forked().Process(target=_as_command, args=given)
         self._process.start()
 
@@ -161,7 +163,7 @@ def forked() -> ForkServerContext:
     return context
 
 
-def _as_command(arguments: list[str], folder: Path, environment: Mapping[str, str], said: Path) -> None:
+def _as_command(arguments: list[str], folder: Path, environment: Mapping[str, str], said: Path, dpi: int) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -170,6 +172,8 @@ def _as_command(arguments: list[str], folder: Path, environment: Mapping[str, st
     # A suite started in the background ignores SIGINT, and what it starts inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("error")
+    # As in this process, so that reports can be compared.
+    figures.DPI = dpi
     sys.argv = ["fairsims", *arguments]
     runpy.run_module("fairsims", run_name="__main__", alter_sys=True)
 

@@ -30,8 +30,6 @@ from fairsims.models import open_checkpoint
 from fairsims.pools import Pool, select_pool
 from fairsims.report.html import write_report
 
-pytestmark = pytest.mark.usefixtures("whole_figures")
-
 SMALL = [
     "--pool",
     "500",
