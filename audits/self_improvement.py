@@ -4,8 +4,9 @@
 
 `audits/self-improvement/experiment.toml` has every setting; `--changes FILE.toml` overrides some. For every base and
 seed a base is trained on the training half, and `fairsims sweep --target base` measures every arm against the untouched
-half. The best point of each arm, chosen on calibration seeds by the first feature space, is measured again on audit
-seeds. What is finished is read: the same command goes on where a killed one stopped, and its tables show what is there.
+half. The best point of each arm, chosen on calibration seeds by the feature space that it gains least on, is measured
+again on audit seeds. What is finished is read: the same command goes on where a killed one stopped, and its tables show
+what is there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from fairsims.data import ImageDataset, open_dataset
 from fairsims.errors import FairsimsError, InputError
 from fairsims.files import atomic, read_json
 from fairsims.options import from_mapping
+from fairsims.report.figures import AFTER, canvas
 from fairsims.report.sweep_figures import sweep_figures
 from fairsims.retarget.config import RetargetConfig
 from fairsims.retarget.grid import SweepConfig
@@ -49,6 +51,15 @@ HERE = Path(__file__).parent / "self-improvement"
 COMMAND = "python audits/self_improvement.py"
 LOWER = ("fd_reference", "fd_infinity", "kid", "random.fd_reference", "random.fd_infinity", "random.kid")
 HIGHER = ("precision", "recall", "coverage", "train_auth_pct", "train_nearest_median")
+SHOWN = {
+    "nfe": "evaluations",
+    "fd_infinity": "FD∞, classifier",
+    "random.fd_infinity": "FD∞, random network",
+    "precision": "precision",
+    "recall": "recall",
+    "train_auth_pct": "AuthPct",
+}
+DRAWN = ("fd_infinity", "random.fd_infinity", "precision", "recall")
 LEVEL = 0.95
 
 
@@ -147,34 +158,54 @@ def run_of(recipe: Mapping[str, Any], name: str, base: str, seed: int, out: Path
         )
 
 
-def confirmed(out: Path, sets: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for every arm of every finished sweep: its best point on audit seeds."""
+def finished(out: Path, sets: Sequence[str]) -> Iterator[tuple[str, str, int, Path]]:
+    """Set, base, seed and folder of every finished sweep."""
     for name in sets:
         for path in sorted((out / name).glob("*-*/sweep/sweep.json")):
             base, _, seed = path.parent.parent.name.rpartition("-")
-            found = read_json(path)
-            for arm in ("base", *(a for a in found["best"] if a != "quality")):
-                point = "base" if arm == "base" else found["best"][arm]["point"]
-                row = found["confirmed"][point]
-                numbers = {k: row[k] for k in (*LOWER, *HIGHER, "nfe") if row.get(k) is not None}
-                yield {"set": name, "base": base, "seed": int(seed), "arm": arm, "point": point} | numbers
+            yield name, base, int(seed), path.parent
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """What each arm changes against the base of the same seed: mean over seeds with Student's interval."""
+def confirmed(out: Path, sets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for every arm of every finished sweep: its best point on audit seeds."""
+    for name, base, seed, folder in finished(out, sets):
+        found = read_json(folder / "sweep.json")
+        for arm in ("base", *(a for a in found["best"] if a != "quality")):
+            point = "base" if arm == "base" else found["best"][arm]["point"]
+            row = {"set": name, "base": base, "seed": seed, "arm": arm, "point": point}
+            yield row | numbers_of(found["confirmed"][point])
+
+
+def numbers_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The numbers of a point that the tables hold."""
+    return {k: row[k] for k in (*LOWER, *HIGHER, "nfe") if row.get(k) is not None}
+
+
+def measured(out: Path, sets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for every point of every finished sweep, on calibration seeds; none is chosen."""
+    for name, base, seed, folder in finished(out, sets):
+        for row in pd.read_parquet(folder / "sweep.parquet").to_dict("records"):
+            yield {"set": name, "base": base, "seed": seed, "arm": row["point"]} | numbers_of(row)
+
+
+def summary(rows: pd.DataFrame, against: str = "base") -> pd.DataFrame:
+    """What each arm changes against one of the same seed: mean over seeds with Student's interval."""
     numbers = [c for c in (*LOWER, *HIGHER) if c in rows]
     found = []
     for (name, base), group in rows.groupby(["set", "base"]):
-        arms = group.set_index(["arm", "seed"])[numbers]
-        bases = arms.loc["base"]
+        arms = group.set_index(["arm", "seed"])[[*numbers, "nfe"] if "nfe" in rows else numbers]
+        if against not in arms.index:
+            continue
+        other = arms.loc[against]
         for arm in dict.fromkeys(group["arm"]):
-            change = arms.loc[arm] - bases
+            change = arms.loc[arm, numbers] - other[numbers]
             n = len(change)
             wide = student.ppf((1 + LEVEL) / 2, n - 1) / math.sqrt(n) if n > 1 else math.inf
-            row: dict[str, Any] = {"set": name, "base": base, "arm": arm, "seeds": n}
+            row: dict[str, Any] = {"set": name, "base": base, "arm": arm, "against": against, "seeds": n}
+            row |= {"nfe": float(arms.loc[arm, "nfe"].mean())} if "nfe" in arms else {}
             for c in numbers:
                 mean = float(change[c].mean())
-                half = wide * float(change[c].std()) if n > 1 and arm != "base" else math.nan
+                half = wide * float(change[c].std()) if n > 1 and arm != against else math.nan
                 row |= {c: float(arms.loc[arm, c].mean()), f"{c}.change": mean}
                 row |= {f"{c}.low": mean - half, f"{c}.high": mean + half}
             found.append(row)
@@ -182,9 +213,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The summary for reading, Markdown: means, and changes with their intervals."""
-    shown = [c for c in ("fd_reference", "random.fd_reference", "kid", "recall", "train_auth_pct") if c in table]
-    lines = ["| set, base | arm | seeds | " + " | ".join(shown) + " |", "|---" * (3 + len(shown)) + "|"]
+    """A summary for reading, Markdown: means over seeds, and changes with their intervals."""
+    shown = [c for c in SHOWN if c in table]
+    lines = ["| set, base | arm | seeds | " + " | ".join(map(SHOWN.__getitem__, shown)) + " |"]
+    lines.append("|---" * (3 + len(shown)) + "|")
     for row in table.to_dict("records"):
         cells = [_cell({str(k): v for k, v in row.items()}, c) for c in shown]
         lines.append(f"| {row['set']}, {row['base']} | {row['arm']} | {row['seeds']} | " + " | ".join(cells) + " |")
@@ -193,26 +225,58 @@ def as_text(table: pd.DataFrame) -> str:
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
     value = f"{row[name]:.4g}"
-    if row["arm"] == "base":
+    if name == "nfe" or row["arm"] == row["against"]:
         return value
     if not math.isfinite(row[f"{name}.low"]):
-        return f"{value} ({row[f'{name}.change']:+.3g})"
-    return f"{value} ({row[f'{name}.change']:+.3g} [{row[f'{name}.low']:+.3g}, {row[f'{name}.high']:+.3g}])"
+        return f"{value} ({row[f'{name}.change']:+.2g})"
+    return f"{value} ({row[f'{name}.change']:+.2g} [{row[f'{name}.low']:+.2g}, {row[f'{name}.high']:+.2g}])"
 
 
 def write_tables(out: Path, sets: Sequence[str]) -> str:
-    """`results.csv` with a row an arm and seed, `summary.csv` and `summary.md`; the text of the last."""
+    """`results.csv` with a row an arm and seed, `summary.csv` and `summary.md`; the text of the last.
+
+    `points.csv` and `points.md` are the same of every point of the sweeps, `arms.png` shows the changes.
+    """
     rows = pd.DataFrame(confirmed(out, sets))
     if not len(rows):
         return "nothing is finished yet"
-    table = summary(rows)
-    text = as_text(table)
-    for name, content in (("results.csv", rows), ("summary.csv", table)):
-        with atomic(out / name) as temporary:
+    arms = [summary(rows), summary(rows, "longer")]
+    points = summary(pd.DataFrame(measured(out, sets)))
+    tables = {"results": rows, "summary": pd.concat(arms), "points": points}
+    for name, content in tables.items():
+        with atomic(out / f"{name}.csv") as temporary:
             content.to_csv(temporary, index=False, float_format="%.5g")
-    with atomic(out / "summary.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    text = "\n\n".join(
+        f"Change against {words}:\n\n{as_text(table)}"
+        for words, table in zip(("the base", "the base trained on"), arms, strict=True)
+        if len(table)
+    )
+    for name, said in (("summary", text), ("points", as_text(points))):
+        with atomic(out / f"{name}.md") as temporary:
+            temporary.write_text(said + "\n", encoding="utf-8")
+    arms_figure(arms[0], out / "arms.png")
     return text
+
+
+def arms_figure(table: pd.DataFrame, path: Path) -> None:
+    """What each arm changes against the base, with intervals over seeds: a panel for each of four numbers."""
+    table = table[table["arm"] != "base"]
+    numbers = [c for c in DRAWN if f"{c}.change" in table]
+    several = table[["set", "base"]].drop_duplicates().shape[0] > 1
+    names = [f"{r['set']}, {r['base']}: {r['arm']}" if several else r["arm"] for _, r in table.iterrows()]
+    places = range(len(table))
+    with canvas(path, 0.9 + 0.3 * len(table), width=2.3 * len(numbers) + 0.8) as figure:
+        for axes, c in zip(figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0], numbers, strict=True):
+            change = table[f"{c}.change"]
+            half = (table[f"{c}.high"] - change).where(lambda h: h.abs() < math.inf, 0)
+            axes.axvline(0, color="0.4", linestyle=(0, (1, 1)), linewidth=1.2)
+            axes.errorbar(change, places, xerr=half, fmt="s", color=AFTER, markersize=5, capsize=2, linewidth=1.2)
+            axes.set_title(f"{SHOWN[c]}\n{'less' if c in LOWER else 'more'} is better")
+            axes.locator_params(axis="x", nbins=4)
+            axes.set_yticks(list(places), names)
+        # Once, for all panels share the axis.
+        axes.invert_yaxis()
+        figure.supxlabel("change against the base of the same seed, 95% interval over seeds", fontsize=9)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

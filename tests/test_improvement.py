@@ -67,8 +67,11 @@ def test_one_command_from_data_to_table(audit: ModuleType, tmp_path: Path, capsy
     )
     assert swept["quality"]["training"] == "train"
     assert open_dataset(str(out / "digits" / "train.zip")).attributes["digit"].classes == tuple("0123456789")
-    assert said.count("\n") == 2 + 7
-    table = pd.read_csv(out / "summary.csv").set_index("arm")
+    assert said.count("\n") == 2 * (2 + 2 + 7) + 1
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["against"]) == ["base"] * 7 + ["longer"] * 7
+    assert len(pd.read_csv(out / "points.csv")) == 1 + len(swept["grid"]["modes"]) + 2
+    table = table[table["against"] == "base"].set_index("arm")
     change = rows.set_index("arm")["fd_reference"] - rows.set_index("arm").loc["base", "fd_reference"]
     assert table["fd_reference.change"].to_dict() == pytest.approx(change.to_dict(), abs=1e-2)
     assert np.isinf(table.loc["merged", "fd_reference.low"]) or np.isnan(table.loc["merged", "fd_reference.low"])
@@ -78,14 +81,14 @@ def test_one_command_from_data_to_table(audit: ModuleType, tmp_path: Path, capsy
 
 def test_a_change_has_students_interval_over_seeds(audit: ModuleType) -> None:
     """Of -1, -2, -3 the mean is -2 and its interval +- 4.3027 / sqrt(3): the base of the same seed is taken off."""
-    common = {"set": "x", "base": "y", "fd_reference": 0.0}
-    rows = [common | {"arm": "base", "seed": k, "fd_reference": 10.0 * k} for k in range(3)]
-    rows += [common | {"arm": "merged", "seed": k, "fd_reference": 10.0 * k - 1 - k} for k in range(3)]
+    common = {"set": "x", "base": "y", "fd_infinity": 0.0}
+    rows = [common | {"arm": "base", "seed": k, "fd_infinity": 10.0 * k} for k in range(3)]
+    rows += [common | {"arm": "merged", "seed": k, "fd_infinity": 10.0 * k - 1 - k} for k in range(3)]
     found = audit.summary(pd.DataFrame(rows)).set_index("arm").loc["merged"]
-    assert found["fd_reference.change"] == pytest.approx(-2)
-    assert found["fd_reference.low"] == pytest.approx(-2 - 4.30265 / 3**0.5, abs=1e-4)
-    assert found["fd_reference.high"] == pytest.approx(-2 + 4.30265 / 3**0.5, abs=1e-4)
-    assert "(-2 [-4.48, +0.484])" in audit.as_text(audit.summary(pd.DataFrame(rows)))
+    assert found["fd_infinity.change"] == pytest.approx(-2)
+    assert found["fd_infinity.low"] == pytest.approx(-2 - 4.30265 / 3**0.5, abs=1e-4)
+    assert found["fd_infinity.high"] == pytest.approx(-2 + 4.30265 / 3**0.5, abs=1e-4)
+    assert "(-2 [-4.5, +0.48])" in audit.as_text(audit.summary(pd.DataFrame(rows)))
 
 
 def test_a_set_that_is_not_there_is_refused(audit: ModuleType, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class SweepConfig:
     guides: tuple[str, ...] = ()
     """autoguided only: checkpoints of the smaller or less trained networks."""
     features: tuple[str, ...] = ("classifier",)
-    """Feature extractors that quality is measured on; by the first the best points are chosen.
+    """Feature extractors that quality is measured on. Of several the best points are the best on the worst of them.
 
     A claim of quality needs two: `random`, a network that was never trained, is always at hand."""
     intervals: tuple[Interval | None, ...] = (None,)

@@ -175,23 +175,31 @@ def best_points(rows: Mapping[Point, Row], target: float | None, tolerance: floa
     """`quality`: the point of best quality; with a target `at_target`: the best within `tolerance` of it, else the
     nearest; without one the best of every mode, under its name.
 
-    Quality is the distance to the reference in the target's mix, to the reference as given without a target. Only what
+    Quality is the distance to the reference in the target's mix, to the reference as given without a target; on several
+    feature spaces the one that, as a part of the base's, is the largest: what gains on one alone is no gain. Only what
     could be measured is there. The control, a base that was trained on, is not the best of all.
     """
     measure = "fd_reference" if target is None else "fd_target"
+    base = next((r for p, r in rows.items() if p.mode == "base"), {})
+    spaces = [k for k, v in base.items() if v and (k == measure or k.endswith(f".{measure}"))]
+
+    def off(row: Row) -> float:
+        return max(float(row[k] / base[k]) for k in spaces) if len(spaces) > 1 else float(row[measure])
+
     arms = {p: r for p, r in rows.items() if p.mode in ARMS}
     combined = {p: r for p, r in arms.items() if p.mode != "longer"}
     found: dict[str, Point] = {}
     if all(r.get(measure) is not None for r in arms.values()):
         if combined:
-            found["quality"] = min(combined, key=lambda p: float(combined[p][measure]))
+            found["quality"] = min(combined, key=lambda p: off(combined[p]))
         if target is None:
             for mode in dict.fromkeys(p.mode for p in arms):
-                found[mode] = min((p for p in arms if p.mode == mode), key=lambda p: float(arms[p][measure]))
+                found[mode] = min((p for p in arms if p.mode == mode), key=lambda p: off(arms[p]))
     if target is not None and combined:
         error = {p: abs(r["share"] - target) for p, r in combined.items()}
         near = [p for p in combined if error[p] <= max(tolerance, min(error.values()))]
-        found["at_target"] = min(near, key=lambda p: float(combined[p].get(measure, error[p])))
+        measured = all(r.get(measure) is not None for r in combined.values())
+        found["at_target"] = min(near, key=lambda p: off(combined[p]) if measured else error[p])
     return found
 
 

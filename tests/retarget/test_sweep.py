@@ -333,6 +333,10 @@ def test_best_points() -> None:
     unmeasured = {p: {"mode": p.mode, "share": r["share"]} for p, r in found.items()}
     assert best_points(unmeasured, 0.5, 0.03) == {"at_target": points[2]}
     assert best_points({points[0]: found[points[0]]}, 0.5, 0.03) == {}
+    # On two feature spaces the best is what gains most where it gains least: of 4, 4.4 and 9 to 10 there.
+    for p, other in zip(points, (10.0, 9.0, 4.4, 4.0), strict=True):
+        found[p] |= {"fd_reference": {0.5: 1.6, 1.0: 1.0, 1.5: 1.9}.get(p.omega, 2.0), "random.fd_reference": other}
+    assert best_points(found, None, 0.03) == {"quality": points[2], "merged": points[2]}
 
 
 @pytest.mark.parametrize(
