@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from support import refused, run, succeeds
-from tiny_pipelines import install_shades, two_shades
+from tiny_pipelines import install_shades, tiny_clip, two_shades
 
 from fairsims.dashboard.runs_index import read_run
 from fairsims.pools import Pool
@@ -244,14 +247,29 @@ def test_an_arm_that_does_nothing_stands_at_its_planned_strength(asked: tuple[ob
     assert negative["summary"]["neutral"]["worst"] == base["summary"]["neutral"]["worst"]
 
 
-def test_what_the_prompts_do_not_allow_is_left_out_and_said(asked: tuple[object, ...], tmp_path: Path) -> None:
+def test_what_the_prompts_do_not_allow_is_left_out_and_clip_reads_prompts(
+    asked: tuple[object, ...], tmp_path: Path
+) -> None:
+    """A file of neutral prompts alone; CLIP-T of each as open_clip itself has it."""
     (tmp_path / "plain.txt").write_text("a photo of a nurse\n")
-    kept = [v for pair in zip(asked[1::2], asked[2::2], strict=True) if pair[0] != "--prompts" for v in pair]
+    (tmp_path / "clip").mkdir()
+    place = f"local-dir:{tiny_clip(tmp_path / 'clip')}"
+    other = ("--prompts", "--agreement")
+    kept = [v for pair in zip(asked[1::2], asked[2::2], strict=True) if pair[0] not in other for v in pair]
     plain = ("compare", *kept, "--prompts", tmp_path / "plain.txt", "--out", tmp_path / "run")
     assert "words, which is not possible" in refused(*plain, "--arms", "words")
-    result = succeeds(*plain, "--arms", "base,resampled")
+    assert "open_clip_config.json is missing" in refused(*plain, "--agreement", f"clip:local-dir:{tmp_path}")
+    result = succeeds(*plain, "--arms", "base,resampled", "--agreement", f"clip:{place}")
     assert [arm["arm"] for arm in result["arms"]] == ["base", "resampled"]
     assert not (tmp_path / "run" / "target-mix").exists()
+    assert "CLIP-T" in (tmp_path / "run" / "report.md").read_text()
+    model, transform = open_clip.create_model_from_pretrained(place)
+    images = Pool(tmp_path / "run" / "base" / "images").read(range(8)).permute(0, 2, 3, 1).numpy()
+    with torch.no_grad():
+        shown = model.encode_image(torch.stack([transform(Image.fromarray(x)) for x in images]), normalize=True)
+        said = model.encode_text(open_clip.get_tokenizer(place)(["a photo of a nurse"]), normalize=True)
+    wanted = float((shown @ said.T).mean())
+    assert result["arms"][0]["agreement"] == {"neutral": pytest.approx(wanted, abs=2e-3)}
     assert "--arms changes nothing without --prompts" in refused(
         "compare", "--model", "digits-8", "--attr", "parity", "--target", 0.5, "--out", tmp_path / "x", "--arms", "base"
     )

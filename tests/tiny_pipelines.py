@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import string
 from pathlib import Path
@@ -319,3 +320,33 @@ def save_adapter(model: PipelineModel, folder: Path, **settings: Any) -> Path:
     save_checkpoint(folder, training)
     training.detach()
     return folder
+
+
+def tiny_clip(folder: Path) -> Path:
+    """Save an open_clip model of random weights into a folder, as models on the hub are."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 48, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    expected = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": expected}))
+    return folder
+
+
+def carry_out(arguments: list[str]) -> None:
+    """`fairsims ARGUMENTS` in a process of its own, whose calibrations are of two looks and take what they find."""
+    import warnings
+
+    from fairsims.cli import main
+    from fairsims.retarget import calibration
+
+    warnings.simplefilter("error")
+    calibration.LOOKS, calibration.SURE = 2, -10
+    main(arguments)

@@ -7,7 +7,7 @@ import logging
 import math
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,24 +160,35 @@ def zero_shot_head(prompts: Prompts) -> tuple[Tensor, Tensor]:
     al. 2021, section 3.1.4). A SigLIP model's bias is the same for all classes and leaves the softmax as it is. Raises
     InputError when the model has no text tower that can be used.
     """
-    import open_clip
-
     place = prompts.spec.removeprefix("clip:")
     model = open_clip_model(place)
-    name = place if place.startswith(("local-dir:", "hf-hub:")) else prompts.model
     rows = []
+    for phrases in prompts.classes.values():
+        texts = [template.format(phrase) for phrase in phrases for template in prompts.templates]
+        rows.append(F.normalize(text_features(model, place, texts).mean(dim=0), dim=0))
+    weight = torch.stack(rows) * model.logit_scale.exp().float()
+    if not torch.isfinite(weight).all():
+        raise InputError(f"the scale of {place} is not finite; its weights are damaged, fetch them again")
+    return weight, torch.zeros(len(weight))
+
+
+def text_features(model: Any, place: str, texts: Sequence[str]) -> Tensor:
+    """Normalised features `(n, d)` of texts by the model that `open_clip_model` has opened of that place.
+
+    They are in the space of its image features. Raises InputError when the model has no text tower that can be used.
+    """
+    import open_clip
+
+    name = place if place.startswith(("local-dir:", "hf-hub:")) else place.partition(":")[0]
     try:
         tokenize = open_clip.get_tokenizer(name)
         with torch.inference_mode():
-            for phrases in prompts.classes.values():
-                texts = [template.format(phrase) for phrase in phrases for template in prompts.templates]
-                rows.append(F.normalize(model.encode_text(tokenize(texts), normalize=True).float().mean(dim=0), dim=0))
-            weight = torch.stack(rows) * model.logit_scale.exp().float()
+            found: Tensor = model.encode_text(tokenize(list(texts)), normalize=True).float()
     except Exception as e:  # tokenizers raise whatever they meet
         raise InputError(
             f"the texts cannot be read by {name} ({type(e).__name__}: {' '.join(str(e).split())[:160]}); "
             "give a model with its tokenizer"
         ) from None
-    if not torch.isfinite(weight).all():
+    if not torch.isfinite(found).all():
         raise InputError(f"the text features of {name} are not finite; its weights are damaged, fetch them again")
-    return weight, torch.zeros(len(weight))
+    return found

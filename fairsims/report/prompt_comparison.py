@@ -29,7 +29,7 @@ from fairsims.report.html import as_html
 from fairsims.report.markdown import as_markdown
 from fairsims.report.numbers import NOTHING, duration, fixed, number, points
 from fairsims.report.prompt_comparison_figure import prompt_comparison_figure, prompts_off
-from fairsims.report.prompts import feasibility_table, named
+from fairsims.report.prompts import agreed_column, agreed_digits, feasibility_table, named
 from fairsims.report.terminal import as_text
 
 FIGURE, RESULT = "prompt-compare.png", "prompt-compare.json"
@@ -166,7 +166,7 @@ def _stayed(result: Found) -> list[Block]:
     columns: list[str | Column] = ["way"]
     columns += [Column(title="held out", note="off; were it met")] if held else []
     columns += [Column(title="explicit kept", note="change, points, 95%")] if kept else []
-    columns += [Column(title="as asked", note="neutral")] if agreed else []
+    columns += [agreed_column(result, "neutral")] if agreed else []
     if q:
         columns += [Column(title="FD", note="target mix"), Column(title="FD", note="as drawn"), "precision", "recall"]
     blocks: list[Block] = []
@@ -175,7 +175,7 @@ def _stayed(result: Found) -> list[Block]:
         def line(arm: Found) -> Row:
             cells: list[str | Cell] = [_with_floor(arm["summary"]["held-out"])] if held else []
             cells += [_kept(arm["kept"])] if kept else []
-            cells += [fixed((arm["agreement"] or {}).get("neutral"))] if agreed else []
+            cells += [fixed((arm["agreement"] or {}).get("neutral"), agreed_digits(result))] if agreed else []
             if q:
                 cells += [number(arm["quality"][k]) for k in ("fd_target", "fd_reference")]
                 cells += [fixed(arm["quality"][k]) for k in ("precision", "recall")]
@@ -183,9 +183,7 @@ def _stayed(result: Found) -> list[Block]:
 
         blocks.append(table(columns, map(line, result["arms"]), caption="What was to stay, and quality"))
     if agreed:
-        blocks.append(
-            soft(f"As asked: images of neutral prompts that show what they name, by {result['agreement_by']}.")
-        )
+        blocks.append(soft(f"Whether images of neutral prompts show what these name: by {result['agreement_by']}."))
     if not q:
         return [*blocks, soft("The classifier has no features: quality was not measured.")]
     said = (

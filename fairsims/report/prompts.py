@@ -162,12 +162,12 @@ def _prompts(result: Found, rows: Sequence[Found], caption: str) -> Table:
         columns += [Column(title=classes[k], note="before"), Column(title=classes[k], note="after"), "target"]
     columns += ["undetermined" for _ in apart]
     agreed = any("agreement" in r for r in rows)
-    columns += [Column(title="shows what is asked for", note="before → after")] if agreed else []
+    columns += [agreed_column(result, "before → after")] if agreed else []
 
     def line(r: Found) -> Row:
         cells = [c for k in shown for c in (_share(r["before"], k), _share(r["after"], k), cell(fixed(r["target"][k])))]
         cells += [cell(f"{fixed(r['before']['share'][k])} → {fixed(r['after']['share'][k])}") for k in apart]
-        cells += [cell(_two(r.get("agreement")))] if agreed else []
+        cells += [cell(_two(r.get("agreement"), agreed_digits(result)))] if agreed else []
         return row(named(r["prompt"]), *cells)
 
     return table(columns, map(line, rows), caption=caption)
@@ -228,7 +228,7 @@ def _stayed(result: Found) -> list[Block]:
     more = [k for k in ("similarity",) if all(k in r for r in result["prompts"])]
     columns += [Column(title="similarity", note="classifier's features") for _ in more]
     agreed = any("agreement" in r for r in result["prompts"])
-    columns += [Column(title="shows what is asked for", note="before → after")] if agreed else []
+    columns += [agreed_column(result, "before → after")] if agreed else []
 
     def line(kind: str) -> Row:
         rows = [r for r in result["prompts"] if r["kind"] == kind]
@@ -236,7 +236,8 @@ def _stayed(result: Found) -> list[Block]:
         cells += [fixed(_mean(rows, k), 3) for k in more]
         judged = [r["agreement"] for r in rows if "agreement" in r]
         if agreed:
-            cells.append(_two({s: _mean(judged, s) for s in ("before", "after")} if judged else None))
+            means = {s: _mean(judged, s) for s in ("before", "after")} if judged else None
+            cells.append(_two(means, agreed_digits(result)))
         return row(kind, *cells)
 
     blocks.append(table(columns, map(line, kinds), caption="Images of the same seed, before beside after"))
@@ -411,8 +412,18 @@ def _mean(rows: Sequence[Found], key: str) -> float:
     return float(sum(r[key] for r in rows) / len(rows))
 
 
-def _two(found: Found | None) -> str:
-    return "–" if found is None else f"{fixed(found['before'])} → {fixed(found['after'])}"
+def _two(found: Found | None, digits: int = 2) -> str:
+    return "–" if found is None else f"{fixed(found['before'], digits)} → {fixed(found['after'], digits)}"
+
+
+def agreed_column(result: Found, note: str) -> Column:
+    """The column that says whether images show what their prompts name: a share, or CLIP's cosine."""
+    return Column(title="shows what is asked for" if agreed_digits(result) == 2 else "CLIP-T", note=note)
+
+
+def agreed_digits(result: Found) -> int:
+    """Decimals of it."""
+    return 3 if result.get("agreement_as") == "cosine" else 2
 
 
 def _ranged(r: Found) -> Cell:

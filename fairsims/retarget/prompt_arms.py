@@ -65,7 +65,8 @@ class PromptArm:
 def arms_left_out(work: PromptRetargeting) -> dict[str, str]:
     """The arms that these prompts and this pipeline do not allow, and why."""
     found, model = {}, work.model
-    wordless = next((t for t in work.prompts.of("neutral") if set(work.prompts.explicit(t)) < _wanted(work, t)), None)
+    neutral = work.prompts.of("neutral")
+    wordless = next((t for t in neutral if not _wanted(work, t) <= set(work.prompts.explicit(t))), None)
     if wordless is not None:
         missing = sorted(_wanted(work, wordless) - set(work.prompts.explicit(wordless)))
         found["words"] = f"{work.prompts.name} has no explicit prompt of {wordless!r} for {' or '.join(missing)}"

@@ -12,6 +12,7 @@ from fairsims.audit.conditions import condition_counts
 from fairsims.audit.draws import counted
 from fairsims.audit.intervals import ALPHA
 from fairsims.audit.joint import Cells, FloatArray
+from fairsims.audit.prompt_agreement import TextAgreement
 from fairsims.audit.prompts import METRICS, PromptShares, metrics, named_class
 from fairsims.classifiers import AttributeClassifier
 from fairsims.classifiers.base import features_of
@@ -77,6 +78,7 @@ def audit_prompts(work: PromptRetargeting, after: PipelineModel, *, rounds: int)
         "classes": list(work.classes),
         "classifier": {"name": classifier.name, "digest": classifier.digest, "split": classifier.default_split},
         "agreement_by": None if work.agreement is None else work.agreement.name,
+        "agreement_as": agreement_as(work),
         "mode": work.config.mode,
         "tolerance": work.config.tolerance,
         "sampler": work.model.facts()["sampler"],
@@ -131,10 +133,26 @@ def _same_seed(work: PromptRetargeting, pools: dict[str, Pool]) -> dict[str, dic
     }
 
 
+def agreement_as(work: PromptRetargeting) -> str | None:
+    """What the numbers of `agreement` are: a share of images, or a cosine."""
+    if work.agreement is None:
+        return None
+    return "cosine" if isinstance(work.agreement, TextAgreement) else "share"
+
+
 def agreement(work: PromptRetargeting, pools: Mapping[str, Pool]) -> dict[str, dict[str, Any]]:
-    """Share of images that show what their prompt names, by prompt that names a class of the classifier of that."""
+    """Share of images that show what their prompt names, by prompt that names a class of the classifier of that.
+
+    With CLIP the mean cosine of images and prompt instead, of all prompts.
+    """
     if work.agreement is None:
         return {}
+    if isinstance(work.agreement, TextAgreement):
+        scores = {side: work.agreement.scores(pool, work.run.folder / "features") for side, pool in pools.items()}
+        return {
+            text: {"agreement": {side: float(scores[side][pool.positions == p].mean()) for side, pool in pools.items()}}
+            for p, text in enumerate(next(iter(pools.values())).conditions)
+        }
     calls = {side: label_source(pool, work.agreement).argmax(axis=1) for side, pool in pools.items()}
     found = {}
     for p, text in enumerate(next(iter(pools.values())).conditions):

@@ -21,7 +21,7 @@ from fairsims.errors import InputError
 from fairsims.files import atomic, now, read_json, write_json
 from fairsims.pools import Pool
 from fairsims.retarget.prompt_arms import ADAPTERS, ArmsWork, PromptArm, chosen_arms
-from fairsims.retarget.prompt_audit import agreement, explicit_kept, registered, summary_of, targets_of
+from fairsims.retarget.prompt_audit import agreement, agreement_as, explicit_kept, registered, summary_of, targets_of
 from fairsims.retarget.prompt_run import PromptRetargeting
 from fairsims.run import Progress, Run, silent, write_plan
 
@@ -91,6 +91,7 @@ def _result(work: PromptRetargeting, arms: Mapping[str, PromptArm], command: str
         "classes": list(work.classes),
         "classifier": {"name": classifier.name, "digest": classifier.digest, "split": classifier.default_split},
         "agreement_by": None if work.agreement is None else work.agreement.name,
+        "agreement_as": agreement_as(work),
         "tolerance": work.config.tolerance,
         "sampler": work.model.facts()["sampler"],
         "images_of_each_prompt": {use: getattr(work.config, use) for use in ("pool", "calibration", "audit")},
@@ -140,7 +141,7 @@ def _row(work: PromptRetargeting, arm: PromptArm, base: PromptArm, target: Mappi
 
 
 def _agreement(work: PromptRetargeting, arm: PromptArm) -> dict[str, float] | None:
-    """Share of images that show what their prompt names, over the prompts of a kind that name something."""
+    """`agreement` over the prompts of a kind that name something."""
     found = agreement(work, {"arm": arm.images})
     if not found:
         return None

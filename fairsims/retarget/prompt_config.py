@@ -46,7 +46,10 @@ class PromptConfig:
 
     Those of attributes without target and hold are audited only."""
     agreement: str | None = None
-    """Classifier of what prompts name: the share of images that show it is audited, before and after."""
+    """Classifier of what prompts name, or clip:local-dir:PATH of open_clip: whether images show it is audited.
+
+    A classifier gives the share of images that show it, clip:MODEL:PRETRAINED, clip:local-dir:PATH and clip:hf-hub:NAME
+    CLIP-T, the mean cosine of image and prompt."""
     positive: str = choice("auto", "never", "always")
     """Whether images of explicit prompts, trained under the neutral ones, join: where the complement cannot reach."""
     pool: int = 128

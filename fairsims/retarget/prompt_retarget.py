@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from fairsims import engine
+from fairsims.audit.features import CLIP
 from fairsims.audit.joint import Cells
+from fairsims.audit.prompt_agreement import TextAgreement
 from fairsims.audit.prompts import named_class
 from fairsims.audit.targets import parse_target
 from fairsims.classifiers import AttributeClassifier, load_classifier
@@ -85,10 +87,14 @@ def prepare_prompts(config: PromptConfig) -> PromptRetargeting:
     )
 
 
-def _agreement(config: PromptConfig, prompts: Prompts, model: PipelineModel) -> AttributeClassifier | None:
-    """The classifier of what prompts name. Raises InputError where it fits neither the prompts nor the images."""
+def _agreement(
+    config: PromptConfig, prompts: Prompts, model: PipelineModel
+) -> AttributeClassifier | TextAgreement | None:
+    """The classifier of what prompts name, or CLIP. Raises InputError where it fits neither prompts nor images."""
     if config.agreement is None:
         return None
+    if config.agreement.startswith(CLIP):
+        return TextAgreement.open(config.agreement, [p.text for p in prompts.items], model.image_shape)
     found = load_classifier(config.agreement)
     classes = found.attribute.classes
     if all(named_class(p.text, classes) is None for p in prompts.items):

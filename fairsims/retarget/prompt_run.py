@@ -14,6 +14,7 @@ import torch
 from fairsims.audit.conditions import condition_counts
 from fairsims.audit.draws import Draws, counted
 from fairsims.audit.joint import FloatArray
+from fairsims.audit.prompt_agreement import TextAgreement
 from fairsims.audit.targets import Target
 from fairsims.classifiers import AttributeClassifier
 from fairsims.classifiers.base import Confusion
@@ -77,8 +78,8 @@ class PromptRetargeting:
     """Of the attribute with the target, then of those that sets are balanced for."""
     watched: tuple[AttributeClassifier, ...]
     """Of attributes that are only audited."""
-    agreement: AttributeClassifier | None
-    """Of what prompts name."""
+    agreement: AttributeClassifier | TextAgreement | None
+    """What says whether images show what their prompts name."""
     targets: dict[str, Target]
     """By prompt: neutral, held out, and the empty one."""
     settings: dict[str, Any]

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import tiny_clip
 
 from fairsims.classifiers import AttributeClassifier, load_classifier
 from fairsims.classifiers.abstention import Abstention
@@ -34,20 +35,7 @@ woman = "woman"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import open_clip
-
-    folder = tmp_path_factory.mktemp("tiny-clip")
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 48, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**config)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    expected = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": expected}))
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("tiny-clip"))
 
 
 def prompts(tiny: Path, tmp_path: Path, text: str = WORDS) -> Path:
