@@ -171,8 +171,7 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
         "--prompts",
         prompts,
         *RUN,
-        "--positive",
-        "always",
+        *("--positive", "always", "--rounds", 2),
         "--out",
         tmp_path / "run",
     )
@@ -205,6 +204,12 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
     assert [row["says"] for row in result["prompts"]][4:] == ["dark"] * 2 + ["light"] * 2
     assert result["summary"]["neutral"]["before"]["metrics"]["off"]["were_the_target_met"] > 0
     assert result["calibration"][0]["strength"] == 0
+    rounds = result["rounds"]
+    assert rounds[0]["expected_off"] > 0.05, "so there is a second one"
+    assert [r["round"] for r in rounds] == [1, 2]
+    best = min(rounds, key=lambda r: r["expected_off"])
+    assert {name: result[name] for name in best} == best
+    assert result["cost"]["trained_kimg"] == pytest.approx(2 * 2 * 0.4)
     before, after = (result["summary"]["neutral"][side]["metrics"]["off"]["value"] for side in ("before", "after"))
     assert after < before - 0.05, "a network that knows both shades makes more of the rarer one"
     assert result["cost"]["evaluations_per_image"] == {"before": 8, "after": 8}

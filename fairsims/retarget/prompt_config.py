@@ -72,7 +72,7 @@ class PromptConfig:
     """Part of the training images that are of the empty prompt, which guidance subtracts."""
     calibration: int = 128
     """Images of each prompt at most to find the strength with; fewer are made where they suffice."""
-    rounds: int = 2
+    rounds: int = 3
     """Adapters are trained at most so often: again from what the prompts answered, where these are
     expected to be off by more than the tolerance."""
     audit: int = 64
