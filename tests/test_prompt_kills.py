@@ -122,6 +122,7 @@ def assert_same(reference: Path, run: Path) -> None:
             assert (run / name).read_bytes() == (reference / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_killed_while_it_trains_equals_uninterrupted(whole: Path, carried_out: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert carried_out("retarget", run, (run / "positive").exists) is None
