@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from fairsims.cli import main
 from fairsims.models import Checkpoint, Denoiser, DenoiserModel, EDMDenoiser, ModelSpec
 from fairsims.pools import Pool
 from fairsims.report import figures
+from fairsims.report.html import write_report
 
 MakeNetwork = Callable[..., EDMDenoiser]
 MakePool = Callable[..., Pool]
@@ -174,6 +176,8 @@ def _as_command(arguments: list[str], folder: Path, environment: Mapping[str, st
     warnings.simplefilter("error")
     # As in this process, so that reports can be compared.
     figures.DPI = dpi
+    # What a process of its own would look for packages in, too.
+    sys.path[:0] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     sys.argv = ["fairsims", *arguments]
     runpy.run_module("fairsims", run_name="__main__", alter_sys=True)
 
@@ -190,6 +194,50 @@ def killed_and_gone_on(arguments: list[str], begun: Callable[[], bool], result: 
     code, printed, errors = Command(arguments).finish()
     assert (code, errors) == (0, "")
     return printed
+
+
+TELL_TIME = {"plan.json", "timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
+TELL_TIME |= {"positive/stats.jsonl"}
+"""What a run's files say of times; the manifest holds the digests of the others."""
+
+
+def run_files(run: Path) -> list[str]:
+    return sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+
+
+def timeless(path: Path) -> Any:
+    """A JSON file's content without the time of day, durations and memory."""
+    if path.suffix == ".jsonl":
+        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+    value = json.loads(path.read_text())
+    if path.name == "audit.json":
+        del value["created"], value["plan"]["written"], value["cost"]["seconds"], value["cost"]["peak_memory_gb"]
+        for stage in value["cost"]["stages"]:
+            del stage["seconds"]
+    elif path.name == "timings.json":
+        return list(value)
+    elif path.name == "plan.json":
+        del value["written"]
+    elif path.name == "manifest.json":
+        value["outputs"] = {k: None if k in TELL_TIME else v for k, v in value["outputs"].items()}
+    return value
+
+
+def assert_same_run(reference: Path, run: Path, scratch: Path) -> None:
+    """Every file of both runs is the same, byte for byte but for times."""
+    assert run_files(run) == run_files(reference)
+    for name in run_files(reference):
+        if name not in TELL_TIME:
+            assert (run / name).read_bytes() == (reference / name).read_bytes(), name
+        elif name != "report.html":
+            assert timeless(run / name) == timeless(reference / name), name
+    # A report is a function of its folder: told the reference's times, this run's is the reference's.
+    copy = scratch / "run"
+    shutil.copytree(run, copy)
+    assert write_report(copy).read_bytes() == (run / "report.html").read_bytes()
+    for name in ("audit/audit.json", "plan.json"):
+        shutil.copy(reference / name, copy / name)
+    assert write_report(copy).read_bytes() == (reference / "report.html").read_bytes()
 
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
-from support import Command
+from support import Command, assert_same_run, run_files
 
 from fairsims.audit.features import classifier_features
 from fairsims.audit.fidelity import quality
@@ -28,7 +27,6 @@ from fairsims.data import open_dataset
 from fairsims.files import sha256_file, sha256_json
 from fairsims.models import open_checkpoint
 from fairsims.pools import Pool, select_pool
-from fairsims.report.html import write_report
 
 SMALL = [
     "--pool",
@@ -48,9 +46,6 @@ SMALL = [
     "--solver",
     "dpmpp2m",
 ]
-
-TELL_TIME = {"plan.json", "timings.json", "audit/audit.json", "report.html", "manifest.json", "auxiliary/stats.jsonl"}
-TELL_TIME |= {"positive/stats.jsonl"}
 
 
 def command(*options: str) -> list[str]:
@@ -84,12 +79,8 @@ def finish(folder: Path, options: list[str]) -> str:
     return printed
 
 
-def files(run: Path) -> list[str]:
-    return sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
-
-
 def has_files(count: int, run: Path) -> bool:
-    return len(files(run)) >= count
+    return len(run_files(run)) >= count
 
 
 def stop(
@@ -103,41 +94,6 @@ def stop(
     running = process.running
     process.send(how)
     return running, process.finish()[2]
-
-
-def timeless(path: Path) -> Any:
-    """A JSON file's content without the time of day, durations and memory."""
-    if path.suffix == ".jsonl":
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
-    value = json.loads(path.read_text())
-    if path.name == "audit.json":
-        del value["created"], value["plan"]["written"], value["cost"]["seconds"], value["cost"]["peak_memory_gb"]
-        for stage in value["cost"]["stages"]:
-            del stage["seconds"]
-    elif path.name == "timings.json":
-        return list(value)
-    elif path.name == "plan.json":
-        del value["written"]
-    elif path.name == "manifest.json":
-        value["outputs"] = {k: None if k in TELL_TIME else v for k, v in value["outputs"].items()}
-    return value
-
-
-def assert_same(reference: Path, run: Path, scratch: Path) -> None:
-    """Every file of both runs is the same, byte for byte but for times."""
-    assert files(run) == files(reference)
-    for name in files(reference):
-        if name not in TELL_TIME:
-            assert (run / name).read_bytes() == (reference / name).read_bytes(), name
-        elif name != "report.html":
-            assert timeless(run / name) == timeless(reference / name), name
-    # A report is a function of its folder: told the reference's times, this run's is the reference's.
-    copy = scratch / "run"
-    shutil.copytree(run, copy)
-    assert write_report(copy).read_bytes() == (run / "report.html").read_bytes()
-    for name in ("audit/audit.json", "plan.json"):
-        shutil.copy(reference / name, copy / name)
-    assert write_report(copy).read_bytes() == (reference / "report.html").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +119,16 @@ def test_retarget_moves_the_share_and_leaves_a_complete_run(whole: tuple[Path, s
     assert "odd" in printed
     assert "run/report.html" in printed
     assert "data:image/png;base64" in (run / "report.html").read_text()
-    assert not [name for name in files(run) if "/." in f"/{name}" or name.endswith(".pt")], "something was left behind"
+    assert not [name for name in run_files(run) if "/." in f"/{name}" or name.endswith(".pt")], (
+        "something was left behind"
+    )
 
 
 def test_manifest_holds_the_digest_of_every_file(whole: tuple[Path, str]) -> None:
     run, _ = whole
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["outputs"] == {
-        name: sha256_file(run / name) for name in files(run) if name not in ("manifest.json", "status.json")
+        name: sha256_file(run / name) for name in run_files(run) if name not in ("manifest.json", "status.json")
     }
     assert {"base_digest", "classifier_digest", "reference_digest"} == manifest["inputs"].keys()
 
@@ -288,9 +246,9 @@ def test_seed_ranges_never_overlap(whole: tuple[Path, str]) -> None:
 
 def test_same_command_again_reads_the_finished_run(whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     run, printed = whole
-    before = {name: (run / name).stat().st_mtime_ns for name in files(run)}
+    before = {name: (run / name).stat().st_mtime_ns for name in run_files(run)}
     assert finish(run.parent, SMALL) == printed
-    assert {name: (run / name).stat().st_mtime_ns for name in files(run)} == before
+    assert {name: (run / name).stat().st_mtime_ns for name in run_files(run)} == before
     monkeypatch.chdir(run.parent)
     result = json.loads(CliRunner().invoke(main, command(*SMALL, "--json")).stdout)
     assert result.pop("run") == "run"
@@ -301,13 +259,13 @@ def test_changed_setting_is_named_and_nothing_is_touched(
     whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _ = whole
-    before = {name: (run / name).stat().st_mtime_ns for name in files(run)}
+    before = {name: (run / name).stat().st_mtime_ns for name in run_files(run)}
     monkeypatch.chdir(run.parent)
     refused = CliRunner().invoke(main, command(*SMALL, "--budget", "3.2"))
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert len(refused.stderr.splitlines()) == 1
     assert "budget = 1.92, now budget = 3.2" in refused.stderr
-    assert {name: (run / name).stat().st_mtime_ns for name in files(run)} == before
+    assert {name: (run / name).stat().st_mtime_ns for name in run_files(run)} == before
 
 
 def test_killed_and_interrupted_equals_uninterrupted(whole: tuple[Path, str], tmp_path: Path) -> None:
@@ -325,7 +283,7 @@ def test_killed_and_interrupted_equals_uninterrupted(whole: tuple[Path, str], tm
     assert errors == "error: interrupted; the same command goes on from here\n"
     finish(folder, SMALL)
     assert (folder / "run" / "plan.json").read_bytes() == plan
-    assert_same(whole[0], folder / "run", tmp_path)
+    assert_same_run(whole[0], folder / "run", tmp_path)
 
 
 @pytest.mark.slow
@@ -335,14 +293,14 @@ def test_killed_at_random_moments(whole: tuple[Path, str], tmp_path: Path) -> No
     moments = random.Random(0)
     kills = 0
     # Rising numbers of files, so that each run comes a little further, and a moment more to land in the midst of work.
-    for after in sorted(moments.sample(range(len(files(reference)) - 4), 10)):
+    for after in sorted(moments.sample(range(len(run_files(reference)) - 4), 10)):
         running, _ = stop(
             tmp_path / "cut", SMALL, when=partial(has_files, after), how=signal.SIGKILL, later=moments.uniform(0, 0.5)
         )
         kills += running
     assert kills >= 8
     finish(tmp_path / "cut", SMALL)
-    assert_same(reference, tmp_path / "cut" / "run", tmp_path)
+    assert_same_run(reference, tmp_path / "cut" / "run", tmp_path)
 
 
 def test_guided_beyond_the_cap_is_finished_by_resampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
