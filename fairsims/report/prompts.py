@@ -70,7 +70,9 @@ def prompts_headline(result: Found) -> str:
     """What was retargeted and how near it came."""
     neutral = result["summary"]["neutral"]
     off = " to ".join(fixed(neutral[side]["metrics"]["off"]["value"]) for side in ("before", "after"))
-    return f"{result['attribute']} over {neutral['after']['prompts']} prompts: off target from {off} on average"
+    floor = fixed(neutral["after"]["metrics"]["off"]["were_the_target_met"])
+    of = f"{result['attribute']} over {neutral['after']['prompts']} prompts"
+    return f"{of}: off target from {off} on average ({floor} were it met)"
 
 
 def prompt_document(folder: Path, result: Found, pictures: Sequence[Block] = ()) -> Document:
