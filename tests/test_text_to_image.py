@@ -171,7 +171,7 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
         "--prompts",
         prompts,
         *RUN,
-        *("--positive", "always", "--rounds", 2),
+        *("--positive", "always", "--rounds", 2, "--tolerance", 0.002),
         "--out",
         tmp_path / "run",
     )
@@ -205,7 +205,7 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
     assert result["summary"]["neutral"]["before"]["metrics"]["off"]["were_the_target_met"] > 0
     assert result["calibration"][0]["strength"] == 0
     rounds = result["rounds"]
-    assert rounds[0]["expected_off"] > 0.05, "so there is a second one"
+    assert rounds[0]["expected_off"] > 0.002, "so there is a second one"
     assert [r["round"] for r in rounds] == [1, 2]
     best = min(rounds, key=lambda r: r["expected_off"])
     assert {name: result[name] for name in best} == best

@@ -50,7 +50,7 @@ def retarget(prompts: str | None, out: Path | None, runs: Path, dry_run: bool, a
 
     torchrun shares sampling and training between processes. With --prompts the model is a local folder of a
     text-to-image pipeline; --pool, --calibration and --audit count images of each prompt, by default 128, 128 and 64,
-    --mode is merged, and what comes out is a LoRA file.
+    --rounds is 3, --mode is merged, and what comes out is a LoRA file.
     """
     if out is not None:
         refuse_idle("beside --out", "runs")
