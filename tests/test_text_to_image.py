@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,13 @@ def test_retarget_over_prompts_from_the_pool_to_the_file(
     rounds = result["rounds"]
     assert rounds[0]["expected_off"] > 0.002, "so there is a second one"
     assert [r["round"] for r in rounds] == [1, 2]
+    seeds = [
+        set(chain.from_iterable(Pool(p.parent).seeds.tolist() for p in (tmp_path / "run" / name).rglob("pool.json")))
+        for name in ("calibration", "calibration-2", "after")
+    ]
+    assert all(seeds)
+    assert not set.intersection(seeds[0], seeds[1]), "a round is judged on images of its own"
+    assert not set.intersection(seeds[2], seeds[0] | seeds[1])
     best = min(rounds, key=lambda r: r["expected_off"])
     assert {name: result[name] for name in best} == best
     assert result["cost"]["trained_kimg"] == pytest.approx(2 * 2 * 0.4)

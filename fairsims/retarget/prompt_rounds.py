@@ -64,7 +64,9 @@ def calibrated_rounds(work: PromptRetargeting) -> list[PromptRound]:
             work.train(numbered(name, number), data)
         try:
             at = partial(work.at, number=number)
-            calibrated = work.calibrate(at, start, numbered("calibration", number))
+            # Seeds of its own: what chance did to a prompt in one round would else count as met in the next.
+            used = (number - 1) * config.calibration
+            calibrated = work.calibrate(at, start, numbered("calibration", number), after=used)
         except NoResponse:
             if not rounds:
                 raise

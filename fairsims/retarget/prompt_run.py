@@ -286,10 +286,13 @@ class PromptRetargeting:
 
     # Calibration.
 
-    def calibrate(self, at: Callable[[float], PipelineModel], start: float, name: str = "calibration") -> Calibrated:
+    def calibrate(
+        self, at: Callable[[float], PipelineModel], start: float, name: str = "calibration", *, after: int = 0
+    ) -> Calibrated:
         """The strength at which the neutral prompts together have gone their way, and what was tried.
 
-        `at` makes the model of a strength, `start` is the planned one; the images are kept in the run's folder `name`.
+        `at` makes the model of a strength, `start` is the planned one; the images are kept in the run's folder `name`
+        and come after the first `after` calibration seeds of each prompt.
         Each row says what the worst prompt was there: one strength cannot serve all of them alike. Raises NoResponse
         as `calibrate`.
         """
@@ -302,8 +305,8 @@ class PromptRetargeting:
         def measure(look: Look) -> np.ndarray:
             model = at(look.strength).asking(prompts=tuple(self.trained[k] for k in people))
             folder = look_folder(self.run.folder / name, look)
-            each = [n // len(people) for n in (look.n, look.first)]
-            pool = self.images(folder, model, "calibration", each[0], first=each[1], stage=name)
+            each, first = look.n // len(people), after + look.first // len(people)
+            pool = self.images(folder, model, "calibration", each, first=first, stage=name)
             found.setdefault(look.strength, []).append(pool)
             return focus.values(self.predicted(pool), pool.positions, confusion)
 
