@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import report_fixtures as fixtures
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fairsims.audit.result import AuditResult
@@ -83,7 +83,10 @@ def test_one_source_is_held_against_its_target_too():
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1, max_size=200), st.floats(0, 1), st.floats(0, 1e12))
+@example("0" * 37, 0.0, 0.0)
+@example("0" * 200, 0.5, 1.0)
 def test_never_wider_than_100_columns_nor_more_lines(name, share, distance):
+    """Beside a long name the intervals of a class stand under its shares: a line more for each of the two."""
     value = copy.deepcopy(fixtures.AUDIT)
     gender = value["attributes"].pop("gender")
     for side in ("before", "after", "difference"):
@@ -95,7 +98,11 @@ def test_never_wider_than_100_columns_nor_more_lines(name, share, distance):
     value["quality"]["after"]["fd_target"] = distance
     value["warnings"] = [name[:80]]
     table = fixtures.printed(value)
-    assert len(table.splitlines()) == len(EXPECTED.splitlines())
+    under = [
+        line for line in table.splitlines() if line.lstrip().startswith("[23.") or line.lstrip().startswith("[73.")
+    ]
+    assert len(under) in (0, 2)
+    assert len(table.splitlines()) == len(EXPECTED.splitlines()) + len(under)
     assert max(map(len, table.splitlines())) <= 100
     assert "\x1b" not in table
 
