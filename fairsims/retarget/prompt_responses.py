@@ -46,8 +46,12 @@ def responses(pi: FloatArray, target: FloatArray, shares: FloatArray, n: FloatAr
     smooth = (there[far] * images + 0.5) / (images + 1)
     noise = smooth * (1 - smooth) / images / way[far] ** 2
     seen = moved[far] / way[far]
-    mean = float((seen / noise).sum() / (1 / noise).sum())
-    between = max(float(((seen - mean) ** 2 - noise).mean()), 0.0)
+    weight = 1 / noise
+    mean = float((seen * weight).sum() / weight.sum())
+    # DerSimonian and Laird 1986: a prompt that has hardly a way to go tells next to nothing of the spread.
+    spread = weight.sum() - (weight**2).sum() / weight.sum()
+    excess = float((weight * (seen - mean) ** 2).sum()) - (len(seen) - 1)
+    between = max(excess / spread, 0.0) if len(seen) > 1 else 0.0
     found[far] = mean + between / (between + noise) * (seen - mean)
     return found
 

@@ -43,6 +43,15 @@ def test_few_images_say_no_more_than_what_the_prompts_have_in_common() -> None:
     assert found.std() < 0.35 * raw.std()
 
 
+def test_a_prompt_with_hardly_a_way_to_go_says_nothing_of_the_others() -> None:
+    pi, target, after = table(0.1, 0.9, 0.2, 0.8), table(*[0.5] * 4), table(0.5, 0.8, 0.3, 0.6)
+    alone = responses(pi, target, after, 48)
+    for share in (0.3, 0.5, 0.7):
+        beside = responses(np.vstack([pi, table(0.499)]), table(*[0.5] * 5), np.vstack([after, table(share)]), 48)
+        np.testing.assert_allclose(beside[:4], alone, atol=0.06)
+        assert abs(beside[4] - alone.mean()) < 0.1, "nor do its own few images of it"
+
+
 def test_a_gain_lengthens_the_way_that_the_mixes_ask_for() -> None:
     pi, target = table(0.3, 0.01), table(0.5, 0.5)
     plain = plan_prompts(pi, target, cap=2.0, positive="always")
