@@ -108,7 +108,9 @@ class Merged:
 
     def put_on(self, pipeline: OpenedPipeline) -> None:
         self.load(pipeline)
-        if self.beside or sum(p.numel() for p in pipeline.network.parameters()) > SMALL:
+        weights = list(pipeline.network.parameters())
+        # What sequential offloading fetches layer by layer is not there to be added to.
+        if self.beside or sum(p.numel() for p in weights) > SMALL or any(p.is_meta for p in weights):
             return
         layers = library("peft").tuners.tuners_utils.BaseTunerLayer
         for layer in (m for m in pipeline.network.modules() if isinstance(m, layers)):
