@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from paper import laid_over
+from paper import asked_recipe
 from self_improvement import write_zip
 
 from fairsims.audit.result import AuditResult, Share
@@ -117,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/class-pairs"))
     parser.add_argument("--changes", type=Path, help="TOML laid over the experiment")
     args = parser.parse_args(arguments)
-    recipe = tomllib.loads((HERE / "experiment.toml").read_text(encoding="utf-8"))
-    if args.changes:
-        recipe = laid_over(recipe, tomllib.loads(args.changes.read_text(encoding="utf-8")))
+    recipe = asked_recipe(parser, HERE.name, args.changes, "experiment.toml")
     try:
         rows = [r for labels in recipe["labels"] for r in rows_of(labels, run_of(recipe, labels, args.out))]
     except FairsimsError as e:

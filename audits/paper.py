@@ -42,7 +42,8 @@ from fairsims.errors import FairsimsError, InputError
 from fairsims.models import fastest_precision
 from fairsims.models.precondition import resolve_precision
 from fairsims.options import from_mapping
-from fairsims.report.prompts import feasibility_table, prompt_text, write_prompt_report
+from fairsims.report.prompt_parts import feasibility_table
+from fairsims.report.prompts import prompt_text, write_prompt_report
 from fairsims.report.publish import publish
 from fairsims.report.sweep_figures import sweep_figures
 from fairsims.report.sweep_table import read_points, sweep_text
@@ -62,10 +63,32 @@ RATE = 1500.0
 """Network forwards a second on one GPU that an estimate rests on, where the recipe says nothing else."""
 
 
-def read_recipe(name: str, changes: Path | None = None) -> dict[str, Any]:
-    """`audits/NAME/recipe.toml`, with the tables of a file of changes laid over its own."""
-    recipe = tomllib.loads((HERE / name / "recipe.toml").read_text(encoding="utf-8"))
-    return laid_over(recipe, tomllib.loads(changes.read_text(encoding="utf-8"))) if changes else recipe
+def read_recipe(name: str, changes: Path | None = None, file: str = "recipe.toml") -> dict[str, Any]:
+    """A TOML file of `audits/NAME`, with the tables of a file of changes laid over its own.
+
+    Raises InputError where one of them is missing or broken.
+    """
+    recipe = _read(HERE / name / file)
+    return laid_over(recipe, _read(changes)) if changes else recipe
+
+
+def asked_recipe(
+    parser: argparse.ArgumentParser, name: str, changes: Path | None, file: str = "recipe.toml"
+) -> dict[str, Any]:
+    """`read_recipe` for a command line, which ends with one line where it cannot be read."""
+    try:
+        return read_recipe(name, changes, file)
+    except InputError as e:
+        parser.error(str(e))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"cannot read {path} ({e.strerror}); expected a TOML file there") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise InputError(f"{path} is no TOML ({e}); mend it") from None
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, help="network forwards a second on one GPU; the recipe's by default")
     parser.add_argument("--gpus", type=int, default=1)
     args = parser.parse_args(arguments)
-    recipe = read_recipe(args.name, args.changes)
+    recipe = asked_recipe(parser, args.name, args.changes)
     asked = "prompts" in recipe["run"]
     if args.estimate:
         rate = args.rate or recipe["size"].get("rate", RATE)

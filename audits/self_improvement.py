@@ -16,7 +16,6 @@ import io
 import json
 import math
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from paper import laid_over
+from paper import asked_recipe
 from PIL import Image
 from scipy.stats import t as student
 
@@ -287,9 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/self-improvement"))
     parser.add_argument("--changes", type=Path, help="TOML laid over the experiment")
     args = parser.parse_args(arguments)
-    recipe = tomllib.loads((HERE / "experiment.toml").read_text(encoding="utf-8"))
-    if args.changes:
-        recipe = laid_over(recipe, tomllib.loads(args.changes.read_text(encoding="utf-8")))
+    recipe = asked_recipe(parser, HERE.name, args.changes, "experiment.toml")
     try:
         for name in args.sets:
             if name not in recipe["sets"]:
