@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from support import refused, run, succeeds
-from tiny_pipelines import install_shades, tiny_clip, two_shades
+from tiny_pipelines import SHADE_PROMPTS, install_shades, tiny_clip, two_shades
 
 from fairsims.dashboard.runs_index import read_run
 from fairsims.pools import Pool
@@ -28,16 +28,6 @@ from fairsims.retarget.prompt_arms import PROMPT_ARMS
 from fairsims.retarget.prompt_config import PromptConfig
 
 pytest.importorskip("diffusers")
-SET = """
-neutral = "a photo of a {occupation}"
-held-out = "a photo of a judge"
-unrelated = "a tree"
-[explicit]
-dark = "a photo of a male {occupation}"
-light = "a photo of a female {occupation}"
-[lists]
-occupation = ["nurse", "pilot"]
-"""
 ASKED = (
     *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade=shade", "--pool", 16, "--audit", 8),
     *("--calibration", 16, "--budget", 0.08, "--batch-size", 16, "--lr", 0.04, "--rank", 4, "--omega", 0.6),
@@ -55,7 +45,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[object, ..
     place = tmp_path_factory.mktemp("site")
     install_shades(place)
     sys.path.insert(0, str(place))
-    (place / "set.toml").write_text(SET)
+    (place / "set.toml").write_text(SHADE_PROMPTS)
     model = two_shades(tmp_path_factory.mktemp("tiny") / "shades")
     yield ("compare", "--model", model, "--prompts", place / "set.toml", *ASKED)
     sys.path.remove(str(place))

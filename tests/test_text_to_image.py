@@ -15,27 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import refused, run, succeeds
-from tiny_pipelines import install_shades, make_tiny, two_shades
+from tiny_pipelines import SHADE_PROMPTS, install_shades, make_tiny, two_shades
 
 from fairsims.dashboard.runs_index import read_run
 from fairsims.models.lora_files import read_facts
 from fairsims.pools import Pool, pool_latents
 from fairsims.recipes.prompts import OverPrompts
-from fairsims.report.prompts import feasibility_table
+from fairsims.report.prompt_parts import feasibility_table
 from fairsims.retarget import prompt_run
 from fairsims.retarget.prompt_config import PromptConfig
 
 pytest.importorskip("diffusers")
-SET = """
-neutral = "a photo of a {occupation}"
-held-out = "a photo of a judge"
-unrelated = "a tree"
-[explicit]
-dark = "a photo of a male {occupation}"
-light = "a photo of a female {occupation}"
-[lists]
-occupation = ["nurse", "pilot"]
-"""
 RUN = (
     *("--attr", "shade", "--target", "light=0.8,dark=0.2", "--classifier", "shade=shade", "--pool", 24, "--audit", 16),
     *("--calibration", 32, "--budget", 0.4, "--batch-size", 16, "--lr", 0.04, "--rank", 4, "--omega", 0.6),
@@ -90,7 +80,7 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "set.toml"
-    path.write_text(SET)
+    path.write_text(SHADE_PROMPTS)
     return path
 
 

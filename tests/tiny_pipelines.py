@@ -277,6 +277,17 @@ class Gender(Shade):
     attribute, name = ("gender", ("man", "woman")), "gender"
 """
 CLASSIFIERS = ("shade", "side", "job", "gender")
+SHADE_PROMPTS = """
+neutral = "a photo of a {occupation}"
+held-out = "a photo of a judge"
+unrelated = "a tree"
+[explicit]
+dark = "a photo of a male {occupation}"
+light = "a photo of a female {occupation}"
+[lists]
+occupation = ["nurse", "pilot"]
+"""
+"""Prompts for it, with held-out, unrelated and explicit ones."""
 
 
 def install_shades(place: Path) -> None:

@@ -45,7 +45,8 @@ def _prepared(prompts: str, options: dict[str, Any], *, why: str) -> PromptRetar
 
 def over_prompts(prompts: str, out: Path | None, runs: Path, options: dict[str, Any], as_json: bool) -> None:
     """Carry out a retargeting over the prompts of a file and print what it found."""
-    from fairsims.report.prompts import feasibility_table, prompt_text, write_prompt_report
+    from fairsims.report.prompt_parts import feasibility_table
+    from fairsims.report.prompts import prompt_text, write_prompt_report
     from fairsims.report.terminal import as_text
     from fairsims.retarget.opening import find_run
     from fairsims.retarget.prompt_retarget import retarget_prompts

@@ -16,7 +16,8 @@ from fairsims.report.prompt_comparison import FIGURE as ARMS_FIGURE
 from fairsims.report.prompt_comparison import RESULT as ARMS_RESULT
 from fairsims.report.prompt_comparison import prompt_comparison_alt, prompt_comparison_document
 from fairsims.report.prompt_figure import prompt_alt
-from fairsims.report.prompts import FIGURE, RESULT, named, prompt_document
+from fairsims.report.prompt_parts import named
+from fairsims.report.prompts import FIGURE, RESULT, prompt_document
 
 FILES = ("report.html", "report.md", RESULT, FIGURE, "feasibility.json")
 EACH = 8

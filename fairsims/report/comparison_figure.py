@@ -28,19 +28,24 @@ def comparison_figure(result: Mapping[str, Any], path: Path, names: Mapping[str,
         panels = figure.subplots(1, 3 if measured else 1, sharey=True, squeeze=False)[0]
         _errors(panels[0], rows, float(result["tolerance"]))
         if measured:
-            _pair(panels[1], rows, {"fd_target": "to the target mix", "fd_reference": "as given"})
+            pair_of_numbers(panels[1], rows, {"fd_target": "to the target mix", "fd_reference": "as given"})
             _logarithmic(panels[1])
             panels[1].set_xlabel(f"{result['quality']['metric'].split()[0]} (closer is left)")
-            _pair(panels[2], rows, {"precision": "precision", "recall": "recall"})
+            pair_of_numbers(panels[2], rows, {"precision": "precision", "recall": "recall"})
             panels[2].set_xlabel("precision and recall")
         labels = [f"{names[r['arm']]}\n{r['evaluations_per_kept']:.1f} NFE" for r in rows]
-        panels[0].set_yticks(range(len(rows)), labels)
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
-        for axes in panels:
-            axes.grid(axis="y", color="0.9", linewidth=0.8)
-            axes.set_axisbelow(True)
-            sns.despine(ax=axes, left=True)
-            axes.tick_params(axis="y", length=0)
+        a_line_each(panels, labels)
+
+
+def a_line_each(panels: Sequence[Axes], labels: Sequence[str]) -> None:
+    """Panels that share an axis have a line for each arm, from the top."""
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    for axes in panels:
+        axes.grid(axis="y", color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        sns.despine(ax=axes, left=True)
+        axes.tick_params(axis="y", length=0)
 
 
 def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]], tolerance: float) -> None:
@@ -55,7 +60,7 @@ def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]], tolerance: float) -> 
     axes.legend(handles=known, loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False)
 
 
-def _pair(axes: Axes, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+def pair_of_numbers(axes: Axes, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     """Two numbers of every arm: the first filled, the second open and of another shape."""
     looks: list[dict[str, Any]] = [
         {"marker": "o", "color": AFTER, "markerfacecolor": AFTER},

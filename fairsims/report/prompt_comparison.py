@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fairsims.files import write_text
 from fairsims.report.document import (
     Block,
     Cell,
     Column,
     Document,
-    Facts,
     Figure,
-    Heading,
-    Result,
     Row,
-    Section,
     Table,
     Text,
     cell,
@@ -25,11 +19,22 @@ from fairsims.report.document import (
     soft,
     table,
 )
-from fairsims.report.html import as_html
-from fairsims.report.markdown import as_markdown
 from fairsims.report.numbers import NOTHING, duration, fixed, number, points
 from fairsims.report.prompt_comparison_figure import prompt_comparison_figure, prompts_off
-from fairsims.report.prompts import agreed_column, agreed_digits, feasibility_table, named
+from fairsims.report.prompt_parts import (
+    Found,
+    Part,
+    agreed_column,
+    agreed_digits,
+    calibration_table,
+    feasibility_table,
+    named,
+    prompt_page,
+    reproduction,
+    share_cell,
+    shown_class,
+    write_page,
+)
 from fairsims.report.terminal import as_text
 
 FIGURE, RESULT = "prompt-compare.png", "prompt-compare.json"
@@ -54,7 +59,6 @@ MEANT = {
     "unconditional": "the LoRA of negative, towards it, in guidance's unconditional branch alone",
 }
 """What an arm does."""
-Found = Mapping[str, Any]
 
 
 def prompt_comparison_text(result: Found) -> str:
@@ -66,9 +70,7 @@ def prompt_comparison_text(result: Found) -> str:
 def write_prompt_comparison(folder: Path, result: Found) -> None:
     """Write `prompt-compare.png`, `report.md` and `report.html` of a finished comparison."""
     prompt_comparison_figure(result, folder / FIGURE, ARMS)
-    found = prompt_comparison_document(folder, result)
-    write_text(folder / "report.md", as_markdown(found, folder))
-    write_text(folder / "report.html", as_html(found))
+    write_page(prompt_comparison_document(folder, result), folder)
 
 
 def prompt_comparison_headline(result: Found) -> str:
@@ -84,7 +86,7 @@ def prompt_comparison_headline(result: Found) -> str:
 def prompt_comparison_document(folder: Path, result: Found) -> Document:
     """The report of a comparison in `folder`."""
     chart = Figure(path=folder / FIGURE, alt=prompt_comparison_alt(result))
-    parts: list[tuple[str, str, list[Block]]] = [
+    parts: list[Part] = [
         ("ends", "Where the arms end up", [chart, *_ends(result), *_left_out(result)]),
         ("stayed", "What was to stay", _stayed(result)),
         ("cost", "Cost", _costs(result)),
@@ -97,21 +99,15 @@ def prompt_comparison_document(folder: Path, result: Found) -> Document:
         ("calibration", "Calibration", [_calibration(arm) for arm in result["arms"] if arm["calibration"]]),
         ("reproduction", "Reproduction", _reproduction(result)),
     ]
-    there = [(key, title, blocks) for key, title, blocks in parts if blocks]
-    return Document(
-        run=folder.resolve().name,
+    return prompt_page(
+        folder,
+        result,
+        parts,
         title=f"{result['attribute']} by prompt, {len(result['arms'])} ways",
-        model=result["model"],
-        created=result["created"],
-        version=result["fairsims"],
-        results=(Result(name=result["attribute"], line=prompt_comparison_headline(result), verdict=_best(result)),),
-        preserved=(),
+        line=prompt_comparison_headline(result),
+        verdict=_best(result),
         summary=_notes(result),
-        warnings=tuple(_warnings(result)),
-        sections=tuple(
-            Section(id=key, number=n, title=title, blocks=tuple(blocks))
-            for n, (key, title, blocks) in enumerate(there, 1)
-        ),
+        warnings=_warnings(result),
         source=RESULT,
     )
 
@@ -228,18 +224,18 @@ def _costs(result: Found) -> list[Block]:
 
 def _prompts(result: Found, kind: str) -> Table:
     """Share of each prompt in every arm."""
-    shown = 1 if len(result["classes"]) > 1 else 0
+    shown = shown_class(result["classes"])
     texts = [text for text, of in result["kinds"].items() if of == kind]
     shares = {arm["arm"]: {r["prompt"]: r for r in arm["prompts"]} for arm in result["arms"]}
-
-    def share(arm: str, text: str) -> Cell:
-        r = shares[arm][text]
-        return cell(fixed(r["share"][shown]), f"[{fixed(r['low'][shown])}, {fixed(r['high'][shown])}]")
 
     return table(
         ("prompt", "target", *(ARMS[arm] for arm in shares)),
         (
-            row(named(text), cell(fixed(result["targets"][text][shown])), *(share(arm, text) for arm in shares))
+            row(
+                named(text),
+                cell(fixed(result["targets"][text][shown])),
+                *(share_cell(of[text], shown) for of in shares.values()),
+            )
             for text in texts
         ),
         caption=f"Share of {result['classes'][shown]}, {kind} prompts",
@@ -247,20 +243,7 @@ def _prompts(result: Found, kind: str) -> Table:
 
 
 def _calibration(arm: Found) -> Table:
-    return table(
-        ("strength", "share of what has to grow", "mean off", "worst off", "images"),
-        (
-            row(
-                fixed(r["strength"], 3),
-                cell(fixed(r["share"]), f"± {1.96 * r['se']:.2f}"),
-                fixed(r["mean_off"], 3),
-                fixed(r["worst_off"], 3),
-                f"{r['n']:,}",
-            )
-            for r in arm["calibration"]
-        ),
-        caption=f"{ARMS[arm['arm']]}: what was tried",
-    )
+    return calibration_table(arm["calibration"], f"{ARMS[arm['arm']]}: what was tried")
 
 
 def _left_out(result: Found) -> list[Block]:
@@ -268,22 +251,11 @@ def _left_out(result: Found) -> list[Block]:
 
 
 def _reproduction(result: Found) -> list[Block]:
-    sampler, each = result["sampler"], result["images_of_each_prompt"]
-    rows = (
-        ("images of each prompt", ", ".join(f"{use} {n}" for use, n in each.items())),
+    return reproduction(
+        result,
+        ("images of each prompt", ", ".join(f"{use} {n}" for use, n in result["images_of_each_prompt"].items())),
         ("time", duration(sum(result["seconds"].values()))),
-        ("sampler", f"{sampler['scheduler']}, {sampler['steps']} steps, guidance scale {sampler['guidance']:g}"),
-        ("unconditional branch", sampler["unconditional"]),
-        ("prompts", " ".join(filter(None, (result["prompts_from"]["name"], result["prompts_from"]["source"])))),
-        ("classifier", f"{result['classifier']['name']}, errors of split {result['classifier']['split']}"),
     )
-    digests = (
-        ("base, SHA-256", result["base_digest"]),
-        ("classifier, SHA-256", result["classifier"]["digest"]),
-        ("plan, SHA-256", result["plan"]["sha256"]),
-        ("command", result["command"]),
-    )
-    return [Facts(rows=rows), Heading(text="Digests"), Facts(rows=digests, mono=True)]
 
 
 def _notes(result: Found) -> str:

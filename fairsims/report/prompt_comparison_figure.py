@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fairsims.report.figures import AFTER, BEFORE, TARGET, canvas
+from fairsims.report.comparison_figure import ROW, a_line_each, pair_of_numbers
+from fairsims.report.figures import AFTER, TARGET, canvas
 
-ROW = 0.5
-"""Inches of an arm."""
 SPREAD = 0.24
 """How far the prompts of an arm are spread about its line."""
 
@@ -25,27 +23,10 @@ def prompt_comparison_figure(result: Mapping[str, Any], path: Path, names: Mappi
         panels = figure.subplots(1, 2 if measured else 1, sharey=True, squeeze=False)[0]
         _errors(panels[0], result, rows)
         if measured:
-            for column, marker, color in (("precision", "o", AFTER), ("recall", "D", BEFORE)):
-                face = color if marker == "o" else "white"
-                panels[1].plot(
-                    [r["quality"][column] for r in rows],
-                    range(len(rows)),
-                    linestyle="none",
-                    marker=marker,
-                    color=color,
-                    markerfacecolor=face,
-                    label=column,
-                )
+            pair_of_numbers(panels[1], [r["quality"] for r in rows], {k: k for k in ("precision", "recall")})
             panels[1].set_xlabel("precision and recall")
-            panels[1].legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, frameon=False)
         labels = [f"{names[r['arm']]}\n{r['cost']['evaluations_per_kept']:.0f} NFE" for r in rows]
-        panels[0].set_yticks(range(len(rows)), labels)
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
-        for axes in panels:
-            axes.grid(axis="y", color="0.9", linewidth=0.8)
-            axes.set_axisbelow(True)
-            sns.despine(ax=axes, left=True)
-            axes.tick_params(axis="y", length=0)
+        a_line_each(panels, labels)
 
 
 def _errors(axes: Axes, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:

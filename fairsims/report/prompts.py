@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fairsims.audit.prompts import METRICS
-from fairsims.files import write_text
 from fairsims.pools import Pool
 from fairsims.report.document import (
     Block,
     Cell,
     Column,
     Document,
-    Facts,
     Figure,
-    Heading,
-    Result,
     Row,
-    Section,
     Table,
     Text,
     cell,
@@ -30,10 +24,22 @@ from fairsims.report.document import (
     table,
 )
 from fairsims.report.grids import image_grid
-from fairsims.report.html import as_html
-from fairsims.report.markdown import as_markdown
 from fairsims.report.numbers import duration, fixed, points
 from fairsims.report.prompt_figure import dot_plot, prompt_alt
+from fairsims.report.prompt_parts import (
+    Found,
+    Part,
+    agreed_column,
+    agreed_digits,
+    calibration_table,
+    feasibility_table,
+    named,
+    prompt_page,
+    reproduction,
+    share_cell,
+    shown_class,
+    write_page,
+)
 from fairsims.report.publish import grid_mark
 from fairsims.report.terminal import as_text
 
@@ -49,7 +55,6 @@ NAMES = {
     "kl": "KL from the target",
     "discrepancy": "L2 from the target",
 }
-Found = Mapping[str, Any]
 
 
 def prompt_text(result: Found) -> str:
@@ -61,9 +66,7 @@ def write_prompt_report(folder: Path, result: Found) -> None:
     """Write `prompts.png`, rows of pictures, `report.md` and `report.html` of a finished run."""
     dot_plot(result, folder / FIGURE)
     pictures = _pictures(folder, result)
-    found = prompt_document(folder, result, pictures)
-    write_text(folder / "report.md", as_markdown(found, folder))
-    write_text(folder / "report.html", as_html(found))
+    write_page(prompt_document(folder, result, pictures), folder)
 
 
 def prompts_headline(result: Found) -> str:
@@ -78,7 +81,7 @@ def prompts_headline(result: Found) -> str:
 def prompt_document(folder: Path, result: Found, pictures: Sequence[Block] = ()) -> Document:
     """The report of a run in `folder`."""
     chart = Figure(path=folder / FIGURE, alt=prompt_alt(result))
-    parts: list[tuple[str, str, list[Block]]] = [
+    parts: list[Part] = [
         ("shares", "Shares by prompt", [chart, *_shares(result)]),
         ("stayed", "What was to stay", _stayed(result)),
         ("others", "Other attributes", _others(result)),
@@ -88,50 +91,17 @@ def prompt_document(folder: Path, result: Found, pictures: Sequence[Block] = ())
         ("guidance", "Other guidance scales", _guidance(result)),
         ("cost", "Cost and reproduction", _reproduction(result)),
     ]
-    there = [(key, title, blocks) for key, title, blocks in parts if blocks]
-    line = prompts_headline(result)
-    return Document(
-        run=folder.resolve().name,
+    return prompt_page(
+        folder,
+        result,
+        parts,
         title=f"{result['attribute']} by prompt",
-        model=result["model"],
-        created=result["created"],
-        version=result["fairsims"],
-        results=(Result(name=result["attribute"], line=line, verdict=_verdict(result, "neutral")),),
-        preserved=(),
+        line=prompts_headline(result),
+        verdict=_verdict(result, "neutral"),
         summary=_how(result),
-        warnings=tuple(_warnings(result)),
-        sections=tuple(
-            Section(id=key, number=n, title=title, blocks=tuple(blocks))
-            for n, (key, title, blocks) in enumerate(there, 1)
-        ),
+        warnings=_warnings(result),
         source=RESULT,
     )
-
-
-def feasibility_table(classes: Sequence[str], rows: Sequence[Found]) -> Table:
-    """What each prompt has, needs, and what serves it: before any training."""
-    shown = _shown(classes)
-    return table(
-        ("prompt", f"{classes[shown]}, base", "target", "least strength", "within the cap", "promised"),
-        (
-            row(
-                named(r["prompt"]),
-                _share(r, shown),
-                cell(fixed(r["target"][shown])),
-                _least(r),
-                cell("yes" if r["within_cap"] else "positive part" if r["positive"] else "no"),
-                cell(fixed(r["reachable"][shown])),
-            )
-            for r in rows
-        ),
-        caption="What the complement of each prompt can do",
-    )
-
-
-def _least(found: Found) -> Cell:
-    # Earlier versions called it so.
-    least = found.get("least_strength", found.get("least_omega"))
-    return cell("none" if least is None else fixed(least))
 
 
 def _shares(result: Found) -> list[Block]:
@@ -158,7 +128,9 @@ def _shares(result: Found) -> list[Block]:
 def _prompts(result: Found, rows: Sequence[Found], caption: str) -> Table:
     classes = result["classes"]
     apart = [k for k, c in enumerate(classes) if c == "undetermined"]
-    shown = [_shown(classes)] if len(classes) - len(apart) == 2 else [k for k in range(len(classes)) if k not in apart]
+    shown = (
+        [shown_class(classes)] if len(classes) - len(apart) == 2 else [k for k in range(len(classes)) if k not in apart]
+    )
     columns: list[str | Column] = ["prompt"]
     for k in shown:
         columns += [Column(title=classes[k], note="before"), Column(title=classes[k], note="after"), "target"]
@@ -167,7 +139,11 @@ def _prompts(result: Found, rows: Sequence[Found], caption: str) -> Table:
     columns += [agreed_column(result, "before → after")] if agreed else []
 
     def line(r: Found) -> Row:
-        cells = [c for k in shown for c in (_share(r["before"], k), _share(r["after"], k), cell(fixed(r["target"][k])))]
+        cells = [
+            c
+            for k in shown
+            for c in (share_cell(r["before"], k), share_cell(r["after"], k), cell(fixed(r["target"][k])))
+        ]
         cells += [cell(f"{fixed(r['before']['share'][k])} → {fixed(r['after']['share'][k])}") for k in apart]
         cells += [cell(_two(r.get("agreement"), agreed_digits(result)))] if agreed else []
         return row(named(r["prompt"]), *cells)
@@ -284,30 +260,13 @@ def _others(result: Found) -> list[Block]:
 
 
 def _calibration(result: Found) -> list[Block]:
-    found = table(
-        (
-            "strength",
-            "share of what has to grow",
-            "mean off",
-            "worst off",
-            Column(title="worst prompt", name=True),
-            "images",
-        ),
-        (
-            row(
-                fixed(r["strength"], 3),
-                cell(fixed(r["share"]), f"± {1.96 * r['se']:.2f}"),
-                cell(fixed(r["mean_off"], 3)),
-                cell(fixed(r["worst_off"], 3)),
-                cell(named(r["worst"])),
-                cell(f"{r['n']:,}"),
-            )
-            for r in result["calibration"]
-        ),
-        caption="Share of each prompt's classes that have to grow; a prompt weighs as much as it has to move",
-    )
+    caption = "Share of each prompt's classes that have to grow; a prompt weighs as much as it has to move"
     short = "The target lies beyond the cap: the strength is the least that does as much as any."
-    return [*_rounds(result), found, *([Text(text=short)] if result["at_cap"] else [])]
+    return [
+        *_rounds(result),
+        calibration_table(result["calibration"], caption),
+        *([Text(text=short)] if result["at_cap"] else []),
+    ]
 
 
 def _rounds(result: Found) -> list[Block]:
@@ -344,24 +303,14 @@ def _guidance(result: Found) -> list[Block]:
 
 
 def _reproduction(result: Found) -> list[Block]:
-    cost, sampler = result["cost"], result["sampler"]
+    cost = result["cost"]
     evaluations = cost["evaluations_per_image"]
-    rows = (
+    return reproduction(
+        result,
         ("network evaluations an image", f"{evaluations['before']:g} before, {evaluations['after']:g} after"),
         ("trained", f"{cost['trained_kimg']:g} thousand images"),
         ("time", duration(sum(cost["seconds"].values()))),
-        ("sampler", f"{sampler['scheduler']}, {sampler['steps']} steps, guidance scale {sampler['guidance']:g}"),
-        ("unconditional branch", sampler["unconditional"]),
-        ("prompts", " ".join(filter(None, (result["prompts_from"]["name"], result["prompts_from"]["source"])))),
-        ("classifier", f"{result['classifier']['name']}, errors of split {result['classifier']['split']}"),
     )
-    digests = (
-        ("base, SHA-256", result["base_digest"]),
-        ("classifier, SHA-256", result["classifier"]["digest"]),
-        ("plan, SHA-256", result["plan"]["sha256"]),
-        ("command", result["command"]),
-    )
-    return [Facts(rows=rows), Heading(text="Digests"), Facts(rows=digests, mono=True)]
 
 
 def _how(result: Found) -> str:
@@ -418,29 +367,5 @@ def _two(found: Found | None, digits: int = 2) -> str:
     return "–" if found is None else f"{fixed(found['before'], digits)} → {fixed(found['after'], digits)}"
 
 
-def agreed_column(result: Found, note: str) -> Column:
-    """The column that says whether images show what their prompts name: a share, or CLIP's cosine."""
-    return Column(title="shows what is asked for" if agreed_digits(result) == 2 else "CLIP-T", note=note)
-
-
-def agreed_digits(result: Found) -> int:
-    """Decimals of it."""
-    return 3 if result.get("agreement_as") == "cosine" else 2
-
-
 def _ranged(r: Found) -> Cell:
     return cell(fixed(r["share"]), f"[{fixed(r['low'])}, {fixed(r['high'])}]")
-
-
-def _share(r: Found, k: int) -> Cell:
-    return cell(fixed(r["share"][k]), f"[{fixed(r['low'][k])}, {fixed(r['high'][k])}]")
-
-
-def _shown(classes: Sequence[str]) -> int:
-    """The class that stands for the others: of two the second, whose share says the other's."""
-    return 1 if len(classes) > 1 else 0
-
-
-def named(prompt: str) -> str:
-    """A prompt as a reader calls it."""
-    return prompt or "(empty prompt)"

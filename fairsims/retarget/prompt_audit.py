@@ -48,6 +48,7 @@ def registered(work: PromptRetargeting) -> dict[str, Any]:
         "mode": config.mode,
         "positive": config.positive,
         "cap": config.cap,
+        "rounds": config.rounds,
         "budget_kimg": config.budget,
     }
 
@@ -58,7 +59,6 @@ def audit_prompts(work: PromptRetargeting, after: PipelineModel, *, rounds: int)
     folder = work.run.folder
     sides = {"before": work.model.asking(prompts=texts), "after": after.asking(prompts=texts)}
     pools = {side: work.images(folder / side, model, "audit", work.config.audit) for side, model in sides.items()}
-    classifier = work.classifiers[0]
     shares = {side: PromptShares.of(texts, work.counts(pool), work.confusion) for side, pool in pools.items()}
     target = targets_of(work, shares["before"])
     same, agreed = _same_seed(work, pools), agreement(work, pools)
@@ -68,6 +68,24 @@ def audit_prompts(work: PromptRetargeting, after: PipelineModel, *, rounds: int)
         | {side: {k: v for k, v in shares[side].rows()[p].items() if k != "prompt"} for side in pools}
         for p, text in enumerate(texts)
     ]
+    return audit_facts(work) | {
+        "mode": work.config.mode,
+        "prompts": rows,
+        "summary": {
+            kind: {side: summary_of(work, shares[side], target, kind) for side in pools}
+            for kind in ("neutral", "held-out")
+            if work.prompts.of(kind)
+        },
+        "kept": explicit_kept(work, shares["before"], shares["after"]),
+        "others": [_other(work, other, pools) for other in (*work.classifiers[1:], *work.watched)],
+        "guidance": _at_scales(work, after, shares["after"], target),
+        "cost": _cost(work, pools, rounds),
+    }
+
+
+def audit_facts(work: PromptRetargeting) -> dict[str, Any]:
+    """What results over prompts say of how they were made, JSON."""
+    classifier = work.classifiers[0]
     return {
         "created": now(),
         "fairsims": __version__,
@@ -79,19 +97,8 @@ def audit_prompts(work: PromptRetargeting, after: PipelineModel, *, rounds: int)
         "classifier": {"name": classifier.name, "digest": classifier.digest, "split": classifier.default_split},
         "agreement_by": None if work.agreement is None else work.agreement.name,
         "agreement_as": agreement_as(work),
-        "mode": work.config.mode,
         "tolerance": work.config.tolerance,
         "sampler": work.model.facts()["sampler"],
-        "prompts": rows,
-        "summary": {
-            kind: {side: summary_of(work, shares[side], target, kind) for side in pools}
-            for kind in ("neutral", "held-out")
-            if work.prompts.of(kind)
-        },
-        "kept": explicit_kept(work, shares["before"], shares["after"]),
-        "others": [_other(work, other, pools) for other in (*work.classifiers[1:], *work.watched)],
-        "guidance": _at_scales(work, after, shares["after"], target),
-        "cost": _cost(work, pools, rounds),
     }
 
 

@@ -7,21 +7,22 @@ arms are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fairsims import __version__, engine
+from fairsims import engine
 from fairsims.audit.features import classifier_features, stored_features
 from fairsims.audit.fidelity import QualityReference
 from fairsims.audit.joint import FloatArray
 from fairsims.errors import InputError
-from fairsims.files import atomic, now, read_json, write_json
+from fairsims.files import atomic, read_json, write_json
 from fairsims.pools import Pool
 from fairsims.retarget.prompt_arms import ADAPTERS, ArmsWork, PromptArm, chosen_arms
-from fairsims.retarget.prompt_audit import agreement, agreement_as, explicit_kept, registered, summary_of, targets_of
+from fairsims.retarget.prompt_audit import agreement, audit_facts, explicit_kept, registered, summary_of, targets_of
 from fairsims.retarget.prompt_run import PromptRetargeting
 from fairsims.run import Progress, Run, silent, write_plan
 
@@ -49,6 +50,9 @@ def compare_prompts(
     """
     if work.config.mode != "merged":
         raise InputError(f"--mode is {work.config.mode}; a comparison over prompts is of merged adapters; leave it out")
+    # Every arm is trained once.
+    config = replace(work.config, rounds=1)
+    work = replace(work, config=config, settings=work.settings | {"rounds": 1})
     names, left_out = chosen_arms(work, arms)
     settings = work.settings | {"arms": list(names)}
     if Run.is_finished(folder, settings):
@@ -76,24 +80,12 @@ def compare_prompts(
 
 def _result(work: PromptRetargeting, arms: Mapping[str, PromptArm], command: str) -> dict[str, Any]:
     """What all arms share, and a row for each. JSON."""
-    classifier, base = work.classifiers[0], arms["base"].shares
+    base = arms["base"].shares
     target = targets_of(work, base)
     quality = _quality(work, arms) if work.run.main else None
-    return {
+    return audit_facts(work) | {
         "format": FORMAT,
-        "created": now(),
-        "fairsims": __version__,
         "command": command,
-        "model": work.config.model,
-        "base_digest": work.model.digest,
-        "prompts_from": {"name": work.prompts.name, "source": work.prompts.source},
-        "attribute": classifier.attribute.name,
-        "classes": list(work.classes),
-        "classifier": {"name": classifier.name, "digest": classifier.digest, "split": classifier.default_split},
-        "agreement_by": None if work.agreement is None else work.agreement.name,
-        "agreement_as": agreement_as(work),
-        "tolerance": work.config.tolerance,
-        "sampler": work.model.facts()["sampler"],
         "images_of_each_prompt": {use: getattr(work.config, use) for use in ("pool", "calibration", "audit")},
         "targets": {text: row.tolist() for text, row in target.items()},
         "kinds": {text: work.prompts.by_text[text].kind for text in base.names},

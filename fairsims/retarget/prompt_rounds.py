@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from fairsims.audit.joint import FloatArray
 from fairsims.errors import NoResponse
 from fairsims.models import PipelineModel
 from fairsims.retarget.prompt_responses import gains
@@ -25,8 +24,6 @@ class PromptRound:
     """Adapters and the strength at which they serve the prompts together."""
 
     number: int
-    gain: FloatArray
-    """How many times longer each prompt's way was asked for, `(P,)`, the empty one among them."""
     calibrated: Calibrated
 
     @property
@@ -72,10 +69,9 @@ def calibrated_rounds(work: PromptRetargeting) -> list[PromptRound]:
                 raise
             # The earlier round stands.
             break
-        rounds.append(PromptRound(number=number, gain=gain, calibrated=calibrated))
+        rounds.append(PromptRound(number=number, calibrated=calibrated))
         if rounds[-1].off <= config.tolerance:
             break
-        gain = gain.copy()
         gain[people] *= gains(calibrated.responses)
         start = rounds[-1].strength
     return rounds
