@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -205,8 +205,8 @@ def run_files(run: Path) -> list[str]:
     return sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
 
 
-def timeless(path: Path) -> Any:
-    """A JSON file's content without the time of day, durations and memory."""
+def timeless(path: Path, tell_time: Container[str] = TELL_TIME) -> Any:
+    """A JSON file's content without the time of day, durations and memory; a manifest's digests of what tells time."""
     if path.suffix == ".jsonl":
         return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
     value = json.loads(path.read_text())
@@ -219,7 +219,7 @@ def timeless(path: Path) -> Any:
     elif path.name == "plan.json":
         del value["written"]
     elif path.name == "manifest.json":
-        value["outputs"] = {k: None if k in TELL_TIME else v for k, v in value["outputs"].items()}
+        value["outputs"] = {k: None if k in tell_time else v for k, v in value["outputs"].items()}
     return value
 
 

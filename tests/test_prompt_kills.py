@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import forked
+import support
+from support import forked, run_files
 from tiny_pipelines import carry_out, install_shades, two_shades
 
 from fairsims.models.lora_files import read_facts
@@ -78,10 +79,6 @@ def whole(carried_out: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def files(run: Path) -> list[str]:
-    return sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
-
-
 def timeless(path: Path) -> Any:
     """What a file that tells the time says beside it."""
     from safetensors.numpy import load_file
@@ -98,24 +95,17 @@ def timeless(path: Path) -> Any:
             for line in path.read_text().splitlines()
             if not any(w in line for w in ("SHA", "sha256", "time", "report ·"))
         ]
-    if path.suffix == ".jsonl":
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
-    value = json.loads(path.read_text())
     if path.name == "prompts.json":
+        value = json.loads(path.read_text())
         del value["created"], value["plan"]["written"], value["cost"]["seconds"], value["command"]
-    elif path.name == "timings.json":
-        return list(value)
-    elif path.name == "plan.json":
-        del value["written"]
-    elif path.name == "manifest.json":
-        value["outputs"] = {k: None if k in TELL_TIME else v for k, v in value["outputs"].items()}
-    return value
+        return value
+    return support.timeless(path, TELL_TIME)
 
 
 def assert_same(reference: Path, run: Path) -> None:
     """Every file of both runs is the same, byte for byte but for times."""
-    assert files(run) == files(reference)
-    for name in files(reference):
+    assert run_files(run) == run_files(reference)
+    for name in run_files(reference):
         if name in TELL_TIME:
             assert timeless(run / name) == timeless(reference / name), name
         else:
@@ -138,8 +128,8 @@ def test_killed_while_it_trains_equals_uninterrupted(whole: Path, carried_out: R
 def test_killed_at_random_moments(whole: Path, carried_out: Run, tmp_path: Path) -> None:
     """Rising numbers of files, so that each comes a little further, and a moment more to land in the midst of work."""
     moments, run, kills = random.Random(0), tmp_path / "run", 0
-    for after in sorted(moments.sample(range(len(files(whole)) - 4), 6)):
-        code = carried_out("retarget", run, lambda n=after: len(files(run)) >= n, moments.uniform(0, 0.5))
+    for after in sorted(moments.sample(range(len(run_files(whole)) - 4), 6)):
+        code = carried_out("retarget", run, lambda n=after: len(run_files(run)) >= n, moments.uniform(0, 0.5))
         assert code in (None, 0)
         kills += code is None
     assert kills >= 4

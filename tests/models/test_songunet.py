@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,21 +117,20 @@ def test_a_resolution_that_does_not_halve_is_refused() -> None:
         EDMDenoiser(img_resolution=12, img_channels=1, model_channels=8, channel_mult=[1, 2, 2, 2])
 
 
-def test_class_labels_and_augment_labels_change_the_output() -> None:
+def one_block(**settings: Any) -> EDMDenoiser:
+    """A network of one block on 8x8 whose weights, those that begin at zero too, are random."""
     torch.manual_seed(0)
-    network = EDMDenoiser(
-        img_resolution=8,
-        img_channels=1,
-        label_dim=3,
-        augment_dim=2,
-        model_channels=8,
-        channel_mult=[1],
-        num_blocks=1,
-        attn_resolutions=[],
-    ).eval()
+    size = {"img_resolution": 8, "img_channels": 1, "model_channels": 8}
+    network = EDMDenoiser(**size, channel_mult=[1], num_blocks=1, attn_resolutions=[], **settings)
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.1 * torch.randn_like(p))
+    return network
+
+
+def test_class_labels_and_augment_labels_change_the_output() -> None:
+    network = one_block(label_dim=3, augment_dim=2).eval()
+    with torch.no_grad():
         x, sigma, one = torch.randn(2, 1, 8, 8), torch.tensor(1.0), torch.eye(3)[[0, 1]]
         assert torch.equal(network(x, sigma), network(x, sigma, torch.zeros(2, 3)))
         assert not torch.equal(network(x, sigma), network(x, sigma, one))
@@ -138,21 +138,8 @@ def test_class_labels_and_augment_labels_change_the_output() -> None:
 
 
 def test_label_dropout_acts_in_training_only() -> None:
-    torch.manual_seed(0)
-    network = EDMDenoiser(
-        img_resolution=8,
-        img_channels=1,
-        label_dim=2,
-        label_dropout=1.0,
-        model_channels=8,
-        channel_mult=[1],
-        num_blocks=1,
-        attn_resolutions=[],
-        dropout=0.0,
-    )
+    network = one_block(label_dim=2, label_dropout=1.0, dropout=0.0)
     with torch.no_grad():
-        for p in network.parameters():
-            p.add_(0.1 * torch.randn_like(p))
         x, sigma, labels = torch.randn(2, 1, 8, 8), torch.tensor(1.0), torch.eye(2)
         assert torch.equal(network.train()(x, sigma, labels), network(x, sigma))
         assert not torch.equal(network.eval()(x, sigma, labels), network(x, sigma))
