@@ -2,11 +2,13 @@
 
     python bench/reading.py [--images 100000] [--side 32] [--pairs 3] [--audit]
 
-Images are made for the bench in a temporary folder. Each container is read in a process of its own: `open` is until the
-data set knows all names and sizes, `read` is one pass over all images in order, `audit` (with --audit) is screening,
-labels and features of all of them by the command's own function. The raw decoder is Pillow on the same PNG bytes in
-memory, in one thread; `read` at 0.9 of its images/s or more is wanted. Memory is the peak of the process beyond what it
-was before opening: 100,000 images of 32 x 32 are 307 MB of pixels, and must not all be there.
+Images are made for the bench in a temporary folder, each container is read in a process of its own, by turns with the
+raw decoder: Pillow's `Image.open(...).convert("RGB")` of every image to an array in one thread, out of the same
+container (`raw`) and of the same PNG bytes in memory (`memory`). `open` is until the data set knows all names, sizes
+and digests, `read` one pass over all images in order, `screened` the same with the screening of an audit; `audit` (with
+--audit) is screening, labels and features of all of them by the command's own function. At 0.9 of the raw decoder's
+images/s or more is wanted. A ratio of CPU time is what one core gives. Memory is the peak of the whole process, and
+beyond what it was before: 100,000 images of 32 x 32 are 307 MB of pixels, and must not all be there.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +33,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-KINDS = ("folder", "zip", "parquet")
+from fairsims.audit.command import AuditConfig, open_audit
+from fairsims.audit.command import measure as audited
+from fairsims.data import open_dataset
+from fairsims.data.screening import screen
+
+UNITS = {"wall": "images/s", "cpu": "a second of CPU", "peak": "MB at its peak", "memory": "MB more"}
 ROWS = 1000
 """Of a Parquet row group, and files of a folder."""
 
 
 def pngs(start: int, count: int, side: int) -> list[bytes]:
-    """Images of noise on a slope, no two alike."""
+    """Images of noise over a few large patches, no two alike."""
     rng = np.random.default_rng(start)
-    slope = np.linspace(0, 160, side, dtype=np.uint8)[None, :, None]
+    patches = rng.integers(0, 160, (count, 4, 4, 3), dtype=np.uint8)
+    large = patches.repeat(-(-side // 4), axis=1).repeat(-(-side // 4), axis=2)[:, :side, :side]
     found = []
-    for pixels in slope + rng.integers(0, 90, (count, side, side, 3), dtype=np.uint8):
+    for pixels in large + rng.integers(0, 90, (count, side, side, 3), dtype=np.uint8):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
         found.append(buffer.getvalue())
@@ -64,36 +73,51 @@ def write(root: Path, images: int, side: int) -> dict[str, Path]:
     return places
 
 
-def raw(table: Path) -> float:
-    """Images/s of Pillow alone, on at most 20,000 of the PNGs."""
-    data = []
-    with pq.ParquetFile(table) as file:
-        for group in range(min(file.num_row_groups, 20_000 // ROWS)):
-            data += [row["bytes"] for row in file.read_row_group(group)["image"].to_pylist()]
-    start = time.perf_counter()
-    for png in data:
-        with Image.open(io.BytesIO(png)) as image:
+def encoded(kind: str, place: Path) -> Iterator[str | io.BytesIO]:
+    """What Pillow opens of each image, in order, as a plain script would find it."""
+    if kind == "folder":
+        yield from (str(path) for path in sorted(place.rglob("*.png")))
+    elif kind == "zip":
+        with zipfile.ZipFile(place) as archive:
+            yield from (io.BytesIO(archive.read(name)) for name in archive.namelist())
+    else:
+        with pq.ParquetFile(place) as file:
+            for group in range(file.num_row_groups):
+                yield from (io.BytesIO(row["bytes"]) for row in file.read_row_group(group)["image"].to_pylist())
+
+
+def raw(files: Iterable[str | io.BytesIO]) -> int:
+    """Images decoded by Pillow alone."""
+    count = 0
+    for file in files:
+        with Image.open(file) as image:
             np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    return len(data) / (time.perf_counter() - start)
+        count += 1
+    return count
 
 
-def measure(what: str, place: str) -> None:
-    """In a process of its own: seconds and megabytes of opening and reading, or of an audit."""
-    from fairsims.audit.command import AuditConfig, measure, open_audit
-    from fairsims.data import open_dataset
-
-    before, start = _peak(), time.perf_counter()
+def measure(what: str, kind: str, place: Path) -> dict[str, float]:
+    """In a process of its own: images/s by the clock, images per second of CPU time, megabytes."""
+    if what == "raw":
+        return _timed(lambda: raw(encoded(kind, place)))
+    if what == "memory":
+        held = [f for f, _ in zip(encoded("parquet", place), range(20_000), strict=False)]
+        return _timed(lambda: raw(held))
     if what == "audit":
-        config = AuditConfig(before=place, attr=("gender",), classifier=("emoji-gender",))
-        n = measure(open_audit(config)).main.n["before"]
-        print(json.dumps({"audit": n / (time.perf_counter() - start), "memory": _peak() - before}))
-        return
-    data = open_dataset(place)
-    opened = time.perf_counter()
-    count = sum(len(batch) for batch in data.batches())
-    read = time.perf_counter()
-    assert count == len(data)
-    print(json.dumps({"open": count / (opened - start), "read": count / (read - opened), "memory": _peak() - before}))
+        config = AuditConfig(before=str(place), attr=("gender",), classifier=("emoji-gender",))
+        return _timed(lambda: audited(open_audit(config)).main.n["before"])
+    if what == "open":
+        return _timed(lambda: len(open_dataset(str(place))))
+    before, data = _peak(), open_dataset(str(place))
+    found = _timed(lambda: sum(map(len, data.batches())) if what == "read" else screen(data).n)
+    return found | {"memory": _peak() - before}  # opening counts, too
+
+
+def _timed(work: Callable[[], int]) -> dict[str, float]:
+    before, start, busy = _peak(), time.perf_counter(), time.process_time()
+    count = work()
+    wall, cpu = time.perf_counter() - start, time.process_time() - busy
+    return {"wall": count / wall, "cpu": count / cpu, "peak": _peak(), "memory": _peak() - before}
 
 
 def _peak() -> float:
@@ -106,33 +130,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=3, help="Readings of each container, each beside the raw decoder.")
     parser.add_argument("--audit", action="store_true", help="Audit each container, too.")
-    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PLACE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "KIND", "PLACE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.measure:
-        measure(*args.measure)
+        what, kind, place = args.measure
+        print(json.dumps(measure(what, kind, Path(place))))
         return
     with tempfile.TemporaryDirectory() as folder:
         places = write(Path(folder), args.images, args.side)
-        print(f"{args.images:,} images of {args.side} x {args.side}")
-        for kind in KINDS:
-            ratios, rows = [], []
+        print(f"{args.images:,} images of {args.side} x {args.side}; of one core: by CPU time")
+        for kind, place in places.items():
+            apart = partial(_apart, kind=kind, place=place, cache=folder)
+            rows = []
             for _ in range(args.pairs):
-                alone = raw(places["parquet"])
-                rows.append(_apart("read", places[kind], folder))
-                ratios.append(rows[-1]["read"] / alone)
-            typical = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-            line = (
-                f"{kind:<8} read / raw decoder {statistics.median(ratios):.2f}   read {typical['read']:,.0f} images/s"
-            )
-            line += f"   open {typical['open']:,.0f} images/s   {typical['memory']:,.0f} MB more"
+                memory = _apart("memory", "parquet", places["parquet"], folder)
+                rows.append({"memory": memory} | {what: apart(what) for what in ("raw", "open", "read", "screened")})
+            for what in ("read", "screened"):
+                ratios = [
+                    f"{by} {_median(row[what][clock] / row[by][clock] for row in rows):.2f}{name}"
+                    for clock, name in (("wall", ""), ("cpu", " of one core"))
+                    for by in ("raw", "memory")
+                ]
+                print(f"{kind:<8} {what:<8} / {', '.join(ratios)}", end="   ")
+                print(
+                    ", ".join(f"{_median(row[what][k] for row in rows):,.0f} {u}" for k, u in UNITS.items()), flush=True
+                )
+            for what in ("raw", "open"):
+                print(f"{kind:<8} {what:<8} {_median(row[what]['wall'] for row in rows):,.0f} images/s", flush=True)
             if args.audit:
-                found = _apart("audit", places[kind], folder)
-                line += f"   audit {found['audit']:,.0f} images/s, {found['memory']:,.0f} MB more"
-            print(line, flush=True)
+                found = apart("audit")
+                print(f"{kind:<8} audit    " + ", ".join(f"{found[k]:,.0f} {u}" for k, u in UNITS.items()), flush=True)
 
 
-def _apart(what: str, place: Path, cache: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", what, str(place)]
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def _apart(what: str, kind: str, place: Path, cache: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", what, kind, str(place)]
     environment = os.environ | {"FAIRSIMS_CACHE": str(Path(cache) / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)

@@ -78,3 +78,26 @@ def metadata(kind: str) -> dict[str, bytes]:
 def animation(form: str) -> bytes:
     frames = [Image.new("RGB", (8, 8), (k * 60, 0, 0)) for k in range(3)]
     return png(frames[0], form, save_all=True, append_images=frames[1:])
+
+
+def mutated(generator: np.random.Generator, data: bytes) -> bytes:
+    """Some bytes changed, cut off, doubled, moved, or a length overwritten."""
+    found = bytearray(data)
+    for _ in range(int(generator.integers(1, 6))):
+        if not found:
+            break
+        place, kind = int(generator.integers(len(found))), int(generator.integers(6))
+        size = int(generator.integers(1, 40))
+        if kind == 0:
+            found[place] = int(generator.integers(256))
+        elif kind == 1:
+            del found[place:]
+        elif kind == 2:
+            del found[place : place + size]
+        elif kind == 3:
+            found[place:place] = found[place : place + size]
+        elif kind == 4:
+            found[place : place + 4] = bytes([255, 255, 255, 255]) if generator.random() < 0.5 else bytes(4)
+        else:
+            found[place:place] = generator.bytes(size)
+    return bytes(found)

@@ -37,7 +37,7 @@ def read_photograph(data: bytes, name: str) -> Photograph:
     try:
         image = open_image(data)
         check_single(image)
-        pixels = policy.apply(upright(image), policy.channels(image))
+        pixels = policy.apply(upright(image), policy.channels(image.mode, clear="transparency" in image.info))
     except Unusable as e:
         raise InputError(f"{name} is found {e}") from None
     picture = np.ascontiguousarray(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0))

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+SMALL = 2**14
+"""Bytes of an encoded image up to which it takes longer in the interpreter than in its decoder."""
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,7 +41,12 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int)
                 future.cancel()
 
 
-def read_ahead(read: Callable[[range], Tensor], length: int, size: int, *, readers: int = READERS) -> Iterator[Tensor]:
+def readers(encoded: bytes | None) -> int:
+    """How many threads read images like this one: of small ones more than one would wait for each other."""
+    return READERS if len(encoded or b"") > SMALL else 1
+
+
+def read_ahead(read: Callable[[range], Tensor], length: int, size: int, *, readers: int) -> Iterator[Tensor]:
     """`read` of 0..length-1 in order, `size` positions at a time, up to `readers` batches ahead of the consumer.
 
     Raises what `read` raises, when its batch is due. Raises ValueError for a size below 1.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from fairsims.data.ahead import read_ahead
+from fairsims.data.ahead import read_ahead, readers
 from fairsims.data.attributes import Attribute
 from fairsims.data.names import alike
 from fairsims.errors import InputError, closest
@@ -129,9 +129,10 @@ class ImageDataset:
 
     def batches(self, size: int = 256) -> Iterator[torch.Tensor]:
         """All images in order, uint8 `(<=size, C, H, W)` at a time, decoded while the caller works on earlier ones."""
-        if len(self):
-            self.read([0])  # what reads everything at its first use does so once, not in every thread
-        return read_ahead(self.read, len(self), size)
+        if not len(self):
+            return iter(())
+        self.read([0])  # what reads everything at its first use does so once, not in every thread
+        return read_ahead(self.read, len(self), size, readers=readers(self.encoded(0)))
 
     def encoded(self, i: int) -> bytes | None:
         """The file of an image as it is; None where images have none."""

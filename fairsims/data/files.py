@@ -29,6 +29,11 @@ SHEETS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 UNREAD, OTHER, ANIMATION = "images of a format that is not read", "no image by its name", "animations"
 DEAD, AGAIN, SPECIAL = "dead links", "folders reached twice through links", "no regular files"
 
+_UTF8 = 0x800
+"""Flag of a member of a zip whose name is in UTF-8."""
+_HEADER = 512
+"""Bytes before a member of a zip that are read with it: 30, its name, and what else may stand there."""
+
 Passed = dict[str, list[str]]
 """Rule -> names that were passed over by it."""
 
@@ -83,7 +88,9 @@ class FolderFiles:
         self.names, self.labels = sort_out(_walk(path, self.passed), self.passed)
 
     def data(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        # As bytes of one file, without pathlib, in a third of the time.
+        with open(f"{self.path}/{name}", "rb", buffering=0) as file:
+            return file.read()
 
     def digest(self, images: Mapping[str, str]) -> str:
         """SHA-256 over sorted relative names and bytes of the images and the label files."""
@@ -114,12 +121,12 @@ class ZipFiles:
 
     def data(self, name: str) -> bytes:
         try:
-            size = self._archive().getinfo(name).file_size
-            if size > MOST_BYTES:
+            member = self._archive().getinfo(name)
+            if (size := member.file_size) > MOST_BYTES:
                 raise InputError(
                     f"found {name} in {self.path} to be {size:,} bytes; expected {MOST_BYTES:,} at most; leave it out"
                 )
-            return self._archive().read(name)
+            return self._stored(member) or self._archive().read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
             raise InputError(
                 f"found {name} in {self.path} damaged ({error}); expected a whole zip; write it again"
@@ -131,6 +138,21 @@ class ZipFiles:
     def without(self, names: Iterable[str]) -> None:
         gone = set(names)
         self.names = tuple(n for n in self.names if n not in gone)
+
+    def _stored(self, member: zipfile.ZipInfo) -> bytes | None:
+        """A member that is stored as it is, at once; None where zipfile must unpack it or say what is wrong.
+
+        zipfile takes as long for a small image as its decoder does, and lets one thread read at a time.
+        """
+        stream, length = self._archive().fp, member.compress_size
+        if stream is None or member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            return None
+        found = os.pread(stream.fileno(), _HEADER + length, member.header_offset)
+        start = 30 + int.from_bytes(found[26:28], "little") + int.from_bytes(found[28:30], "little")
+        data = found[start : start + length]
+        name = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437")
+        known = found.startswith(b"PK\x03\x04") and found[30:].startswith(name)
+        return data if known and len(data) == member.file_size and zlib.crc32(data) == member.CRC else None
 
     def _archive(self) -> zipfile.ZipFile:
         # A forked worker shares the file offset of an inherited handle, so each process opens its own.

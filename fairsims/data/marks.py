@@ -6,12 +6,12 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
 
-from fairsims.data.opening import FORMATS, SIGNATURE
+from fairsims.data.opening import FORMATS
+from fairsims.data.png import SIGNATURE, chunks
 
 CODES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
@@ -38,7 +38,7 @@ def mark_chunk(digest: str = "", kind: str = GENERATED) -> bytes:
 
 def marked(png: bytes, chunk: bytes) -> bytes:
     """A PNG with a mark, right after its header; one that has XMP already stays as it is."""
-    if not png.startswith(SIGNATURE) or any(_is_xmp(kind, body) for kind, body in _chunks(png)):
+    if not png.startswith(SIGNATURE) or any(_is_xmp(kind, body) for kind, body in chunks(png)):
         return png
     return png[:33] + chunk + png[33:]
 
@@ -75,7 +75,7 @@ def _packet(data: bytes) -> tuple[str, list[str], bool]:
     """The XMP packet, the names of further texts, and whether there are content credentials."""
     if data.startswith(SIGNATURE):
         packet, texts, credentials = b"", [], False
-        for kind, body in _chunks(data):
+        for kind, body in chunks(data):
             if _is_xmp(kind, body):
                 packet = body[len(_KEYWORD) + 5 :]
             elif kind in _TEXTS and (name := body.partition(b"\0")[0].decode("latin-1")[:79]):
@@ -96,11 +96,3 @@ def _packet(data: bytes) -> tuple[str, list[str], bool]:
 
 def _is_xmp(kind: bytes, body: bytes) -> bool:
     return kind == b"iTXt" and body.startswith(_KEYWORD + b"\0")
-
-
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    place = len(SIGNATURE)
-    while place + 8 <= len(png):
-        length, kind = struct.unpack_from(">I4s", png, place)
-        yield kind, png[place + 8 : place + 8 + length]
-        place += 12 + length

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from functools import cache
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from fairsims.data.png import Plain, pixels_only, plain
 from fairsims.data.policy import Unusable
 
 MOST_PIXELS = 2**26
@@ -17,9 +17,6 @@ MOST_BYTES = 2**28
 """Of an encoded image, or of a file of labels in a zip."""
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Formats of Pillow that hold one picture of pixels and start no other program."""
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SEEN = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
-"""Chunks of a PNG that its pixels come from."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,7 +44,7 @@ def open_image(data: bytes) -> Image.Image:
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        image = Image.open(io.BytesIO(_pixels_only(data)), formats=_formats())
+        image = Image.open(io.BytesIO(pixels_only(data)), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large("of very many pixels") from None
     except UnidentifiedImageError:
@@ -56,6 +53,22 @@ def open_image(data: bytes) -> Image.Image:
         raise unreadable(error) from None
     if image.width * image.height > MOST_PIXELS:
         raise _too_large(f"of {image.width}x{image.height} pixels")
+    return image
+
+
+def usual(data: bytes) -> Plain | None:
+    """What a PNG of the usual kind and of an allowed size holds; None of any other file."""
+    found = plain(data)
+    return found if found is not None and found.size[0] * found.size[1] <= MOST_PIXELS else None
+
+
+def decoded(data: bytes) -> Image.Image:
+    """An encoded image, whole and upright. Raises Unusable where it is broken, no image, or too large."""
+    known = usual(data)
+    image = None if known is None else known.decoded()
+    if image is None:
+        with open_image(data) as opened:
+            image = upright(opened)
     return image
 
 
@@ -85,11 +98,6 @@ def check_single(image: Image.Image) -> None:
         raise Animation
 
 
-def bits(data: bytes) -> int:
-    """Per sample; Pillow reads 16-bit RGB as if it were 8-bit, so PNG's own header is asked (IHDR, byte 24)."""
-    return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else 8
-
-
 def unreadable(error: object) -> Unusable:
     """A broken image."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -108,30 +116,6 @@ def _orientation(image: Image.Image) -> int:
         return int(value) if value in range(1, 9) else 1
     except Exception:  # broken EXIF says nothing of the pixels
         return 1
-
-
-def _pixels_only(data: bytes) -> bytes:
-    """A PNG without texts and colour profiles: generators keep megabytes there, and Pillow unpacks them all.
-
-    EXIF goes first, where Pillow finds it before it reads the pixels.
-    """
-    if not data.startswith(SIGNATURE):
-        return data
-    place, kept, first, dropped = len(SIGNATURE), [], [], False
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        chunk = data[place : place + 12 + length]
-        if kind == b"eXIf":
-            first.append(chunk)
-            dropped = True
-        elif kind in _SEEN:
-            kept.append(chunk)
-        else:
-            dropped = True
-        place += 12 + length
-        if kind == b"IEND":
-            break
-    return b"".join((SIGNATURE, *kept[:1], *first, *kept[1:])) if dropped else data
 
 
 @cache

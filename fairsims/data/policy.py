@@ -79,11 +79,13 @@ class ImagePolicy:
         """SHA-256 that stands for images under this policy; by default that of their content."""
         return content if self.is_default else sha256_json([content, [getattr(self, f.name) for f in fields(self)]])
 
-    def channels(self, image: Image.Image) -> int:
-        """1 or 3 for an opened image. Raises Unusable for a mode that has no stated way to 8-bit grey or RGB."""
-        mode = image.mode
+    def channels(self, mode: str, *, clear: bool = False) -> int:
+        """1 or 3 for an image of this mode of Pillow, `clear` if a colour of it is transparent.
+
+        Raises Unusable for a mode that has no stated way to 8-bit grey or RGB.
+        """
         if mode in GREY_MODES or ALPHA.get(mode) == "L":
-            shows = self.fit == "pad" or mode in ALPHA or "transparency" in image.info
+            shows = self.fit == "pad" or mode in ALPHA or clear
             return 3 if shows and len(set(self._colour)) > 1 else 1
         if mode in COLOUR_MODES or mode in ALPHA:
             return 3

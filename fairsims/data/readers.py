@@ -18,7 +18,7 @@ from fairsims.data.attributes import Attribute, sorted_classes
 from fairsims.data.base import ImageDataset
 from fairsims.data.files import ANIMATION, DESCRIPTION, SHEETS, Files, FolderFiles, Passed, ZipFiles, sort_out
 from fairsims.data.names import Names, alike, class_name, image_name
-from fairsims.data.opening import open_image, upright
+from fairsims.data.opening import decoded
 from fairsims.data.parquet import ParquetFiles, shards_of
 from fairsims.data.policy import ImagePolicy, Unusable
 from fairsims.data.survey import Survey, found, refused, survey
@@ -59,8 +59,7 @@ class DecodedSource:
 
     def _decoded(self, name: str) -> Pixels:
         try:
-            with open_image(self.files.data(name)) as image:
-                pixels = self.policy.apply(upright(image), self.shape[0])
+            pixels = self.policy.apply(decoded(self.files.data(name)), self.shape[0])
         except Unusable as flaw:
             raise refused(self.files, name, flaw) from None
         if self.factor == 1:

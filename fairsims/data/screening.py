@@ -24,6 +24,8 @@ Tally = Callable[[int, int], None]
 NEAR_BITS, NEAR_LEVELS = 6, 3.0
 """Two pictures are nearly one when their 64-bit difference hashes (ImageHash's dhash) differ by no more bits, and their
 8 x 8 thumbnails by no more levels of 255, root mean square."""
+MOST_AT_ONCE = 2**22
+"""Pixels of the images that are hashed together."""
 BANDS, WINDOW = 4, 32
 """Hashes are compared where one of their quarters is the same, with so many next to them in order."""
 ODD_SIZE = 4
@@ -59,19 +61,40 @@ class Screening:
 
 def looked_at(batch: torch.Tensor) -> Looks:
     """What screening needs to know of images, uint8 `(B, C, H, W)`: a row each."""
-    import imagehash
-
     pixels: Pixels = batch.numpy()
     rows: Looks = np.empty(len(pixels), dtype=_kind(pixels.shape[1]))
     flat = pixels.reshape(*pixels.shape[:2], -1)
     rows["constant"] = (flat == flat[:, :, :1]).all(axis=(1, 2))
     small = torch.nn.functional.adaptive_avg_pool2d(batch.float(), 8).round().byte()
     rows["thumbnail"] = small.reshape(len(batch), -1)
-    for k, image in enumerate(pixels):
-        rows["digest"][k] = np.void(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
-        plane = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-        rows["hash"][k] = np.packbits(imagehash.dhash(plane).hash.ravel()).view(">u8")[0]
+    digests = b"".join(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels)
+    rows["digest"] = np.frombuffer(digests, dtype="V16")
+    step = max(1, MOST_AT_ONCE // (pixels.shape[2] * pixels.shape[3]))
+    for start in range(0, len(pixels), step):
+        rows["hash"][start : start + step] = difference_hashes(pixels[start : start + step])
     return rows
+
+
+def difference_hashes(pixels: Pixels) -> npt.NDArray[np.uint64]:
+    """ImageHash's dhash of each image, uint8 `(B, C, H, W)`: 64 bits.
+
+    Of squares it comes to the same bits by scaling all at once: Pillow scales them in width, then in height, so first
+    they are stacked, then put side by side.
+    """
+    n, channels, height, width = pixels.shape
+    if height == width:
+        planes = [Image.fromarray(pixels[:, c].reshape(n * height, width)) for c in range(channels)]
+        grey = planes[0] if channels == 1 else Image.merge("RGB", planes).convert("L")
+        narrow = np.asarray(grey.resize((9, n * height), Image.Resampling.LANCZOS)).reshape(n, height, 9)
+        beside = Image.fromarray(np.ascontiguousarray(narrow.transpose(1, 0, 2)).reshape(height, n * 9))
+        small = np.asarray(beside.resize((n * 9, 8), Image.Resampling.LANCZOS)).reshape(8, n, 9).transpose(1, 0, 2)
+        found = (small[:, :, 1:] > small[:, :, :-1]).reshape(n, 64)
+    else:
+        import imagehash
+
+        pictures = [p[0] if channels == 1 else np.ascontiguousarray(p.transpose(1, 2, 0)) for p in pixels]
+        found = np.stack([imagehash.dhash(Image.fromarray(picture)).hash.ravel() for picture in pictures])
+    return np.packbits(found, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def _kind(channels: int) -> np.dtype[np.void]:
@@ -140,6 +163,7 @@ def near_pairs(
 ) -> npt.NDArray[np.int64]:
     """Pairs of places `(P, 2)` of pictures that are nearly one; `rows` of the thumbnails are theirs, by default all."""
     rows = np.arange(len(hashes)) if rows is None else rows
+    thumbnails = np.asarray(thumbnails)  # of a file: its rows are taken faster so
     found = [np.empty((0, 2), dtype=np.int64)]
     width = 64 // BANDS
     for band in range(BANDS):
@@ -153,18 +177,19 @@ def near_pairs(
             one, other = one[same], other[same]
             close = np.bitwise_count(hashes[one] ^ hashes[other]) <= NEAR_BITS
             one, other = one[close], other[close]
-            close = _apart(thumbnails, rows[one], rows[other]) <= NEAR_LEVELS
+            close = _alike(thumbnails, rows[one], rows[other])
             found.append(np.sort(np.stack([one[close], other[close]], axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _apart(thumbnails: Pixels, one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Root mean square difference of pairs of thumbnails, in levels."""
-    found = np.empty(len(one))
+def _alike(thumbnails: Pixels, one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether the thumbnails of pairs are within `NEAR_LEVELS`, root mean square."""
+    found = np.empty(len(one), dtype=np.bool_)
+    most = NEAR_LEVELS**2 * thumbnails.shape[1]
     for start in range(0, len(one), 4096):
         part = slice(start, start + 4096)
-        difference = thumbnails[one[part]].astype(np.float32) - thumbnails[other[part]]
-        found[part] = np.sqrt(np.square(difference).mean(axis=1))
+        difference = np.subtract(thumbnails[one[part]], thumbnails[other[part]], dtype=np.int16).astype(np.float32)
+        found[part] = np.einsum("ij,ij->i", difference, difference) <= most  # whole numbers: exact in float32
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from fairsims.data.ahead import READERS, ahead
 from fairsims.data.files import ANIMATION, UNREAD, Files, FolderFiles
-from fairsims.data.opening import Animation, bits, check_single, open_image, upright, upright_size
+from fairsims.data.opening import Animation, check_single, open_image, upright, upright_size, usual
+from fairsims.data.png import bits
 from fairsims.data.policy import ALPHA, ImagePolicy, Unusable
 from fairsims.errors import InputError
 
@@ -126,13 +127,16 @@ def _header(
     """Name, digest where it is wanted, and (size, mode, channels); None of an animation."""
     data = files.data(name)
     digest = hashlib.sha256(data).hexdigest() if hashed else ""
+    if (known := usual(data)) is not None:
+        return name, digest, (known.size, known.mode, policy.channels(known.mode))
     try:
         with open_image(data) as image:
             check_single(image)
-            clear = " with transparency" if "transparency" in image.info else ""
+            clear = "transparency" in image.info
             depth = bits(data)
             mode = image.mode if depth == 8 else f"{depth}-bit {image.mode}"
-            header = upright_size(image), mode + clear, policy.channels(image)
+            mode += " with transparency" if clear else ""
+            header = upright_size(image), mode, policy.channels(image.mode, clear=clear)
             if policy.background is None and (image.mode in ALPHA or clear):
                 policy.apply(upright(image), header[2])  # only the pixels tell whether they are opaque
             return name, digest, header

@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fairsims.data.ahead import READERS, read_ahead
+from fairsims.data.ahead import READERS, read_ahead, readers
 from fairsims.data.base import HeldSource, ImageDataset
 from fairsims.data.latents import LatentSet
-from fairsims.data.opening import open_image
+from fairsims.data.opening import decoded
 from fairsims.data.policy import Unusable
 from fairsims.errors import InputError
 from fairsims.files import place, read_json, readable, sha256_file, sha256_json
@@ -125,8 +125,7 @@ class Pool:
 
     def batches(self, size: int = 256) -> Iterator[Tensor]:
         """All images in order, `(<=size, C, H, W)` uint8 at a time, decoded while the caller works on earlier ones."""
-        _ = self._ends  # the first reader would make the others wait for it
-        return read_ahead(self.read, len(self), size)
+        return Part(self, range(len(self))).batches(size)
 
     @cached_property
     def _groups(self) -> list[tuple[Path, int, int, int]]:
@@ -289,9 +288,12 @@ class Part:
         return len(self.positions)
 
     def batches(self, size: int = 256) -> Iterator[Tensor]:
-        """The images in order, uint8 `(<=size, C, H, W)` at a time."""
-        start = self.positions.start
-        return read_ahead(lambda r: self.pool.read(range(start + r.start, start + r.stop)), len(self), size)
+        """The images in order, uint8 `(<=size, C, H, W)` at a time, decoded while the caller works on earlier ones."""
+        if not self.positions:
+            return iter(())
+        start, first = self.positions.start, self.pool.encoded(self.positions.start)
+        read = lambda part: self.pool.read(range(start + part.start, start + part.stop))  # noqa: E731
+        return read_ahead(read, len(self), size, readers=readers(first))
 
 
 def pool_latents(pool: Pool) -> LatentSet:
@@ -350,5 +352,5 @@ def pool_dataset(pool: Pool) -> ImageDataset:
 
 def decode_png(png: bytes) -> np.ndarray:
     """PNG bytes as `(C, H, W)`, uint8 where the file is of 8 bits."""
-    array = np.asarray(open_image(png))
+    array = np.asarray(decoded(png))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

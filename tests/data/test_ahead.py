@@ -54,12 +54,12 @@ def test_what_reading_raises_arrives() -> None:
             raise InputError("broken")
         return torch.zeros(len(part))
 
-    batches = read_ahead(read, 16, 4)
+    batches = read_ahead(read, 16, 4, readers=2)
     assert len(next(batches)) == len(next(batches)) == 4
     with pytest.raises(InputError, match="broken"):
         next(batches)
     with pytest.raises(ValueError, match="size is 0; expected"):
-        next(read_ahead(read, 16, 0))
+        next(read_ahead(read, 16, 0, readers=1))
 
 
 def test_one_worker_is_one_item_ahead() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from input_files import mutated
 from PIL import Image
 
 from fairsims.classifiers.table import read_table as read_classifier
@@ -58,29 +59,6 @@ def picture(generator: Generator, suffix: str | None = None) -> tuple[str, bytes
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, form, **FORMS[suffix])  # type: ignore[arg-type]
     return suffix, buffer.getvalue()
-
-
-def mutated(generator: Generator, data: bytes) -> bytes:
-    """Some bytes changed, cut off, doubled, moved, or a length overwritten."""
-    found = bytearray(data)
-    for _ in range(int(generator.integers(1, 6))):
-        if not found:
-            break
-        place, kind = int(generator.integers(len(found))), int(generator.integers(6))
-        size = int(generator.integers(1, 40))
-        if kind == 0:
-            found[place] = int(generator.integers(256))
-        elif kind == 1:
-            del found[place:]
-        elif kind == 2:
-            del found[place : place + size]
-        elif kind == 3:
-            found[place:place] = found[place : place + size]
-        elif kind == 4:
-            found[place : place + 4] = bytes([255, 255, 255, 255]) if generator.random() < 0.5 else bytes(4)
-        else:
-            found[place:place] = generator.bytes(size)
-    return bytes(found)
 
 
 def table(generator: Generator, names: list[str]) -> bytes:
