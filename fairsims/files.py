@@ -8,6 +8,7 @@ import fnmatch
 import glob
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import tempfile
@@ -152,6 +153,16 @@ def atomic(path: Path, *, shared: bool = False) -> Iterator[Path]:
         if isinstance(e, OSError) and e.filename is None:
             e.filename = str(path)  # writing itself, unlike opening, does not say which file
         raise
+
+
+def give_back(array: object) -> None:
+    """Give back the memory of an array that is read in place in a file, and keep the array.
+
+    What was read of a file counts as this process's memory until the machine is short of it.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def cache_folder(what: str) -> Path:

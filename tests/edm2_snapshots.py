@@ -63,6 +63,37 @@ def snapshot2(denoiser: EDM2Denoiser, **arguments: Any) -> dict[str, Any]:
     }
 
 
+def of_weights(arguments: dict[str, Any], weights: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The same of weights by their names and of the constructor's arguments, without any module of ours."""
+    top: dict[str, Any] = {}
+    for name, value in weights.items():
+        *path, last = name.split(".")
+        place = top
+        for part in path:
+            place = place.setdefault(part, {})
+        tensor = torch.from_numpy(np.array(value))
+        place[last] = tensor if last in ("freqs", "phases") else nn.Parameter(tensor, requires_grad=False)
+
+    def made(name: str, held: dict[str, Any]) -> Any:
+        kinds = {"unet": "UNet", "emb_fourier": "MPFourier", "logvar_fourier": "MPFourier"}
+        kind = kinds.get(name, "Block" if "emb_gain" in held else "MPConv")
+        children = {k: made(k, v) for k, v in held.items() if isinstance(v, dict)}
+        if name in ("enc", "dec"):
+            bag = nn.ModuleDict()
+            bag.__dict__["_modules"] = children
+            return bag
+        state: dict[str, Any] = {"training": False, **{hook: {} for hook in HOOKS}, "_modules": children}
+        state["_parameters"] = {k: v for k, v in held.items() if isinstance(v, nn.Parameter)}
+        state["_buffers"] = {k: v for k, v in held.items() if type(v) is torch.Tensor}
+        state |= {"_non_persistent_buffers_set": set(), "_init_args": (), "_init_kwargs": {}}
+        return Persistent(kind if name else "Precond", state)
+
+    ema = made("", top)
+    ema.state |= {k: arguments[k] for k in ("img_resolution", "img_channels", "label_dim")}
+    ema.state["_init_kwargs"] = dict(arguments)
+    return {"encoder": None, "dataset_kwargs": {}, "loss_fn": None, "ema": ema}
+
+
 def record(module: nn.Module) -> Persistent:
     """A module as EDM2 pickles it: float16, and absent parts as attributes that are None."""
     state: dict[str, Any] = {"training": False, **{hook: {} for hook in HOOKS}, "_modules": {}}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fairsims.errors import InputError
+from fairsims.files import give_back
 from fairsims.seeds import numpy_generator
 
 Features = npt.NDArray[np.floating[Any]]
@@ -31,6 +32,7 @@ def parts(n: int) -> Iterator[slice]:
 def tile(features: Features, part: slice | npt.NDArray[np.int64], centre: npt.ArrayLike = 0.0) -> Tensor:
     """Rows of features less `centre` `(d,)`, float64 `(rows, d)`."""
     rows = np.asarray(features[part], dtype=np.float64) - np.asarray(centre)
+    give_back(features)
     return torch.from_numpy(rows).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -47,9 +49,15 @@ def checked(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Features, Features]:
     x, y = np.asanyarray(a), np.asanyarray(b)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise InputError(f"got features {x.shape} and {y.shape}; expected (n, d) and (m, d) of one feature extractor")
-    if not all(np.isfinite(f[part]).all() for f in (x, y) for part in parts(len(f))):
+    if not all(_finite(f, part) for f in (x, y) for part in parts(len(f))):
         raise InputError("features are NaN or infinite; check the images they come from")
     return x, y
+
+
+def _finite(features: Features, part: slice) -> bool:
+    found = bool(np.isfinite(features[part]).all())
+    give_back(features)
+    return found
 
 
 def subsample(n: int, size: int) -> npt.NDArray[np.int64]:

@@ -156,7 +156,7 @@ def _others(x: Features, k: int, centre: FloatArray, positions: IntArray | None 
 
 def _mean(x: Features) -> FloatArray:
     """Distances about the mean keep the digits of far-off features."""
-    return np.asarray(sum(np.asarray(x[part], dtype=np.float64).sum(axis=0) for part in parts(len(x))) / len(x))
+    return np.asarray(sum(tile(x, part).cpu().numpy().sum(axis=0) for part in parts(len(x))) / len(x))
 
 
 def _numpy(values: Tensor) -> FloatArray:

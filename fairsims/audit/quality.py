@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.linalg import blas, eigh, lapack
 
 from fairsims.errors import InputError
+from fairsims.files import give_back
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -204,6 +205,7 @@ def moments_of(
     for start in range(0, len(features) if rows is None else len(rows), ROWS):
         part = slice(start, start + ROWS) if rows is None else rows[start : start + ROWS]
         moments.update(features[part], None if weights is None else weights[part])
+        give_back(features)
     return moments
 
 

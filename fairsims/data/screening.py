@@ -16,6 +16,7 @@ from PIL import Image
 from fairsims.data.base import ImageDataset
 from fairsims.data.sources import ImageSource
 from fairsims.data.survey import SHOWN, Found, Passed
+from fairsims.files import give_back
 
 Pixels = npt.NDArray[np.uint8]
 Looks = npt.NDArray[np.void]
@@ -124,12 +125,14 @@ class Screener:
         """What was seen of the next images."""
         self._rows[self.done : self.done + len(rows)] = rows
         self.done += len(rows)
+        give_back(self._rows)
 
     def result(self) -> Screening:
         """What was found, once every image was added."""
         n, rows = self.done, self._rows[: self.done]
-        constant = rows["constant"].copy()
-        _, first, group = np.unique(rows["digest"].copy(), return_index=True, return_inverse=True)
+        constant, digests = rows["constant"].copy(), rows["digest"].copy()
+        give_back(rows)
+        _, first, group = np.unique(digests, return_index=True, return_inverse=True)
         copy = np.ones(n, dtype=bool)
         copy[first] = False
         alone = np.sort(first[~constant[first]])
@@ -189,6 +192,7 @@ def _alike(thumbnails: Pixels, one: npt.NDArray[np.int64], other: npt.NDArray[np
     for start in range(0, len(one), 4096):
         part = slice(start, start + 4096)
         difference = np.subtract(thumbnails[one[part]], thumbnails[other[part]], dtype=np.int16).astype(np.float32)
+        give_back(thumbnails)
         found[part] = np.einsum("ij,ij->i", difference, difference) <= most  # whole numbers: exact in float32
     return found
 

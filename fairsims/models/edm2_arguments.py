@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from fairsims.errors import InputError
@@ -58,7 +59,10 @@ def describe_edm2(ema: Persistent) -> tuple[dict[str, Any], dict[str, Any]]:
         now, value = ema.state.get(name), given.get(name, known[name])
         if now is not None and now != value:
             raise InputError(f"it was constructed with {name} {value} and now has {printable(now)}; expected one value")
-    return given | {"half_gain": True}, {"class": EDM2_CLASS, "network": "UNet", "use_fp16": use_fp16}
+    gain = (inner.state.get("_parameters") or {}).get("out_gain")
+    # EDM2 runs a file's weights as they lie in it, and released ones lie in float16.
+    half = isinstance(gain, torch.Tensor) and gain.dtype == torch.float16
+    return given | ({"half_gain": True} if half else {}), {"class": EDM2_CLASS, "network": "UNet", "use_fp16": use_fp16}
 
 
 def check_attributes(ema: Persistent, denoiser: EDM2Denoiser) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edm2_snapshots import TINY, tiny2
-from numpy.typing import NDArray
+from edm2_reference import DEFAULTS, denoised, logvar, shapes, unet
+from edm2_snapshots import TINY, dumps2, of_weights, tiny2
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fairsims.errors import InputError
@@ -21,7 +23,6 @@ from fairsims.models.sampling import SamplerConfig, solve
 
 EDM2 = Path(__file__).parents[1] / "fixtures" / "edm2"
 NAMES = ("uncond", "cond", "cond-guide")
-Array = NDArray[np.float64]
 
 
 def stored(name: str) -> dict[str, Tensor]:
@@ -77,112 +78,6 @@ def test_samplers_give_edm2s_images(name: str, kind: str) -> None:
 
 # --- Other shapes.
 
-
-def norm(x: Array, axes: tuple[int, ...]) -> Array:
-    return x / (np.sqrt((x**2).mean(axis=axes, keepdims=True)) + 1e-4)
-
-
-def silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x)) / 0.596
-
-
-def add(a: Array, b: Array, t: float) -> Array:
-    return ((1 - t) * a + t * b) / np.hypot(1 - t, t)
-
-
-def layer(weights: dict[str, Array], name: str, x: Array, gain: Any = 1.0) -> Array:
-    w = weights[f"{name}.weight"]
-    w = norm(w, tuple(range(1, w.ndim))) * gain / np.sqrt(w[0].size)
-    if w.ndim == 2:
-        return x @ w.T
-    k, (height, width) = w.shape[-1], x.shape[2:]
-    x = np.pad(x, ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)))
-    shifted = [
-        np.einsum("bihw,oi->bohw", x[:, :, i : i + height, j : j + width], w[:, :, i, j])
-        for i in range(k)
-        for j in range(k)
-    ]
-    return np.sum(shifted, axis=0)
-
-
-def resample(x: Array, way: str, taps: list[float]) -> Array:
-    f = np.outer(taps, taps) / np.sum(taps) ** 2
-    k, pad, (height, width) = len(taps), (len(taps) - 1) // 2, x.shape[2:]
-    if way == "down":
-        x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-        out = np.zeros((*x.shape[:2], height // 2, width // 2))
-        for i, j in np.ndindex(*out.shape[2:]):
-            out[:, :, i, j] = (x[:, :, 2 * i : 2 * i + k, 2 * j : 2 * j + k] * f).sum(axis=(2, 3))
-        return out
-    out = np.zeros((*x.shape[:2], 2 * height + 2 * pad, 2 * width + 2 * pad))
-    for i, j in np.ndindex(height, width):
-        out[:, :, 2 * i : 2 * i + k, 2 * j : 2 * j + k] += 4 * f * x[:, :, i : i + 1, j : j + 1]
-    return out[:, :, pad : pad + 2 * height, pad : pad + 2 * width]
-
-
-def attend(weights: dict[str, Array], name: str, x: Array, heads: int) -> Array:
-    b, c, height, width = x.shape
-    qkv = layer(weights, f"{name}.attn_qkv", x).reshape(b, heads, c // heads, 3, height * width)
-    q, k, v = (norm(qkv[:, :, :, i], (2,)) for i in range(3))
-    score = np.exp(np.einsum("nhcq,nhck->nhqk", q, k) / np.sqrt(c // heads))
-    found = np.einsum("nhqk,nhck->nhcq", score / score.sum(axis=3, keepdims=True), v)
-    return layer(weights, f"{name}.attn_proj", found.reshape(b, c, height, width))
-
-
-def block(weights: dict[str, Array], name: str, x: Array, emb: Array, s: dict[str, Any]) -> Array:
-    for way in ("down", "up"):
-        if name.endswith(f"_{way}"):
-            x = resample(x, way, s["resample_filter"])
-    skip, first = f"{name}.conv_skip.weight" in weights, name.startswith("enc")
-    if first:
-        x = norm(layer(weights, f"{name}.conv_skip", x) if skip else x, (1,))
-    style = layer(weights, f"{name}.emb_linear", emb, weights[f"{name}.emb_gain"]) + 1
-    y = silu(layer(weights, f"{name}.conv_res0", silu(x)) * style[:, :, None, None])
-    y = layer(weights, f"{name}.conv_res1", y)
-    x = add(x if first or not skip else layer(weights, f"{name}.conv_skip", x), y, s["res_balance"])
-    if f"{name}.attn_qkv.weight" in weights:
-        x = add(x, attend(weights, name, x, x.shape[1] // s["channels_per_head"]), s["attn_balance"])
-    return x if s["clip_act"] is None else np.clip(x, -s["clip_act"], s["clip_act"])
-
-
-def unet(weights: dict[str, Array], s: dict[str, Any], x: Array, c: Array, labels: Array | None) -> Array:
-    emb = np.cos(c[:, None] * weights["emb_fourier.freqs"] + weights["emb_fourier.phases"]) * np.sqrt(2)
-    emb = layer(weights, "emb_noise", emb)
-    if s["label_dim"]:
-        labels = np.zeros((len(x), s["label_dim"])) if labels is None else labels
-        emb = add(emb, layer(weights, "emb_label", labels * np.sqrt(s["label_dim"])), s["label_balance"])
-    emb = silu(emb)
-    x = np.concatenate([x, np.ones_like(x[:, :1])], axis=1)
-    top, levels, skips = s["img_resolution"], len(s["channel_mult"]), []
-    for level in range(levels):
-        r = f"enc.{top >> level}x{top >> level}"
-        x = block(weights, f"{r}_down", x, emb, s) if level else layer(weights, f"{r}_conv", x)
-        skips.append(x)
-        for i in range(s["num_blocks"]):
-            x = block(weights, f"{r}_block{i}", x, emb, s)
-            skips.append(x)
-    for level in reversed(range(levels)):
-        r, t = f"dec.{top >> level}x{top >> level}", s["concat_balance"]
-        for first in ["in0", "in1"] if level == levels - 1 else ["up"]:
-            x = block(weights, f"{r}_{first}", x, emb, s)
-        for i in range(s["num_blocks"] + 1):
-            skip = skips.pop()
-            na, nb = x.shape[1], skip.shape[1]
-            scale = np.sqrt(na + nb) / np.hypot(1 - t, t)
-            parts = [x * scale * (1 - t) / np.sqrt(na), skip * scale * t / np.sqrt(nb)]
-            x = block(weights, f"{r}_block{i}", np.concatenate(parts, axis=1), emb, s)
-    assert not skips
-    return layer(weights, "out_conv", x, weights["out_gain"])
-
-
-DEFAULTS = {
-    "resample_filter": [1, 1],
-    "res_balance": 0.3,
-    "attn_balance": 0.3,
-    "clip_act": 256,
-    "label_balance": 0.5,
-    "concat_balance": 0.5,
-}
 SHAPES: dict[str, dict[str, Any]] = {
     "two heads": {"channel_mult": [1, 2], "channels_per_head": 8, "label_dim": 3},
     "three levels": {"img_resolution": 16, "channel_mult": [1, 2, 3], "attn_resolutions": [8, 4], "num_blocks": 2},
@@ -202,16 +97,73 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_other_shapes_agree_with_the_plain_implementation(name: str) -> None:
-    settings = TINY | SHAPES[name]
-    network = tiny2(**settings).double()
+    sizes = TINY | SHAPES[name]
+    network = tiny2(**sizes).double()
     rng = np.random.default_rng(0)
     x, c = rng.normal(size=(3, *network.shape)), rng.normal(size=3)
-    labels = np.eye(settings["label_dim"])[[0, 1, 0]] if settings["label_dim"] else None
+    labels = np.eye(sizes["label_dim"])[[0, 1, 0]] if sizes["label_dim"] else None
     found = network.unet(*(None if v is None else torch.from_numpy(v) for v in (x, c, labels))).numpy()
     weights = {k: v.numpy() for k, v in network.unet.state_dict().items()}
-    expected = unet(weights, DEFAULTS | settings, x, c, labels)
+    expected = unet(weights, DEFAULTS | sizes, x, c, labels)
     assert found.std() > 0.01
     assert np.abs(found - expected).max() < 1e-12 * max(1, np.abs(expected).max())
+
+
+@st.composite
+def sizes_of_a_network(draw: st.DrawFn) -> dict[str, Any]:
+    """What a snapshot may say that it was constructed with; what it leaves out is EDM2's default."""
+    levels = draw(st.integers(1, 5))
+    sides = [draw(st.sampled_from([1, 2, 3])) << level for level in reversed(range(levels))]
+    side = sides[0] if levels > 2 else 2 * sides[0]
+    some = st.sampled_from([0.1, 0.3, 0.5, 0.8])
+    wanted = {
+        "model_channels": st.sampled_from([4, 8]),
+        "img_channels": st.integers(1, 4),
+        "label_dim": st.sampled_from([0, 2, 5]),
+        "channel_mult": st.lists(st.integers(1, 3), min_size=levels, max_size=levels),
+    }
+    left_out = {
+        "channel_mult_noise": st.sampled_from([None, 1, 3]),
+        "channel_mult_emb": st.sampled_from([None, 1, 3]),
+        "num_blocks": st.integers(1, 4),
+        "attn_resolutions": st.lists(st.sampled_from([side >> level for level in range(levels)]), unique=True),
+        "channels_per_head": st.sampled_from([2, 4, 8, 32]),
+        "resample_filter": st.sampled_from([[1, 1], [1, 3, 3, 1]]),
+        "clip_act": st.sampled_from([None, 0.5, 256]),
+        "sigma_data": st.sampled_from([0.5, 1.0]),
+        "logvar_channels": st.sampled_from([4, 128]),
+        **dict.fromkeys(("res_balance", "attn_balance", "label_balance", "concat_balance"), some),
+    }
+    return {"img_resolution": side} | draw(st.fixed_dictionaries(wanted, optional=left_out))
+
+
+ATTENTIVE = {"img_resolution": 16, "attn_resolutions": [16, 4], "channels_per_head": 4, "num_blocks": 4}
+WIDE_HEADS = {"img_resolution": 8, "channel_mult": [4, 8, 4], "channels_per_head": 32, "num_blocks": 1}
+
+
+@settings(max_examples=4, deadline=None)
+@given(given_sizes=sizes_of_a_network())
+@example(given_sizes=ATTENTIVE | {"model_channels": 4, "channel_mult": [1, 2, 3], "img_channels": 3, "label_dim": 0})
+@example(given_sizes=WIDE_HEADS | {"model_channels": 8, "img_channels": 4, "label_dim": 3})
+@example(given_sizes={"model_channels": 4, "img_resolution": 16, "img_channels": 3, "label_dim": 5})
+def test_snapshots_of_any_shape_agree_with_the_published_description(
+    tmp_path_factory: pytest.TempPathFactory, given_sizes: dict[str, Any]
+) -> None:
+    """Names, shapes and arithmetic that owe nothing to our modules: a file of weights, and what they give."""
+    sizes, rng = DEFAULTS | given_sizes, np.random.default_rng(0)
+    weights = {k: rng.normal(size=shape).astype(np.float16) for k, shape in shapes(sizes).items()}
+    file = tmp_path_factory.mktemp("shapes") / "x.pkl"
+    file.write_bytes(dumps2(of_weights(given_sizes, weights)))
+    network = read_snapshot(file).denoiser.double()
+    assert isinstance(network, EDM2Denoiser)
+    assert {k: tuple(v.shape) for k, v in network.state_dict().items()} == shapes(sizes)
+    x = rng.normal(size=(2, sizes["img_channels"], sizes["img_resolution"], sizes["img_resolution"]))
+    sigma, labels = np.array([0.1, 5.0]), np.eye(sizes["label_dim"])[[1, 0]] if sizes["label_dim"] else None
+    found = network(*(None if v is None else torch.from_numpy(v) for v in (x, sigma, labels))).numpy()
+    wide = {k: v.astype(np.float64) for k, v in weights.items()}
+    expected = denoised(wide, sizes, x, sigma, labels)
+    assert np.abs(found - expected).max() < 1e-11 * max(1, np.abs(expected).max())
+    assert np.abs(network.logvar(torch.from_numpy(sigma)).numpy().ravel() - logvar(wide, sigma)).max() < 1e-11
 
 
 def test_every_parameter_has_an_effect() -> None:

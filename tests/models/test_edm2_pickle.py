@@ -70,6 +70,30 @@ def test_every_shape_comes_through_unchanged(name: str, tmp_path: Path) -> None:
     assert list(loaded.state_dict()) == list(network.state_dict())
 
 
+def test_weights_of_float32_are_run_as_they_are(tmp_path: Path) -> None:
+    """EDM2 rounds gains of float16 alone."""
+    half, content = tiny2(), snapshot2(tiny2())
+    todo = [content["ema"]]
+    while todo:
+        part = todo.pop()
+        state = part.state if isinstance(part, Persistent) else part.__dict__
+        todo += [child for child in state["_modules"].values() if child is not None]
+        for group in ("_parameters", "_buffers"):
+            state[group] = {k: None if v is None else _wide(v) for k, v in state[group].items()}
+    (tmp_path / "x.pkl").write_bytes(dumps2(content))
+    loaded = read_snapshot(tmp_path / "x.pkl").denoiser
+    assert "half_gain" not in loaded.config
+    assert loaded.config | {"half_gain": True} == half.config
+    x, sigma = torch.randn(3, *half.shape), torch.tensor([0.03, 1.0, 70.0])
+    assert not torch.equal(loaded(x, sigma), half(x, sigma))
+    assert torch.allclose(loaded(x, sigma), half(x, sigma), atol=1e-2)
+
+
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    wide = value.float()
+    return torch.nn.Parameter(wide, requires_grad=False) if isinstance(value, torch.nn.Parameter) else wide
+
+
 def test_a_missing_encoder_is_one_of_pixels(tmp_path: Path) -> None:
     for change in (lambda c: c.pop("encoder"), lambda c: c.update(encoder=None)):
         content = snapshot2(tiny2())
