@@ -388,7 +388,7 @@ def test_a_class_without_images_is_measured(digits_pool: MakePool) -> None:
         (["--attr", "parity", "--reference", "nowhere.npz"], "nowhere.npz is missing"),
         (["--attr", "parity", "--reference", "digits", "--features", "incepton"], "no feature extractor 'incepton'"),
         (["--attr", "parity", "--reference", "digits", "--inception-weights", "x"], "without --features inception"),
-        (["--attr", "parity", "--labels", "nowhere.csv"], "nowhere.csv is no table of labels"),
+        (["--attr", "parity", "--labels", "nowhere.csv"], "found no file nowhere.csv"),
     ],
 )
 def test_refuses_bad_options(tmp_path: Path, digits_pool: MakePool, options: list[str], message: str) -> None:

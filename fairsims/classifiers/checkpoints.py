@@ -114,6 +114,12 @@ def find_classifier(spec: str | Path) -> Path:
 
 
 def _unknown(spec: str | Path) -> InputError:
+    if Path(spec).is_file():
+        return InputError(
+            f"found file {spec}; expected a folder of a classifier, or a table of labels named .csv, .tsv, .jsonl or "
+            ".parquet; save it as one of them",
+            page=PAGE,
+        )
     known = [*embedded_classifiers(), face_attributes.NAME, *entry_points.installed_classifiers()]
     return InputError(
         f"no classifier folder {str(spec)!r} and no embedded classifier of that name{closest(str(spec), known)}",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = ("seed", "file_name")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 class TableClassifier(AttributeClassifier):
@@ -54,7 +54,7 @@ class TableClassifier(AttributeClassifier):
             more = f" (nor for {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise InputError(
                 f"{self.name} has no row for {self.key} {missing[0]}{more}; expected all {len(keys)} images; "
-                "add them, with the class undetermined where none can be told"
+                f"add them, with the class undetermined where none can be told{Names(list(self.rows)).hint(missing[0])}"
             )
         return self.values[[rows[k] for k in keys]]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from fairsims.data.names import litter
-from fairsims.data.opening import MOST_BYTES
+from fairsims.data.opening import MOST_BYTES, reason
 from fairsims.errors import InputError
 from fairsims.files import sha256_file
 
 IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif"),
-    *(".jp2", ".pgm", ".ppm", ".pnm"),
+    *(".mpo", ".jp2", ".pgm", ".ppm", ".pnm"),
 )
 UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".svg", ".psd", ".xcf", ".ai", ".eps", ".ico", ".icns", ".exr", ".hdr", ".jxl", ".tga", ".pcx"),
@@ -110,10 +110,14 @@ class ZipFiles:
         self.path = path
         self.passed: Passed = {}
         self._open: tuple[int, zipfile.ZipFile] | None = None
+        self._written: dict[str, str] = {}
         try:
-            members = [m.filename for m in self._archive().infolist() if not m.is_dir()]
+            members = [self._slashed(m.filename) for m in self._archive().infolist()]
+            members = [name for name in members if not name.endswith("/")]
         except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError) as error:
-            raise InputError(f"found {path} unreadable ({error}); expected a zip; write it again") from None
+            raise InputError(
+                f"found {path} unreadable ({reason(path, error)}); expected a zip; write it again"
+            ) from None
         self.names, self.labels = sort_out(members, self.passed)
         twice = [name for name, n in Counter((*self.names, *self.labels)).items() if n > 1]
         if twice:
@@ -121,12 +125,17 @@ class ZipFiles:
 
     def data(self, name: str) -> bytes:
         try:
-            member = self._archive().getinfo(name)
+            member = self._archive().getinfo(self._written.get(name, name))
             if (size := member.file_size) > MOST_BYTES:
                 raise InputError(
                     f"found {name} in {self.path} to be {size:,} bytes; expected {MOST_BYTES:,} at most; leave it out"
                 )
-            return self._stored(member) or self._archive().read(name)
+            if member.flag_bits & 1:
+                raise InputError(
+                    f"found {name} in {self.path} encrypted; expected a zip without a password; unpack it and give the "
+                    "folder"
+                )
+            return self._stored(member) or self._archive().read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
             raise InputError(
                 f"found {name} in {self.path} damaged ({error}); expected a whole zip; write it again"
@@ -139,13 +148,21 @@ class ZipFiles:
         gone = set(names)
         self.names = tuple(n for n in self.names if n not in gone)
 
+    def _slashed(self, name: str) -> str:
+        """A member's name with forward slashes, whichever Windows wrote."""
+        if "\\" not in name:
+            return name
+        found = name.replace("\\", "/")
+        self._written[found] = name
+        return found
+
     def _stored(self, member: zipfile.ZipInfo) -> bytes | None:
         """A member that is stored as it is, at once; None where zipfile must unpack it or say what is wrong.
 
         zipfile takes as long for a small image as its decoder does, and lets one thread read at a time.
         """
         stream, length = self._archive().fp, member.compress_size
-        if stream is None or member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        if stream is None or member.compress_type != zipfile.ZIP_STORED:
             return None
         found = os.pread(stream.fileno(), _HEADER + length, member.header_offset)
         start = 30 + int.from_bytes(found[26:28], "little") + int.from_bytes(found[28:30], "little")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from functools import cache
+from pathlib import Path
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
@@ -27,6 +28,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+POINTER, FETCH = b"version https://git-lfs", "a pointer of Git LFS; git lfs pull gets the file"
+"""How a file begins that Git LFS has not fetched, and what to do then."""
+
 # What Pillow warns of is refused below, or says nothing of the pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
@@ -43,6 +47,10 @@ def open_image(data: bytes) -> Image.Image:
     asks for it, and weasyprint does.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    if not data:
+        raise unreadable("it is empty")
+    if data.startswith(POINTER):
+        raise unreadable(FETCH)
     try:
         image = Image.open(io.BytesIO(pixels_only(data)), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -86,6 +94,15 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an opened image once it is upright; nothing is decoded."""
     width, height = image.size
     return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def reason(path: Path, error: object) -> object:
+    """Why a container of images cannot be read: the error, or that Git LFS has not fetched it."""
+    try:
+        with path.open("rb") as file:
+            return FETCH if file.read(len(POINTER)) == POINTER else error
+    except OSError:
+        return error
 
 
 def check_single(image: Image.Image) -> None:

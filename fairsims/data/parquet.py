@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from fairsims.data.files import Passed, digest_of_files
+from fairsims.data.opening import reason
 from fairsims.errors import InputError
 from fairsims.files import sha256_file
 
@@ -263,5 +264,5 @@ def _image_column(schema: pa.Schema, shard: Path) -> str:
 
 
 def _broken(shard: Path, error: object) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    return InputError(f"found {shard} unreadable ({reason}); expected Parquet; write it again")
+    why = (str(reason(shard, error)).strip() or type(error).__name__).splitlines()[0][:160]
+    return InputError(f"found {shard} unreadable ({why}); expected Parquet; write it again")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairsims.data.names import class_name
+from fairsims.data.opening import FETCH, POINTER
 from fairsims.errors import InputError, closest
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def read_table(path: Path, data: bytes | None = None) -> pd.DataFrame:
     import pandas as pd
 
     kind = path.suffix.lower()
+    if data is None and not path.is_file():
+        raise InputError(f"found no file {path}; expected a table of labels; check the path")
     try:
         if kind == ".parquet":
             return pd.read_parquet(path if data is None else io.BytesIO(data))
@@ -55,17 +58,21 @@ def read_table(path: Path, data: bytes | None = None) -> pd.DataFrame:
 def key_column(table: pd.DataFrame, path: object, keys: Sequence[str] = KEYS) -> str:
     """The column that names the images: the first of `keys` that is there.
 
-    Raises InputError when there is none or the table has no rows.
+    Raises InputError when there is none, the table has no rows or one of them names no image.
     """
     names = [str(c) for c in table.columns]
     found = next((k for k in keys if k in names), None)
     if found is None:
         meant = {n.casefold().replace("_", "").replace(" ", ""): n for n in names}
         near = [meant[k] for k in ("filename", "seed", "file", "image", "name", "path") if k in meant]
-        hint = f"; is {near[0]!r} meant? name it {keys[0]}" if near else f"; add {' or '.join(keys)}"
+        name = "seed" if "seed" in keys and near and near[0].casefold() == "seed" else "file_name"
+        hint = f"; is {near[0]!r} meant? name it {name}" if near else f"; add {' or '.join(keys)}"
         raise InputError(f"found columns {names} in {path}; expected {' or '.join(map(repr, keys))} among them{hint}")
     if not len(table):
         raise InputError(f"found a header and no row in {path}; expected a row for each image; add them")
+    nameless = next((i for i, v in enumerate(table[found], 1) if v is None or v != v), None)
+    if nameless is not None:
+        raise InputError(f"found no {found} in row {nameless} of {path}; expected the name of an image; add it")
     return found
 
 
@@ -78,14 +85,20 @@ def no_column(names: Sequence[str], wanted: str, path: object) -> InputError:
 
 def _decoded(data: bytes) -> str:
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    if encoding is None and b"\0" in data[:64]:
+    if data.startswith(POINTER):
+        raise _Flaw(FETCH)
+    if encoding is None and b"\0" in data[:4]:
         raise _Flaw("it looks like UTF-16 without its mark, or no text; save it as UTF-8")
     try:
-        return data.decode(encoding or "utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        text = data.decode(encoding or "utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as e:
         row = data[: e.start].count(b"\n") + 1
         looks = f"cut {encoding}" if encoding else "cp1252 (Windows, Latin)"
         raise _Flaw(f"line {row} is not UTF-8, it looks like {looks}; save it as UTF-8") from None
+    before, zero, _ = text.partition("\0")
+    if zero:
+        raise _Flaw(f"line {before.count(chr(10)) + 1} has a zero byte, as a file has that was cut; save it again")
+    return text
 
 
 def _separated(text: str) -> pd.DataFrame:
@@ -105,6 +118,10 @@ def _separated(text: str) -> pd.DataFrame:
     long = next((i for i, r in enumerate(rows) if len(r) > len(names) and any(map(str.strip, r[len(names) :]))), None)
     if long is not None:
         raise _Flaw(f"row {long} has {len(rows[long])} cells, the header {len(names)}")
+    if names[:1] == [""] and [r[0].strip() for r in rows[1:]] == [str(i) for i in range(len(rows) - 1)]:
+        names, rows = names[1:], [r[1:] for r in rows]  # pandas' own numbering, which is no column
+    if "" in names:
+        raise _Flaw(f"column {names.index('') + 1} has no name")
     kept: dict[str, str | None] = {"": None}
     columns: dict[str, list[str | None]] = {name: [] for name in names}
     for row in rows[1:]:

@@ -107,7 +107,20 @@ def test_careless_tables(tmp_path: Path, columns: dict[str, list[object]], words
 
 
 def test_a_missing_table(tmp_path: Path) -> None:
-    assert "t.csv is no table of labels" in refused("info", tmp_path / "t.csv")
+    assert "t.csv; expected a table of labels; check the path" in refused("info", tmp_path / "t.csv")
+
+
+def test_a_file_that_is_no_table_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    assert "t.xlsx; expected a folder of a classifier, or a table" in refused("info", tmp_path / "t.xlsx")
+
+
+def test_a_table_with_other_endings_of_names_hints_at_them(tmp_path: Path, folder: Path) -> None:
+    sheet = pd.read_csv(folder / "metadata.csv")
+    sheet["file_name"] = sheet["file_name"].str.replace(".png", ".PNG")
+    sheet.to_csv(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="did you mean '000[.]PNG'"):
+        load_classifier(str(tmp_path / "t.csv")).label(open_dataset(str(folder)))
 
 
 def test_a_table_is_measured_against_the_truth(folder: Path, tmp_path: Path) -> None:

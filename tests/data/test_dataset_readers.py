@@ -219,7 +219,7 @@ def test_a_zip_is_readable_in_other_processes(tmp_path: Path, monkeypatch: pytes
         (encoded("RGB", (8, 4)), "8x4"),
         (encoded("RGB", (16, 16)), "16x16"),
         (b"not a picture", "not an image"),
-        (b"", "not an image"),
+        (b"", "it is empty"),
     ],
 )
 def test_an_image_unlike_the_others_is_named(tmp_path: Path, data: bytes, reason: str) -> None:

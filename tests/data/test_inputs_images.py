@@ -61,6 +61,7 @@ def test_other_formats_are_read_and_the_rest_is_counted(tmp_path: Path, kind: st
     files |= {
         "j.avif": png(image, "AVIF"),
         "k.jp2": png(image, "JPEG2000"),
+        "l.mpo": png(image, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], quality=95),
         **{f"p{i}.png": png(image) for i in range(9)},
     }
     found = open_dataset(str(place(tmp_path, kind, {**files, "z.heic": b"?", "notes.txt": b"x", ".hidden.png": b"x"})))
@@ -239,6 +240,34 @@ def test_odd_squares_are_refused_without_a_rule_and_policies_are_checked(tmp_pat
     for wrong in ({"resize": 0}, {"fit": "pad"}, {"fit": "stretch", "resize": 8}, {"background": "no colour"}):
         with pytest.raises(ValueError, match="; expected "):
             ImagePolicy(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["png", "zip", "parquet"])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "empty|not a zip|0 bytes"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")],
+)
+def test_what_was_never_fetched_is_said(tmp_path: Path, suffix: str, data: bytes, said: str) -> None:
+    path = place(tmp_path, "folder", {f"a.{suffix}": data})
+    assert re.search(said, refusal(path if suffix == "png" else path / f"a.{suffix}"))
+
+
+def test_names_that_windows_wrote_into_a_zip(tmp_path: Path) -> None:
+    files = {"man\\a.png": png(), "man\\b.png": png(), "woman/a.png": png(), "woman\\b.png": png(), "woman\\": b""}
+    path = place(tmp_path, "zip", {**files, "__MACOSX\\man\\._a.png": b"x"})
+    found = open_dataset(str(path), class_folders="gender")
+    assert list(found.ids) == ["man/a.png", "man/b.png", "woman/a.png", "woman/b.png"]
+    assert found.class_indices("gender").tolist() == [0, 0, 1, 1]
+    assert passed(found) == {"left by an operating system": 1} and found.read(range(4)).shape == (4, 3, 8, 8)
+    assert "found a/b.png twice" in refusal(place(tmp_path, "zip", {"a\\b.png": png(), "a/b.png": png()}))
+
+
+def test_an_encrypted_zip_is_no_damaged_one(tmp_path: Path) -> None:
+    path = place(tmp_path, "zip", {"a.png": png()})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    assert "encrypted; expected a zip without a password" in refusal(path)
 
 
 def test_every_row_of_the_table_in_the_documentation_names_a_test_that_exists() -> None:

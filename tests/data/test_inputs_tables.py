@@ -74,6 +74,8 @@ TABLE = "file_name,gender\na.png,man\nsub/b.png,woman\n"
         TABLE.replace("\n", "\n\n").encode(),
         b'"file_name","gender"\n"a.png","man"\n"sub/b.png","woman"',
         TABLE.replace("\n", ",\n").encode(),
+        b",file_name,gender\n0,a.png,man\n1,sub/b.png,woman\n",
+        b'file_name,gender\n"a.png",man\n"sub/b.png","woman\n"',
     ],
 )
 @BOTH
@@ -93,6 +95,11 @@ def test_a_table_however_it_was_saved(tmp_path: Path, kind: str, data: bytes) ->
         (b"file_name,gender,gender\na.png,man,man\n", "two columns are named 'gender'"),
         (b"file_name,gender\na.png,man,x\n", "row 1 has 3 cells, the header 2"),
         (b"", "it is empty"),
+        (b"FILE_NAME,GENDER\na.png,man\n", "is 'FILE_NAME' meant? name it file_name"),
+        (b",file_name,gender\n7,a.png,man\n9,sub/b.png,woman\n", "column 1 has no name"),
+        (b"file_name,gender\na.png,man\nsub/b.png,woman\n" + bytes(4096), "line 4 has a zero byte"),
+        (b"file_name,gender\na.png,man\n,woman\n", "found no file_name in row 2"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n", "git lfs pull"),
     ],
 )
 def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, data: bytes, said: str) -> None:
