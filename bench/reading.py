@@ -25,7 +25,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from fairsims.audit.command import AuditConfig, open_audit
-from fairsims.audit.command import measure as audited
-from fairsims.data import open_dataset
-from fairsims.data.screening import screen
-
+Row = dict[str, float]
 UNITS = {"wall": "images/s", "cpu": "a second of CPU", "peak": "MB at its peak", "memory": "MB more"}
 ROWS = 1000
 """Of a Parquet row group, and files of a folder."""
@@ -96,24 +91,23 @@ def raw(files: Iterable[str | io.BytesIO]) -> int:
     return count
 
 
-def measure(what: str, kind: str, place: Path) -> dict[str, float]:
-    """In a process of its own: images/s by the clock, images per second of CPU time, megabytes."""
-    if what == "raw":
-        return _timed(lambda: raw(encoded(kind, place)))
-    if what == "memory":
-        held = [f for f, _ in zip(encoded("parquet", place), range(20_000), strict=False)]
-        return _timed(lambda: raw(held))
+def measure(what: str, place: str) -> dict[str, Row]:
+    """In a process of its own: what it takes to open, read and screen a container, or to audit it."""
+    from fairsims.audit.command import AuditConfig, measure, open_audit
+    from fairsims.data import open_dataset
+    from fairsims.data.screening import screen
+
     if what == "audit":
-        config = AuditConfig(before=str(place), attr=("gender",), classifier=("emoji-gender",))
-        return _timed(lambda: audited(open_audit(config)).main.n["before"])
-    if what == "open":
-        return _timed(lambda: len(open_dataset(str(place))))
-    before, data = _peak(), open_dataset(str(place))
-    found = _timed(lambda: sum(map(len, data.batches())) if what == "read" else screen(data).n)
-    return found | {"memory": _peak() - before}  # opening counts, too
+        config = AuditConfig(before=place, attr=("gender",), classifier=("emoji-gender",))
+        return {"audit": _timed(lambda: measure(open_audit(config)).main.n["before"])}
+    found = {"open": _timed(lambda: len(open_dataset(place)))}
+    data = open_dataset(place)
+    found["read"] = _timed(lambda: sum(map(len, data.batches())))
+    return found | {"screened": _timed(lambda: screen(data).n)}
 
 
-def _timed(work: Callable[[], int]) -> dict[str, float]:
+def _timed(work: Callable[[], int]) -> Row:
+    """Images/s by the clock, images per second of CPU time, megabytes."""
     before, start, busy = _peak(), time.perf_counter(), time.process_time()
     count = work()
     wall, cpu = time.perf_counter() - start, time.process_time() - busy
@@ -130,48 +124,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=3, help="Readings of each container, each beside the raw decoder.")
     parser.add_argument("--audit", action="store_true", help="Audit each container, too.")
-    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "KIND", "PLACE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PLACE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.measure:
-        what, kind, place = args.measure
-        print(json.dumps(measure(what, kind, Path(place))))
+        print(json.dumps(measure(*args.measure)))
         return
     with tempfile.TemporaryDirectory() as folder:
         places = write(Path(folder), args.images, args.side)
         print(f"{args.images:,} images of {args.side} x {args.side}; of one core: by CPU time")
         for kind, place in places.items():
-            apart = partial(_apart, kind=kind, place=place, cache=folder)
-            rows = []
+            pairs = []
             for _ in range(args.pairs):
-                memory = _apart("memory", "parquet", places["parquet"], folder)
-                # Opening goes first: it reads every file, which then lies in the system's memory for all.
-                rows.append({"memory": memory} | {what: apart(what) for what in ("open", "raw", "read", "screened")})
+                # Ours goes first: it reads every file, which then lies in the system's memory for the raw decoder.
+                rows = _apart("read", place, folder)
+                held = [f for f, _ in zip(encoded("parquet", places["parquet"]), range(20_000), strict=False)]
+                rows |= {"memory": _timed(lambda: raw(held)), "raw": _timed(lambda: raw(encoded(kind, place)))}  # noqa: B023
+                pairs.append(rows)
             for what in ("read", "screened"):
                 ratios = [
-                    f"{by} {_median(row[what][clock] / row[by][clock] for row in rows):.2f}{name}"
-                    for clock, name in (("wall", ""), ("cpu", " of one core"))
+                    f"{statistics.median(rows[what][clock] / rows[by][clock] for rows in pairs):.2f} of {by}{name}"
+                    for clock, name in (("wall", ""), ("cpu", " on one core"))
                     for by in ("raw", "memory")
                 ]
-                print(f"{kind:<8} {what:<8} / {', '.join(ratios)}", end="   ")
-                print(
-                    ", ".join(f"{_median(row[what][k] for row in rows):,.0f} {u}" for k, u in UNITS.items()), flush=True
-                )
+                print(f"{kind:<8} {what:<8} {', '.join(ratios)};  {_said([rows[what] for rows in pairs])}", flush=True)
             for what in ("raw", "open"):
-                print(f"{kind:<8} {what:<8} {_median(row[what]['wall'] for row in rows):,.0f} images/s", flush=True)
+                print(f"{kind:<8} {what:<8} {_said([rows[what] for rows in pairs])}", flush=True)
             if args.audit:
-                found = apart("audit")
-                print(f"{kind:<8} audit    " + ", ".join(f"{found[k]:,.0f} {u}" for k, u in UNITS.items()), flush=True)
+                print(f"{kind:<8} audit    {_said([_apart('audit', place, folder)['audit']])}", flush=True)
 
 
-def _median(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def _said(rows: Sequence[Row]) -> str:
+    return ", ".join(f"{statistics.median(row[key] for row in rows):,.0f} {unit}" for key, unit in UNITS.items())
 
 
-def _apart(what: str, kind: str, place: Path, cache: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", what, kind, str(place)]
+def _apart(what: str, place: Path, cache: str) -> dict[str, Row]:
+    command = [sys.executable, __file__, "--measure", what, str(place)]
     environment = os.environ | {"FAIRSIMS_CACHE": str(Path(cache) / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, Row] = json.loads(done.stdout)
     return found
 
 
