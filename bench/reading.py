@@ -1,6 +1,6 @@
 """Reading many small images from a folder, a zip and Parquet against the raw decoder, and what an audit of them takes.
 
-    python bench/reading.py [--images 100000] [--side 32] [--pairs 3] [--audit]
+    python bench/reading.py [--images 100000] [--side 32] [--pairs 3] [--kinds zip] [--audit]
 
 Images are made for the bench in a temporary folder, each container is read in a process of its own, by turns with the
 raw decoder: Pillow's `Image.open(...).convert("RGB")` of every image to an array in one thread, out of the same
@@ -34,6 +34,7 @@ from PIL import Image
 
 Row = dict[str, float]
 UNITS = {"wall": "images/s", "cpu": "a second of CPU", "peak": "MB at its peak", "memory": "MB more"}
+KINDS = ("folder", "zip", "parquet")
 ROWS = 1000
 """Of a Parquet row group, and files of a folder."""
 
@@ -123,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=3, help="Readings of each container, each beside the raw decoder.")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--audit", action="store_true", help="Audit each container, too.")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PLACE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -132,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         places = write(Path(folder), args.images, args.side)
         print(f"{args.images:,} images of {args.side} x {args.side}; of one core: by CPU time")
-        for kind, place in places.items():
-            pairs = []
+        for kind in args.kinds:
+            place, pairs = places[kind], []
             for _ in range(args.pairs):
                 # Ours goes first: it reads every file, which then lies in the system's memory for the raw decoder.
                 rows = _apart("read", place, folder)

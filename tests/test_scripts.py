@@ -75,7 +75,7 @@ def test_embedded_classifiers_are_built_by_name() -> None:
         ),
         ("power", ["--repetitions", "2", "--classifier", "digits-parity", "--target", "0.5"], "digits-parity"),
         ("precision", ["--model", "digits-8", "--attr", "parity", "--images", "16"], "time float32 / bfloat16"),
-        ("reading", ["--images", "60", "--side", "8", "--pairs", "1"], "parquet  screened "),
+        ("reading", ["--images", "60", "--side", "8", "--pairs", "1", "--kinds", "zip"], "zip      screened "),
         ("sampling", ["--model", "digits-8", "--batch", "8", "--steps", "2", "--repeats", "1"], "merged / generate"),
         (
             "solvers",

@@ -272,7 +272,7 @@ def test_an_encrypted_zip_is_no_damaged_one(tmp_path: Path) -> None:
 
 def test_every_row_of_the_table_in_the_documentation_names_a_test_that_exists() -> None:
     tests = Path(__file__).parents[1]
-    text = (tests.parent / "docs" / "inputs.md").read_text(encoding="utf-8")
+    text = (tests.parent / "docs" / "inputs.md").read_text(encoding="utf-8").partition("\n## ")[0]
     rows = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert len(rows) >= 27
     for row in rows:
