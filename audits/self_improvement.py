@@ -120,7 +120,7 @@ def classifier_of(folder: Path, train: Path, of: Mapping[str, Any], plan: Mappin
 
 def trained(out: Path, data: Path, plan: Mapping[str, Any], of: Mapping[str, Any], seed: int) -> Path:
     """A base, or a guide, trained on the training half."""
-    network = {k: v for k, v in of.items() if k != "kimg"} | plan["network"]
+    network = {k: v for k, v in of.items() if k not in ("kimg", "seeds", "sweep")} | plan["network"]
     settings = plan["train"] | {"kimg": of["kimg"], "seed": seed}
     for _ in train_base(out, data=str(data), network=network, settings=settings):
         pass
@@ -146,7 +146,7 @@ def run_of(recipe: Mapping[str, Any], name: str, base: str, seed: int, out: Path
             "seed": seed,
         },
     )
-    grid = recipe["sweep"] | {"guides": [str(guide)]}
+    grid = recipe["sweep"] | plan["bases"][base].get("sweep", {}) | {"guides": [str(guide)]}
     with Bars() as bars:
         return sweep(
             SweepConfig.read(grid, run=run, steer=False),
@@ -292,7 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if name not in recipe["sets"]:
                 raise InputError(f"there is no set {name!r}; expected one of {', '.join(recipe['sets'])}")
             for base in args.bases or recipe["sets"][name]["bases"]:
-                for seed in args.seeds or recipe["seeds"]:
+                of = recipe["sets"][name]["bases"][base]
+                for seed in args.seeds or of.get("seeds", recipe["seeds"]):
                     run_of(recipe, name, base, seed, args.out)
                     write_tables(args.out, args.sets)
         say(write_tables(args.out, args.sets))
