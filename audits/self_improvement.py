@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import NullLocator
 from paper import asked_recipe
 from PIL import Image
 from scipy.stats import t as student
@@ -41,8 +43,9 @@ from fairsims.files import atomic, read_json
 from fairsims.options import from_mapping
 from fairsims.report.figures import AFTER, canvas
 from fairsims.report.sweep_figures import sweep_figures
+from fairsims.report.sweep_table import read_points
 from fairsims.retarget.config import RetargetConfig
-from fairsims.retarget.grid import SweepConfig
+from fairsims.retarget.grid import ARMS, LEARNT, SweepConfig
 from fairsims.retarget.sweep import sweep
 from fairsims.training.base import train_base
 
@@ -59,6 +62,8 @@ SHOWN = {
     "train_auth_pct": "AuthPct",
 }
 DRAWN = ("fd_infinity", "random.fd_infinity", "precision", "recall")
+PLACE = ("mode", "size", "budget_kimg", "strength", "blocks")
+"""Where in the grid a point stands."""
 LEVEL = 0.95
 
 
@@ -183,8 +188,9 @@ def numbers_of(row: Mapping[Any, Any]) -> dict[str, Any]:
 def measured(out: Path, sets: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for every point of every finished sweep, on calibration seeds; none is chosen."""
     for name, base, seed, folder in finished(out, sets):
-        for row in pd.read_parquet(folder / "sweep.parquet").to_dict("records"):
-            yield {"set": name, "base": base, "seed": seed, "arm": row["point"]} | numbers_of(row)
+        for row in read_points(folder).to_dict("records"):
+            place = {k: row[k] for k in PLACE if pd.notna(row.get(k))}
+            yield {"set": name, "base": base, "seed": seed, "arm": row["point"]} | place | numbers_of(row)
 
 
 def summary(rows: pd.DataFrame, against: str = "base") -> pd.DataFrame:
@@ -201,6 +207,7 @@ def summary(rows: pd.DataFrame, against: str = "base") -> pd.DataFrame:
             n = len(change)
             wide = student.ppf((1 + LEVEL) / 2, n - 1) / math.sqrt(n) if n > 1 else math.inf
             row: dict[str, Any] = {"set": name, "base": base, "arm": arm, "against": against, "seeds": n}
+            row |= {k: group.loc[group["arm"] == arm, k].iloc[0] for k in PLACE if k in group}
             row |= {"nfe": float(arms.loc[arm, "nfe"].mean())} if "nfe" in arms else {}
             for c in numbers:
                 mean = float(change[c].mean())
@@ -231,38 +238,44 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     return f"{value} ({row[f'{name}.change']:+.2g} [{row[f'{name}.low']:+.2g}, {row[f'{name}.high']:+.2g}])"
 
 
-def write_tables(out: Path, sets: Sequence[str]) -> str:
+def write_tables(out: Path, sets: Sequence[str], added: Sequence[int] = ()) -> str:
     """`results.csv` with a row an arm and seed, `summary.csv` and `summary.md`; the text of the last.
 
-    `points.csv` and `points.md` are the same of every point of the sweeps, `arms.png` shows the changes.
+    The summary is of all seeds and, where some were `added` to confirm what the others gave, of these alone.
+    `points.csv` is the summary of every point of the sweeps. `arms-SET-BASE.png` shows the changes,
+    `sweep-SET-BASE.png` the sweeps.
     """
     rows = pd.DataFrame(confirmed(out, sets))
     if not len(rows):
         return "nothing is finished yet"
-    arms = [summary(rows), summary(rows, "longer")]
+    parts = {"all seeds": rows}
+    if len(late := rows[rows["seed"].isin(added)]):
+        parts["added seeds alone"] = late
+    arms = [summary(part, against).assign(of=of) for of, part in parts.items() for against in ("base", "longer")]
     points = summary(pd.DataFrame(measured(out, sets)))
     tables = {"results": rows, "summary": pd.concat(arms), "points": points}
     for name, content in tables.items():
         with atomic(out / f"{name}.csv") as temporary:
             content.to_csv(temporary, index=False, float_format="%.5g")
-    text = "\n\n".join(
-        f"Change against {words}:\n\n{as_text(table)}"
-        for words, table in zip(("the base", "the base trained on"), arms, strict=True)
-        if len(table)
-    )
-    for name, said in (("summary", text), ("points", as_text(points))):
-        with atomic(out / f"{name}.md") as temporary:
-            temporary.write_text(said + "\n", encoding="utf-8")
-    arms_figure(arms[0], out / "arms.png")
+    text = "\n\n".join(f"{_title(table.iloc[0])}:\n\n{as_text(table)}" for table in arms if len(table))
+    with atomic(out / "summary.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    for (name, base), table in arms[0].groupby(["set", "base"]):
+        arms_figure(table, out / f"arms-{name}-{base}.png")
+    for (name, base), table in points.groupby(["set", "base"]):
+        sweep_figure(table, out / f"sweep-{name}-{base}.png")
     return text
+
+
+def _title(row: pd.Series) -> str:
+    return f"Change against {'the base trained on' if row['against'] == 'longer' else 'the base'}, {row['of']}"
 
 
 def arms_figure(table: pd.DataFrame, path: Path) -> None:
     """What each arm changes against the base, with intervals over seeds: a panel for each of four numbers."""
     table = table[table["arm"] != "base"]
     numbers = [c for c in DRAWN if f"{c}.change" in table]
-    several = table[["set", "base"]].drop_duplicates().shape[0] > 1
-    names = [f"{r['set']}, {r['base']}: {r['arm']}" if several else r["arm"] for _, r in table.iterrows()]
+    names = list(table["arm"])
     places = range(len(table))
     with canvas(path, 0.9 + 0.3 * len(table), width=2.3 * len(numbers) + 0.8) as figure:
         for axes, c in zip(figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0], numbers, strict=True):
@@ -276,6 +289,61 @@ def arms_figure(table: pd.DataFrame, path: Path) -> None:
         # Once, for all panels share the axis.
         axes.invert_yaxis()
         figure.supxlabel("change against the base of the same seed, 95% interval over seeds", fontsize=9)
+
+
+def sweep_figure(table: pd.DataFrame, path: Path) -> None:
+    """The sweeps of one base, mean over seeds with the interval of the change, as figure 3 of the paper.
+
+    Distance against the budget B, a line per strength; a column per arm and size of the set, a row per feature space.
+    The base is dotted, the base trained on for the same cost dashed. What has no budget is level.
+    """
+    base = table[table["mode"] == "base"].iloc[0]
+    moved = table[~table["mode"].isin(["base", "auxiliary", "longer"])]
+    control = table[table["mode"] == "longer"]
+    strengths, budgets = sorted(moved["strength"].unique()), sorted(moved["budget_kimg"].loc[lambda b: b > 0].unique())
+    panels = sorted(_panels(moved), key=lambda p: ARMS.index(p[1]["mode"].iloc[0]))
+    spaces = [c for c in DRAWN[:2] if c in table]
+    colors = dict(zip(strengths, sns.color_palette("viridis_r", len(strengths) + 1)[1:], strict=True))
+    markers = dict(zip(strengths, "osD^vPX" * len(strengths), strict=False))
+    width = 1.75 * len(panels) + 0.8
+    with canvas(path, 2.1 * len(spaces) + 0.6, width=width) as figure:
+        grid = figure.subplots(len(spaces), len(panels), sharex=True, sharey="row", squeeze=False)
+        for c, row in zip(spaces, grid, strict=True):
+            for axes, (title, points) in zip(row, panels, strict=True):
+                axes.axhline(base[c], color="0.4", linestyle=(0, (1, 1)), linewidth=1.2, label="base")
+                size = points["size"].iloc[0] if points["mode"].iloc[0] in LEARNT else control["size"].max()
+                dashed = control[control["size"] == size]
+                axes.plot(dashed["budget_kimg"], dashed[c], "x--", color="0.5", linewidth=1.1, label="base trained on")
+                for k, (strength, line) in enumerate(points.groupby("strength")):
+                    # Side by side, so that one interval does not hide another.
+                    x = np.array(budgets) * 1.06 ** (k - (len(strengths) - 1) / 2)
+                    at = line.set_index("budget_kimg")
+                    at = at.loc[budgets] if at.index.max() > 0 else at.loc[[0.0] * len(budgets)]
+                    half = (at[f"{c}.high"] - at[f"{c}.change"]).where(lambda h: h.abs() < math.inf, 0)
+                    look = {"color": colors[strength], "marker": markers[strength], "markersize": 5, "capsize": 2}
+                    axes.errorbar(x, at[c], yerr=half, linewidth=1.3, label=f"ω = {strength:g}", **look)
+                axes.set_xscale("log", base=2)
+                axes.set_xticks(budgets, [f"{b:g}" for b in budgets], minor=False)
+                axes.xaxis.set_minor_locator(NullLocator())
+                if c == spaces[0]:
+                    axes.set_title(title)
+            row[0].set_ylabel(SHOWN[c])
+            # What is further out would press the rest flat; points.csv has it.
+            row[0].set_ylim(0, 1.9 * base[c])
+        figure.supxlabel("B, thousand images", fontsize=9.5)
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+
+
+def _panels(moved: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The points of each arm, size of the set and pair of blocks, the smaller sets first."""
+    told = moved.reindex(columns=["mode", "size", "blocks"])
+    for key, points in moved.groupby([told[c].astype(object).fillna("") for c in told], sort=True):
+        mode, size, blocks = key
+        title = str(mode)
+        if blocks:
+            title += ", " + {"1:0": "encoder", "0:1": "decoder"}.get(str(blocks), str(blocks))
+        yield f"{title}\n|S| = {int(size)}" if mode in LEARNT else title, points.sort_values("budget_kimg")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -295,8 +363,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 of = recipe["sets"][name]["bases"][base]
                 for seed in args.seeds or of.get("seeds", recipe["seeds"]):
                     run_of(recipe, name, base, seed, args.out)
-                    write_tables(args.out, args.sets)
-        say(write_tables(args.out, args.sets))
+                    write_tables(args.out, args.sets, recipe["added"])
+        say(write_tables(args.out, args.sets, recipe["added"]))
     except FairsimsError as e:
         sys.exit(f"error: {e}")
 
