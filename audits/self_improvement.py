@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from paper import asked_recipe
 from PIL import Image
@@ -65,6 +66,8 @@ DRAWN = ("fd_infinity", "random.fd_infinity", "precision", "recall")
 PLACE = ("mode", "size", "budget_kimg", "strength", "blocks")
 """Where in the grid a point stands."""
 LEVEL = 0.95
+NOT_NETWORK = ("kimg", "seeds", "sweep", "further")
+"""What a recipe says of a base beside its network."""
 
 
 def halves(plan: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
@@ -125,15 +128,15 @@ def classifier_of(folder: Path, train: Path, of: Mapping[str, Any], plan: Mappin
 
 def trained(out: Path, data: Path, plan: Mapping[str, Any], of: Mapping[str, Any], seed: int) -> Path:
     """A base, or a guide, trained on the training half."""
-    network = {k: v for k, v in of.items() if k not in ("kimg", "seeds", "sweep")} | plan["network"]
+    network = {k: v for k, v in of.items() if k not in NOT_NETWORK} | plan["network"]
     settings = plan["train"] | {"kimg": of["kimg"], "seed": seed}
     for _ in train_base(out, data=str(data), network=network, settings=settings):
         pass
     return out
 
 
-def run_of(recipe: Mapping[str, Any], name: str, base: str, seed: int, out: Path) -> dict[str, Any]:
-    """Everything of one base and one seed; the content of its `sweep.json`."""
+def run_of(recipe: Mapping[str, Any], name: str, base: str, seed: int, out: Path) -> None:
+    """Everything of one base and one seed: its sweep with the best points confirmed, then further sweeps."""
     plan, place = recipe["sets"][name], out / name
     train, held_out = halves(plan, place)
     classifier = classifier_of(place / "classifier", train, plan, recipe["classifier"])
@@ -151,21 +154,26 @@ def run_of(recipe: Mapping[str, Any], name: str, base: str, seed: int, out: Path
             "seed": seed,
         },
     )
-    grid = recipe["sweep"] | plan["bases"][base].get("sweep", {}) | {"guides": [str(guide)]}
-    with Bars() as bars:
-        return sweep(
-            SweepConfig.read(grid, run=run, steer=False),
-            place / f"{base}-{seed}" / "sweep",
-            progress=bars.report,
-            publish=sweep_figures,
-            command=COMMAND,
-        )
+    of = plan["bases"][base]
+    grids = {"sweep": of.get("sweep", {}) | {"guides": [str(guide)]}}
+    for part, grid in of.get("further", {}).items():
+        if seed in grid["seeds"]:
+            grids[part] = {k: v for k, v in grid.items() if k != "seeds"} | {"auxiliary": False, "confirm": 0}
+    for part, grid in grids.items():
+        with Bars() as bars:
+            sweep(
+                SweepConfig.read(recipe["sweep"] | grid, run=run, steer=False),
+                place / f"{base}-{seed}" / part,
+                progress=bars.report,
+                publish=sweep_figures,
+                command=COMMAND,
+            )
 
 
-def finished(out: Path, sets: Sequence[str]) -> Iterator[tuple[str, str, int, Path]]:
-    """Set, base, seed and folder of every finished sweep."""
+def finished(out: Path, sets: Sequence[str], part: str = "sweep") -> Iterator[tuple[str, str, int, Path]]:
+    """Set, base, seed and folder of every finished sweep; of the further ones with `part` a star."""
     for name in sets:
-        for path in sorted((out / name).glob("*-*/sweep/sweep.json")):
+        for path in sorted((out / name).glob(f"*-*/{part}/sweep.json")):
             base, _, seed = path.parent.parent.name.rpartition("-")
             yield name, base, int(seed), path.parent
 
@@ -187,8 +195,11 @@ def numbers_of(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def measured(out: Path, sets: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for every point of every finished sweep, on calibration seeds; none is chosen."""
-    for name, base, seed, folder in finished(out, sets):
+    for name, base, seed, folder in finished(out, sets, "*"):
         for row in read_points(folder).to_dict("records"):
+            # The base is measured in every sweep, each time on the same images.
+            if row["mode"] == "base" and folder.name != "sweep":
+                continue
             place = {k: row[k] for k in PLACE if pd.notna(row.get(k))}
             yield {"set": name, "base": base, "seed": seed, "arm": row["point"]} | place | numbers_of(row)
 
@@ -203,7 +214,7 @@ def summary(rows: pd.DataFrame, against: str = "base") -> pd.DataFrame:
             continue
         other = arms.loc[against]
         for arm in dict.fromkeys(group["arm"]):
-            change = arms.loc[arm, numbers] - other[numbers]
+            change = arms.loc[arm, numbers] - other.loc[arms.loc[arm].index, numbers]
             n = len(change)
             wide = student.ppf((1 + LEVEL) / 2, n - 1) / math.sqrt(n) if n > 1 else math.inf
             row: dict[str, Any] = {"set": name, "base": base, "arm": arm, "against": against, "seeds": n}
@@ -300,30 +311,22 @@ def sweep_figure(table: pd.DataFrame, path: Path) -> None:
     base = table[table["mode"] == "base"].iloc[0]
     moved = table[~table["mode"].isin(["base", "auxiliary", "longer"])]
     control = table[table["mode"] == "longer"]
-    strengths, budgets = sorted(moved["strength"].unique()), sorted(moved["budget_kimg"].loc[lambda b: b > 0].unique())
     panels = sorted(_panels(moved), key=lambda p: ARMS.index(p[1]["mode"].iloc[0]))
     spaces = [c for c in DRAWN[:2] if c in table]
-    colors = dict(zip(strengths, sns.color_palette("viridis_r", len(strengths) + 1)[1:], strict=True))
-    markers = dict(zip(strengths, "osD^vPX" * len(strengths), strict=False))
-    width = 1.75 * len(panels) + 0.8
-    with canvas(path, 2.1 * len(spaces) + 0.6, width=width) as figure:
+    budgets = sorted(b for b in moved["budget_kimg"].unique() if b > 0)
+    with canvas(path, 2.1 * len(spaces) + 0.6, width=1.75 * len(panels) + 0.8) as figure:
         grid = figure.subplots(len(spaces), len(panels), sharex=True, sharey="row", squeeze=False)
         for c, row in zip(spaces, grid, strict=True):
             for axes, (title, points) in zip(row, panels, strict=True):
-                axes.axhline(base[c], color="0.4", linestyle=(0, (1, 1)), linewidth=1.2, label="base")
                 size = points["size"].iloc[0] if points["mode"].iloc[0] in LEARNT else control["size"].max()
-                dashed = control[control["size"] == size]
-                axes.plot(dashed["budget_kimg"], dashed[c], "x--", color="0.5", linewidth=1.1, label="base trained on")
-                for k, (strength, line) in enumerate(points.groupby("strength")):
-                    # Side by side, so that one interval does not hide another.
-                    x = np.array(budgets) * 1.06 ** (k - (len(strengths) - 1) / 2)
-                    at = line.set_index("budget_kimg")
-                    at = at.loc[budgets] if at.index.max() > 0 else at.loc[[0.0] * len(budgets)]
-                    half = (at[f"{c}.high"] - at[f"{c}.change"]).where(lambda h: h.abs() < math.inf, 0)
-                    look = {"color": colors[strength], "marker": markers[strength], "markersize": 5, "capsize": 2}
-                    axes.errorbar(x, at[c], yerr=half, linewidth=1.3, label=f"ω = {strength:g}", **look)
+                axes.axhline(base[c], color="0.4", linestyle=(0, (1, 1)), linewidth=1.2, label="base")
+                _lines(axes, c, base[c], points, sorted(moved["strength"].unique()), budgets)
+                same = control[control["size"] == size].sort_values("budget_kimg")
+                look = {"color": "0.5", "linewidth": 1.1, "label": "base trained on"}
+                if len(same):
+                    axes.plot(same["budget_kimg"], base[c] + same[f"{c}.change"], "x--", **look)
                 axes.set_xscale("log", base=2)
-                axes.set_xticks(budgets, [f"{b:g}" for b in budgets], minor=False)
+                axes.set_xticks(budgets, [f"{b:g}" for b in budgets])
                 axes.xaxis.set_minor_locator(NullLocator())
                 if c == spaces[0]:
                     axes.set_title(title)
@@ -331,8 +334,26 @@ def sweep_figure(table: pd.DataFrame, path: Path) -> None:
             # What is further out would press the rest flat; points.csv has it.
             row[0].set_ylim(0, 1.9 * base[c])
         figure.supxlabel("B, thousand images", fontsize=9.5)
-        handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        legends = {label: h for axes in grid[0] for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(legends.values(), legends, loc="outside upper center", ncols=len(legends), frameon=False)
+
+
+def _lines(
+    axes: Axes, c: str, base: float, points: pd.DataFrame, strengths: Sequence[float], budgets: Sequence[float]
+) -> None:
+    """A line for each strength against the budget, at the base of all seeds and the mean change from there."""
+    colors = sns.color_palette("viridis_r", len(strengths) + 1)[1:]
+    for k, strength in enumerate(strengths):
+        line = points[points["strength"] == strength].sort_values("budget_kimg")
+        if not len(line):
+            continue
+        if not line["budget_kimg"].any():
+            line = line.loc[line.index.repeat(len(budgets))].assign(budget_kimg=list(budgets))
+        half = (line[f"{c}.high"] - line[f"{c}.change"]).where(lambda h: h.abs() < math.inf, 0)
+        # Side by side, so that one interval does not hide another.
+        x = line["budget_kimg"] * 1.08 ** (k - (len(strengths) - 1) / 2)
+        look = {"color": colors[k], "marker": "osD^vPX"[k % 7], "markersize": 5, "capsize": 2, "linewidth": 1.3}
+        axes.errorbar(x, base + line[f"{c}.change"], yerr=half, label=f"ω = {strength:g}", **look)
 
 
 def _panels(moved: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -349,7 +370,7 @@ def _panels(moved: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=["digits"], help="digits, emojis")
-    parser.add_argument("--bases", nargs="+", help="by name; all that the set has by default")
+    parser.add_argument("--bases", nargs="+", help="by name; the first of the set by default")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("runs/self-improvement"))
     parser.add_argument("--changes", type=Path, help="TOML laid over the experiment")
@@ -359,8 +380,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in args.sets:
             if name not in recipe["sets"]:
                 raise InputError(f"there is no set {name!r}; expected one of {', '.join(recipe['sets'])}")
-            for base in args.bases or recipe["sets"][name]["bases"]:
-                of = recipe["sets"][name]["bases"][base]
+            bases = recipe["sets"][name]["bases"]
+            for base in args.bases or list(bases)[:1]:
+                if base not in bases:
+                    raise InputError(f"{name} has no base {base!r}; expected one of {', '.join(bases)}")
+                of = bases[base]
                 for seed in args.seeds or of.get("seeds", recipe["seeds"]):
                     run_of(recipe, name, base, seed, args.out)
                     write_tables(args.out, args.sets, recipe["added"])

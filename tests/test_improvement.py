@@ -16,6 +16,7 @@ from fairsims.files import read_json
 
 SMALL = """
 seeds = [0]
+added = [0]
 [run]
 pool = 200
 steps = 2
@@ -32,6 +33,13 @@ kimg = 6
 [sets.digits.bases.small]
 kimg = 0.512
 model_channels = 8
+[sets.digits.bases.small.further.budgets]
+seeds = [0]
+budgets = [0.032]
+[sets.digits.bases.small.further.sizes]
+seeds = [0]
+budgets = [0.016, 0.032]
+sizes = [32]
 [sets.digits.guide]
 kimg = 0.128
 model_channels = 4
@@ -54,7 +62,7 @@ def test_the_halves_share_no_image_and_have_the_same_classes(audit: ModuleType, 
 def test_one_command_from_data_to_table(audit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "small.toml").write_text(SMALL, encoding="utf-8")
     out = tmp_path / "out"
-    command = ["--bases", "small", "--changes", str(tmp_path / "small.toml"), "--out", str(out)]
+    command = ["--changes", str(tmp_path / "small.toml"), "--out", str(out)]
     audit.main(command)
     said = capsys.readouterr().out
     rows = pd.read_csv(out / "results.csv")
@@ -67,11 +75,20 @@ def test_one_command_from_data_to_table(audit: ModuleType, tmp_path: Path, capsy
     )
     assert swept["quality"]["training"] == "train"
     assert open_dataset(str(out / "digits" / "train.zip")).attributes["digit"].classes == tuple("0123456789")
-    assert said.count("\n") == 2 * (2 + 2 + 7) + 1
+    # Seeds that were added to confirm are shown by themselves, too; here they are the only ones.
+    assert said.count("\n") == 4 * (2 + 2 + 7) + 3
     table = pd.read_csv(out / "summary.csv")
-    assert list(table["against"]) == ["base"] * 7 + ["longer"] * 7
-    assert len(pd.read_csv(out / "points.csv")) == 1 + len(swept["grid"]["modes"]) + 2
-    table = table[table["against"] == "base"].set_index("arm")
+    assert list(table["against"]) == (["base"] * 7 + ["longer"] * 7) * 2
+    # Further sweeps have another budget, and another size with two: merged and guided at each, and no second base.
+    points = pd.read_csv(out / "points.csv")
+    assert len(points) == 1 + len(swept["grid"]["modes"]) + 2 + 3 * 2
+    assert points["arm"].is_unique
+    assert set(points.loc[points["mode"] == "merged", "budget_kimg"]) == {0.016, 0.032, 0.048}
+    assert set(points.loc[points["mode"] == "guided", "size"]) == {32, 64}
+    for name in ("arms-digits-small.png", "sweep-digits-small.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width > 1000
+    table = table[(table["against"] == "base") & (table["of"] == "all seeds")].set_index("arm")
     change = rows.set_index("arm")["fd_reference"] - rows.set_index("arm").loc["base", "fd_reference"]
     assert table["fd_reference.change"].to_dict() == pytest.approx(change.to_dict(), abs=1e-2)
     assert np.isinf(table.loc["merged", "fd_reference.low"]) or np.isnan(table.loc["merged", "fd_reference.low"])
@@ -89,12 +106,17 @@ def test_a_change_has_students_interval_over_seeds(audit: ModuleType) -> None:
     assert found["fd_infinity.low"] == pytest.approx(-2 - 4.30265 / 3**0.5, abs=1e-4)
     assert found["fd_infinity.high"] == pytest.approx(-2 + 4.30265 / 3**0.5, abs=1e-4)
     assert "(-2 [-4.5, +0.48])" in audit.as_text(audit.summary(pd.DataFrame(rows)))
+    # An arm of fewer seeds is compared with the base of these alone.
+    fewer = audit.summary(pd.DataFrame(rows[:-1])).set_index("arm").loc["merged"]
+    assert (fewer["seeds"], fewer["fd_infinity.change"]) == (2, pytest.approx(-1.5))
 
 
 def test_a_set_that_is_not_there_is_refused(audit: ModuleType, tmp_path: Path) -> None:
     for sets, words in (("emojis", "found no build/emojis-train.zip"), ("emoji", "there is no set 'emoji'")):
         with pytest.raises(SystemExit, match=words):
             audit.main(["--sets", sets, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="digits has no base 'huge'; expected one of small, large"):
+        audit.main(["--bases", "huge", "--out", str(tmp_path)])
 
 
 def test_no_design_of_the_emojis_stands_on_both_sides(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from support import succeeds
 
 from fairsims.audit.features import open_extractor
 from fairsims.data import open_dataset
@@ -116,6 +117,38 @@ def test_every_arm_has_its_points_on_both_feature_spaces(grid: SweepConfig, swep
     assert "longer: the base trained on" in sweep_text(table, result)
     again = sweep(grid, folder)
     assert again["confirmed"] == result["confirmed"]
+
+
+def test_the_command_asks_for_the_same_sweep(grid: SweepConfig, swept: tuple[Path, dict[str, Any]]) -> None:
+    """On the folder of the function: settings that differed would be refused, points that differed made."""
+    folder, result = swept
+    asked = {
+        "model": grid.run.model,
+        "attr": "parity",
+        "target": "base",
+        "reference": "digits",
+        "modes": ",".join(ARMS),
+        "budgets": "0.048,0.096",
+        "omegas": 1,
+        "sizes": 96,
+        "blocks": "1:0",
+        "guides": grid.guides[0],
+        "features": "classifier,random",
+        "images": 64,
+        "confirm": 50,
+        "pool": 200,
+        "solver": "euler",
+        "steps": 3,
+        "batch-size": 16,
+        "precision": "float32",
+        "out": folder,
+    }
+    made = sorted((folder / "points").iterdir())
+    said = succeeds("sweep", *(part for name, value in asked.items() for part in (f"--{name}", value)))
+    assert sorted((folder / "points").iterdir()) == made
+    same = ("grid", "best", "confirmed")
+    assert {k: said[k] for k in same} == {k: result[k] for k in same}
+    assert (folder / "quality.png").is_file()
 
 
 def test_the_control_costs_what_the_auxiliary_did(grid: SweepConfig, swept: tuple[Path, dict[str, Any]]) -> None:
