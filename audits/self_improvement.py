@@ -271,10 +271,9 @@ def write_tables(out: Path, sets: Sequence[str], added: Sequence[int] = ()) -> s
     text = "\n\n".join(f"{_title(table.iloc[0])}:\n\n{as_text(table)}" for table in arms if len(table))
     with atomic(out / "summary.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    for (name, base), table in arms[0].groupby(["set", "base"]):
-        arms_figure(table, out / f"arms-{name}-{base}.png")
-    for (name, base), table in points.groupby(["set", "base"]):
-        sweep_figure(table, out / f"sweep-{name}-{base}.png")
+    for draw, kind, table in ((arms_figure, "arms", arms[0]), (sweep_figure, "sweep", points)):
+        for key, part in table.groupby(["set", "base"]):
+            draw(part, out / f"{kind}-{'-'.join(map(str, key))}.png")
     return text
 
 
@@ -360,11 +359,11 @@ def _panels(moved: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The points of each arm, size of the set and pair of blocks, the smaller sets first."""
     told = moved.reindex(columns=["mode", "size", "blocks"])
     for key, points in moved.groupby([told[c].astype(object).fillna("") for c in told], sort=True):
-        mode, size, blocks = key
-        title = str(mode)
+        mode, size, blocks = map(str, key)
+        title = mode
         if blocks:
-            title += ", " + {"1:0": "encoder", "0:1": "decoder"}.get(str(blocks), str(blocks))
-        yield f"{title}\n|S| = {int(size)}" if mode in LEARNT else title, points.sort_values("budget_kimg")
+            title += ", " + {"1:0": "encoder", "0:1": "decoder"}.get(blocks, blocks)
+        yield f"{title}\n|S| = {int(float(size))}" if mode in LEARNT else title, points.sort_values("budget_kimg")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
