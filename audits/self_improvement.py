@@ -63,6 +63,7 @@ SHOWN = {
     "train_auth_pct": "AuthPct",
 }
 DRAWN = ("fd_infinity", "random.fd_infinity", "precision", "recall")
+FD = {"fd_reference": "FD, classifier", "random.fd_reference": "FD, random network"}
 PLACE = ("mode", "size", "budget_kimg", "strength", "blocks")
 """Where in the grid a point stands."""
 LEVEL = 0.95
@@ -311,7 +312,8 @@ def sweep_figure(table: pd.DataFrame, path: Path) -> None:
     moved = table[~table["mode"].isin(["base", "auxiliary", "longer"])]
     control = table[table["mode"] == "longer"]
     panels = sorted(_panels(moved), key=lambda p: ARMS.index(p[1]["mode"].iloc[0]))
-    spaces = [c for c in DRAWN[:2] if c in table]
+    # Of few images there is no FD∞.
+    spaces = [c for c in DRAWN[:2] if c in table] or [c for c in FD if c in table]
     budgets = sorted(b for b in moved["budget_kimg"].unique() if b > 0)
     with canvas(path, 2.1 * len(spaces) + 0.6, width=1.75 * len(panels) + 0.8) as figure:
         grid = figure.subplots(len(spaces), len(panels), sharex=True, sharey="row", squeeze=False)
@@ -329,7 +331,7 @@ def sweep_figure(table: pd.DataFrame, path: Path) -> None:
                 axes.xaxis.set_minor_locator(NullLocator())
                 if c == spaces[0]:
                     axes.set_title(title)
-            row[0].set_ylabel(SHOWN[c])
+            row[0].set_ylabel((SHOWN | FD)[c])
             # What is further out would press the rest flat; points.csv has it.
             row[0].set_ylim(0, 1.9 * base[c])
         figure.supxlabel("B, thousand images", fontsize=9.5)
