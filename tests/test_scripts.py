@@ -62,7 +62,10 @@ def test_embedded_classifiers_are_built_by_name() -> None:
         ("forwards", ["--model", "digits-8", "--batches", "8", "--repeats", "1"], "channels_last"),
         ("frechet", ["--width", "16", "--repeats", "1", "--rows", "64", "128"], "peak memory of 64 rows"),
         pytest.param(
-            "growth", ["--images", "64", "128", "--neighbours", "16"], "audit             64 to 128: memory x", marks=pytest.mark.slow
+            "growth",
+            ["--images", "64", "128", "--neighbours", "16"],
+            "audit             64 to 128: memory x",
+            marks=pytest.mark.slow,
         ),
         ("labelling", ["--images", "64", "--batch", "32", "--pairs", "1"], "ResNet-18, 64 px"),
         (
