@@ -87,7 +87,7 @@ def test_one_command_from_data_to_table(audit: ModuleType, tmp_path: Path, capsy
     assert set(points.loc[points["mode"] == "guided", "size"]) == {32, 64}
     for name in ("arms-digits-small.png", "sweep-digits-small.png"):
         with Image.open(out / name) as picture:
-            assert picture.width > 1000
+            assert picture.width > picture.height > 100, "drawn coarsely in tests"
     table = table[(table["against"] == "base") & (table["of"] == "all seeds")].set_index("arm")
     change = rows.set_index("arm")["fd_reference"] - rows.set_index("arm").loc["base", "fd_reference"]
     assert table["fd_reference.change"].to_dict() == pytest.approx(change.to_dict(), abs=1e-2)
