@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,16 +276,19 @@ def test_files_load_at_one_wherever_they_are_loaded(
     assert ("A1111" in text, "ComfyUI" in text) == (kind in ("sd", "sdxl"), True)
 
 
-def test_a_file_that_loads_as_something_else_is_an_error(models: dict[str, PipelineModel], tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_file_that_loads_as_something_else_is_an_error(
+    precision: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
-    model = models["sd"]
+    model = PipelineModel(replace(asking(folders["sd"]), precision=precision))
     found = model.retargeted(save_adapter(model, tmp_path / "aux", layers="cross-attention"), 0.7, "merged")
     found.export(tmp_path / "lora")
     path = tmp_path / "lora" / "fairsims.safetensors"
     # As it would be loaded with alpha twice the rank.
     save_file({k: (2 * v if "lora_B" in k else v) for k, v in load_file(path).items()}, path)
-    with pytest.raises(FairsimsError, match="loaded into a fresh pipeline gives images that differ"):
+    with pytest.raises(FairsimsError, match="loaded into a fresh pipeline gives images that are off"):
         found.check([path])
     with pytest.raises(InputError, match="does not say that fairsims wrote it"):
         read_facts(path)
