@@ -161,15 +161,17 @@ class ZipFiles:
 
         zipfile takes as long for a small image as its decoder does, and lets one thread read at a time.
         """
-        stream, length = self._archive().fp, member.compress_size
-        if stream is None or member.compress_type != zipfile.ZIP_STORED:
+        stream, length = self._archive().fp, member.file_size
+        # A member that says to be longer in the zip than unpacked would be read whole before that is noticed.
+        stored = member.compress_type == zipfile.ZIP_STORED and member.compress_size == length
+        if stream is None or not stored:
             return None
         found = os.pread(stream.fileno(), _HEADER + length, member.header_offset)
         start = 30 + int.from_bytes(found[26:28], "little") + int.from_bytes(found[28:30], "little")
         data = found[start : start + length]
         name = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437")
         known = found.startswith(b"PK\x03\x04") and found[30:].startswith(name)
-        return data if known and len(data) == member.file_size and zlib.crc32(data) == member.CRC else None
+        return data if known and len(data) == length and zlib.crc32(data) == member.CRC else None
 
     def _archive(self) -> zipfile.ZipFile:
         # A forked worker shares the file offset of an inherited handle, so each process opens its own.

@@ -16,6 +16,7 @@ from input_files import mutated, png, refusal
 from PIL import Image
 
 from fairsims.data import open_dataset
+from fairsims.data.files import ZipFiles
 from fairsims.data.opening import decoded, open_image, upright, usual
 from fairsims.data.png import plain
 from fairsims.data.policy import Unusable
@@ -123,3 +124,15 @@ def test_damage_in_a_stored_member_is_named(tmp_path: Path) -> None:
     for at, why in ((place, "Bad CRC-32"), (0, "magic number"), (30, "differ")):
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
         assert why in refusal(path)
+
+
+def test_a_stored_member_that_says_to_be_longer_than_it_is_is_left_to_zipfile(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\x01\x02") + 20
+    data[place : place + 4] = (2**31).to_bytes(4, "little")
+    path.write_bytes(data)
+    files = ZipFiles(path)
+    with zipfile.ZipFile(path) as known:
+        assert files._stored(known.infolist()[0]) is None
+        assert files._stored(known.infolist()[1]) == known.read(known.infolist()[1])
